@@ -1,0 +1,94 @@
+"""ONNX Runtime on CPU: open a network, time it in pairs, and time every layer inside it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from lookup_tables.device import Device
+
+PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """One runtime node's mean seconds a run; `name` still holds the layer's name before `@`."""
+
+    name: str
+    op: str
+    seconds: float
+
+
+class Running:
+    """A network opened in the runtime and ready to be called again and again."""
+
+    def __init__(self, model: onnx.ModelProto | bytes | str, feed: dict, device: Device) -> None:
+        self._session = _open(model, device)
+        self._feed = feed
+
+    def run_s(self) -> float:
+        """Run once; returns the seconds it took."""
+        start_s = time.perf_counter()
+        self._session.run(None, self._feed)
+        return time.perf_counter() - start_s
+
+
+class Instrumented:
+    """A network opened with the runtime's own profiler on."""
+
+    def __init__(self, model: onnx.ModelProto | bytes, feed: dict, device: Device) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="latprof-")
+        self._session = _open(model, device, profile_into=Path(self._folder.name))
+        self._feed = feed
+        self._runs = 0
+
+    def run_s(self) -> float:
+        """Run once; returns the seconds it took, the profiler's own included."""
+        self._runs += 1
+        start_s = time.perf_counter()
+        self._session.run(None, self._feed)
+        return time.perf_counter() - start_s
+
+    def node_times(self, dense_s: np.ndarray, kept: np.ndarray) -> list[NodeTime]:
+        """Close the session; every node's seconds in execution order.
+
+        `dense_s`: (rounds,) the dense network's seconds beside the last runs, `kept`: (rounds,)
+        which of them count. Runs before those were warm-up.
+        """
+        path = Path(self._session.end_profiling())
+        events = [e for e in json.loads(path.read_text()) if e.get("cat") == "Node"]
+        self._folder.cleanup()
+        events = [e for e in events if e["name"].endswith("_kernel_time")]
+        each = len(events) // self._runs
+        durations_s = np.array([event["dur"] for event in events], dtype=float) / 1e6
+        durations_s = durations_s.reshape(self._runs, each)[-len(dense_s) :]
+        shares = np.sort(durations_s[kept] / dense_s[kept, None], axis=0)
+        # The profiler counts whole microseconds: a mean resolves what a median would round. An
+        # eighth at the fast end and a quarter at the slow one go first: interruptions only add.
+        n = len(shares)
+        middle = shares[n // 8 : max(n // 8 + 1, 3 * n // 4)].mean(axis=0)
+        seconds = middle * np.median(dense_s[kept])
+        return [
+            NodeTime(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], float(s))
+            for event, s in zip(events[:each], seconds, strict=True)
+        ]
+
+
+def _open(model, device: Device, profile_into: Path | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = device.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if profile_into is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_into / "nodes")
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    return ort.InferenceSession(model, options, providers=[PROVIDER])

@@ -1,0 +1,70 @@
+"""A table's own error: predicted against measured on architectures it never saw."""
+
+from __future__ import annotations
+
+import resource
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table import LatencyTable, Run, Validation
+
+
+def validation(network: Network, table: LatencyTable, unseen: list[Run]) -> Validation:
+    """Compare the table's predictions, and the FLOPs line's, with measured unseen runs."""
+    model = LatencyModel(network, table)
+    design = table.settled_runs(network, "design")
+    measured = np.array([run.ratio for run in unseen])
+    predicted = model.predict_architectures([run.architecture for run in unseen])
+    ratios = predicted.latency_s / model.dense_s
+    flops = flops_line(network, design, unseen)
+    errors = ratios / measured - 1
+    return Validation(
+        architectures=len(unseen),
+        rmspe=_rms(errors),
+        within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
+        rank_correlation=rank_correlation(ratios, measured),
+        worst=float(np.abs(errors).max()),
+        flops_rmspe=_rms(flops / measured - 1),
+        flops_rank_correlation=rank_correlation(flops, measured),
+        interval_90=model.interval_90,
+        measuring_s=sum(run.measuring_s for run in table.runs(network)),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool_version=version("latprof-pruner"),
+    )
+
+
+def flops_line(network: Network, design: list[Run], unseen: list[Run]) -> np.ndarray:
+    """The straight line in MACs, fitted to the design runs' relative errors: (len(unseen),)."""
+    features = np.stack([_macs(network, design), np.ones(len(design))], axis=1)
+    ratios = np.array([run.ratio for run in design])
+    line, *_ = np.linalg.lstsq(features / ratios[:, None], np.ones(len(design)), rcond=None)
+    return np.stack([_macs(network, unseen), np.ones(len(unseen))], axis=1) @ line
+
+
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two arrays without ties."""
+    return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
+
+
+def _macs(network: Network, runs: list[Run]) -> np.ndarray:
+    dense = network.macs(network.widths(network.dense))
+    return np.array(
+        [
+            network.macs(
+                network.widths(run.architecture),
+                {name: True for name in run.architecture.removed},
+            )
+            / dense
+            for run in runs
+        ],
+        dtype=float,
+    )
+
+
+def _rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(errors**2)))

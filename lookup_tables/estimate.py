@@ -1,0 +1,352 @@
+"""LatencyModel: architectures in (an array of them), seconds out, with an interval.
+
+A network's latency is the sum over its layers of what the table measured for their shapes inside
+running networks, calibrated on whole-network times:
+
+    latency / dense latency = a · Σ layer seconds / dense seconds + c · nodes + b
+
+`c` takes out what the runtime's profiler adds per node (about 6 µs on CPU), `b` what a network
+costs beyond its layers. Layers that depend on the same groups are summed beforehand into one
+term per set of groups, so that a query is a few dozen look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from lookup_tables.errors import NotMeasured, TableError
+from lookup_tables.layer import LayerSpec
+from lookup_tables.network import Architecture, Layer, Network
+from lookup_tables.surface import Surface
+from lookup_tables.table import LatencyTable, Run
+
+CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
+# What one expects of (a, c · dense seconds, b) before measuring, and by how much it may differ;
+# without it the three cannot be told apart on networks whose node count never changes.
+_PRIOR_MEAN = np.array([1.0, 0.0, 0.0])
+_PRIOR_SPREAD = np.array([0.2, 10e-6, 0.05])  # -, seconds, -
+_RUN_NOISE = 0.01  # relative, of one whole-network ratio
+_SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds for n architectures, each field of shape (n,); `interpolated` is a share in time."""
+
+    latency_s: np.ndarray
+    low_s: np.ndarray
+    high_s: np.ndarray
+    interpolated: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPrediction:
+    """One layer's calibrated seconds."""
+
+    name: str
+    spec: LayerSpec
+    seconds: float
+    interpolated: bool
+
+
+@dataclass(frozen=True)
+class Term:
+    """The layers that depend on one set of groups, summed: seconds over the product of menus.
+
+    `seconds` and `interpolated_s` have one axis per group; `block` is the removable block that
+    takes the term with it, None if nothing does.
+    """
+
+    groups: tuple[str, ...]
+    block: str | None
+    layers: tuple[Layer, ...]
+    seconds: np.ndarray
+    interpolated_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """latency / dense = a · Σ seconds / dense + c · nodes + b."""
+
+    a: float
+    c: float
+    b: float
+
+
+class LatencyModel:
+    """Predicts any architecture of one network on one device."""
+
+    def __init__(self, network: Network, table: LatencyTable) -> None:
+        """Build from a table's design runs; raises TableError if there are too few."""
+        self.network, self.device = network, table.device
+        runs = table.settled_runs(network, "design")
+        plan = table.plan(network.name)
+        if len(runs) < plan.levels**2:
+            raise TableError(
+                f"{table.path(network.name)} holds {len(runs)} of {plan.levels**2} design runs; "
+                f"finish it with: latprof profile --network {network.name} --out {table.folder}"
+            )
+        self._where = str(table.path(network.name))
+        # The quiet level of the machine; a few percent of runs are always faster than usual.
+        self.dense_s = float(np.percentile([run.dense_s for run in runs], 20))
+        self._shares, nodes = _layer_shares(runs)
+        self.calibration = _calibrate(runs, self._shares, nodes, self.dense_s)
+        self._surfaces = self._build_surfaces(nodes)
+        unseen = table.settled_runs(network, "unseen")
+        self.interval_90 = self._interval(unseen, runs)
+
+    @classmethod
+    def load(cls, network: Network, folder: str | Path) -> LatencyModel:
+        """From a table's folder; raises TableError."""
+        return cls(network, LatencyTable.open(folder))
+
+    # -- questions -----------------------------------------------------------------------------
+
+    def predict(self, widths: np.ndarray, removed: np.ndarray | None = None) -> Prediction:
+        """Seconds for an array of architectures.
+
+        `widths`: (n, groups) integers in the order of `network.groups`; `removed`: (n, blocks)
+        booleans in the order of `network.blocks`. Raises NotMeasured outside the table's range
+        and ValueError on another shape.
+        """
+        widths = np.asarray(widths)
+        expected = len(self.network.groups)
+        if widths.ndim != 2 or widths.shape[1] != expected:
+            raise ValueError(f"widths: expected shape (n, {expected}), got {widths.shape}")
+        if removed is not None and not np.any(removed):
+            removed = None
+        totals = np.empty((2, len(widths)))
+        for start in range(0, len(widths), CHUNK):
+            part = slice(start, start + CHUNK)
+            gone = None if removed is None else np.asarray(removed)[part]
+            totals[:, part] = self._sum_terms(widths[part], gone)
+        latency_s = totals[0] + self.calibration.b * self.dense_s
+        interpolated = np.clip(totals[1] / totals[0], 0, 1)
+        half = self.interval_90 + interpolated * self.interpolation_error
+        return Prediction(
+            latency_s, latency_s * (1 - np.minimum(half, 0.99)), latency_s * (1 + half), interpolated
+        )
+
+    def predict_architectures(self, architectures: Sequence[Architecture]) -> Prediction:
+        """The same for Architecture objects; raises ArchitectureError or NotMeasured."""
+        for architecture in architectures:
+            self.network.check(architecture)
+            self._refuse_density(architecture)
+        widths = [list(self.network.widths(a).values()) for a in architectures]
+        removed = [[b.name in a.removed for b in self.network.blocks] for a in architectures]
+        shape = (len(widths), len(self.network.blocks))
+        return self.predict(np.array(widths), np.array(removed, dtype=bool).reshape(shape))
+
+    def latency_s(self, architecture: Architecture) -> float:
+        return float(self.predict_architectures([architecture]).latency_s[0])
+
+    def layers(self, architecture: Architecture) -> list[LayerPrediction]:
+        """Every layer's calibrated seconds; their sum is the latency less the constant part."""
+        self._refuse_density(architecture)
+        answers = []
+        for layer, spec in self.network.layer_specs(architecture):
+            surface = self._surface(spec)
+            x, y = np.array([spec.in_channels]), np.array([spec.out_channels])
+            seconds, interpolated = surface(x, y)
+            if np.isnan(seconds[0]):
+                raise self._not_measured(spec)
+            answers.append(LayerPrediction(layer.name, spec, float(seconds[0]), bool(interpolated[0])))
+        return answers
+
+    @cached_property
+    def interpolation_error(self) -> float:
+        """Relative error that holds 90 % of the cases when a measured width is interpolated."""
+        errors = [abs(e) for s in self._surfaces.values() for e in s.interpolation_errors()]
+        return float(np.quantile(errors, 0.9)) if errors else 0.1
+
+    # -- terms ---------------------------------------------------------------------------------
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """One term per set of groups and block; every cell of the menus' product is priced."""
+        members: dict[tuple, list[Layer]] = {}
+        order = {group.name: i for i, group in enumerate(self.network.groups)}
+        for layer in self.network.layers:
+            geometry = self.network.geometry[layer.name]
+            groups = {name for name, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
+            key = (tuple(sorted(groups, key=order.get)), self.network.block_of.get(layer.name))
+            members.setdefault(key, []).append(layer)
+        return tuple(self._term(groups, block, ls) for (groups, block), ls in members.items())
+
+    def _term(self, groups: tuple[str, ...], block: str | None, layers: list[Layer]) -> Term:
+        menus = [self.network.group[name].choices for name in groups]
+        if prod(map(len, menus)) > 1_000_000:  # too many coupled groups to tabulate
+            empty = np.full((0,) * len(groups), np.nan)
+            return Term(groups, block, tuple(layers), empty, empty)
+        mesh = np.meshgrid(*map(np.array, menus), indexing="ij") if groups else []
+        seconds, interpolated_s = self._sum_layers(
+            layers, dict(zip(groups, mesh, strict=True)), tuple(map(len, menus))
+        )
+        return Term(groups, block, tuple(layers), seconds, interpolated_s)
+
+    def _sum_layers(self, layers, widths: dict[str, np.ndarray], shape: tuple[int, ...]):
+        """(seconds, of which interpolated) of some layers for arrays of widths."""
+        total, of_which = np.zeros(shape), np.zeros(shape)
+        for layer in layers:
+            geometry = self.network.geometry[layer.name]
+            in_widths = np.broadcast_to(geometry.in_form(widths), shape)
+            out_widths = np.broadcast_to(geometry.out_form(widths), shape)
+            spec = self.network._spec(layer, self.network.widths(self.network.dense), 1.0)
+            seconds, interpolated = self._surface(spec)(in_widths, out_widths)
+            total += seconds
+            of_which += np.where(interpolated, seconds, 0.0)
+        return total, of_which
+
+    @cached_property
+    def _positions(self) -> list[np.ndarray]:
+        """Per group: width → position on the menu, -1 where the width is not on it."""
+        tables = []
+        for group in self.network.groups:
+            table = np.full(group.width + 1, -1, dtype=np.intp)
+            table[list(group.choices)] = np.arange(len(group.choices))
+            tables.append(table)
+        return tables
+
+    def _sum_terms(self, widths: np.ndarray, removed: np.ndarray | None) -> np.ndarray:
+        self._check_range(widths)
+        columns = np.ascontiguousarray(widths.T)
+        positions = [table[column] for table, column in zip(self._positions, columns, strict=True)]
+        on_menu = all((position >= 0).all() for position in positions)
+        group_index = {group.name: i for i, group in enumerate(self.network.groups)}
+        block_index = {block.name: i for i, block in enumerate(self.network.blocks)}
+        totals = np.zeros((2, len(widths)))
+        for term in self.terms:
+            indices = [group_index[name] for name in term.groups]
+            if on_menu and term.seconds.size:
+                seconds, of_which = _look_up(term, [positions[i] for i in indices])
+            else:
+                named = {name: columns[i] for name, i in zip(term.groups, indices, strict=True)}
+                seconds, of_which = self._sum_layers(term.layers, named, (len(widths),))
+            if removed is not None and term.block is not None:
+                keep = ~removed[:, block_index[term.block]]
+                seconds, of_which = np.where(keep, seconds, 0.0), np.where(keep, of_which, 0.0)
+            totals[0] += seconds
+            totals[1] += of_which
+        if np.isnan(totals[0]).any():
+            raise self._first_not_measured(widths[int(np.isnan(totals[0]).argmax())])
+        return totals
+
+    def _check_range(self, widths: np.ndarray) -> None:
+        full = np.array([group.width for group in self.network.groups])
+        wrong = (widths < 1) | (widths > full)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            group = self.network.groups[column]
+            raise ValueError(
+                f"architecture {row}, group {group.name}: width {widths[row, column]} is outside "
+                f"1 … {group.width}"
+            )
+
+    # -- building ------------------------------------------------------------------------------
+
+    def _build_surfaces(self, nodes: dict[LayerSpec, float]) -> dict[tuple, Surface]:
+        points: dict[tuple, dict] = {}
+        for spec, share in self._shares.items():
+            calibrated = self.calibration.a * share + self.calibration.c * nodes[spec]
+            seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
+            points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = seconds
+        return {family: Surface(values) for family, values in points.items()}
+
+    def _interval(self, unseen: list[Run], design: list[Run]) -> float:
+        """Half-width that holds 90 % of architectures: split conformal on the unseen ones.
+
+        Without them (a table whose profile has not finished) twice the residual on the design
+        runs, which the calibration has seen.
+        """
+        runs, factor = (unseen, 1.0) if len(unseen) >= 10 else (design, 2.0)
+        self.interval_90 = 0.0
+        predicted = self.predict_architectures([run.architecture for run in runs]).latency_s
+        errors = np.sort(np.abs(predicted / self.dense_s / [run.ratio for run in runs] - 1))
+        rank = min(len(errors), int(np.ceil(0.9 * (len(errors) + 1))))
+        return factor * float(errors[rank - 1])
+
+    def _surface(self, spec: LayerSpec) -> Surface:
+        if spec.family not in self._surfaces:
+            raise self._not_measured(spec)
+        return self._surfaces[spec.family]
+
+    def _refuse_density(self, architecture: Architecture) -> None:
+        sparse = [name for name, density in architecture.density.items() if density < 1]
+        if sparse:
+            raise NotMeasured(
+                f"{self._where} holds no sparse kernels, but layer {sparse[0]} has density "
+                f"{architecture.density[sparse[0]]}; leave densities out for this table"
+            )
+
+    def _not_measured(self, spec: LayerSpec) -> NotMeasured:
+        surface = self._surfaces.get(spec.family)
+        measured = (
+            f"measured are {surface._in[0]} … {surface._in[-1]} → "
+            f"{surface._out[0]} … {surface._out[-1]} channels"
+            if surface
+            else "no layer of this kind was"
+        )
+        return NotMeasured(
+            f"{spec} was never measured on {self.device.name}: {measured}. Add it with: "
+            f"latprof profile --network {self.network.name} --out {Path(self._where).parent}"
+        )
+
+    def _first_not_measured(self, widths: np.ndarray) -> NotMeasured:
+        names = (group.name for group in self.network.groups)
+        architecture = Architecture(widths=dict(zip(names, map(int, widths), strict=True)))
+        try:
+            self.layers(architecture)
+        except NotMeasured as error:
+            return error
+        raise AssertionError("every layer is measured, yet the sum is not")
+
+
+def _look_up(term: Term, positions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | float]:
+    if not positions:
+        return term.seconds[()], term.interpolated_s[()]
+    flat = positions[0]
+    for position, size in zip(positions[1:], term.seconds.shape[1:], strict=True):
+        flat = flat * size + position
+    of_which = term.interpolated_s.ravel().take(flat) if term.interpolated_s.any() else 0.0
+    return term.seconds.ravel().take(flat), of_which
+
+
+def _layer_shares(runs: list[Run]) -> tuple[dict[LayerSpec, float], dict[LayerSpec, float]]:
+    """LayerSpec → seconds / dense seconds (median over runs) and nodes (median)."""
+    shares: dict[LayerSpec, list[float]] = {}
+    nodes: dict[LayerSpec, list[int]] = {}
+    for run in runs:
+        for entry in run.layers:
+            shares.setdefault(entry.layer, []).append(entry.seconds / run.dense_s)
+            nodes.setdefault(entry.layer, []).append(entry.nodes)
+    # Median, not mean: one interruption among eight runs should not move the answer.
+    return (
+        {spec: float(np.median(values)) for spec, values in shares.items()},
+        {spec: float(np.median(values)) for spec, values in nodes.items()},
+    )
+
+
+def _calibrate(runs: list[Run], shares, nodes, dense_s: float) -> Calibration:
+    """Ridge regression of relative errors towards the prior."""
+    rows = [
+        [
+            sum(shares[entry.layer] for entry in run.layers),
+            sum(nodes[entry.layer] for entry in run.layers),
+            1.0,
+        ]
+        for run in runs
+    ]
+    ratios = np.array([run.ratio for run in runs])
+    features = np.array(rows) / ratios[:, None]
+    spread = _PRIOR_SPREAD / np.array([1.0, dense_s, 1.0])
+    precision = np.diag(1 / spread**2)
+    gram = features.T @ features / _RUN_NOISE**2 + precision
+    target = features.T @ np.ones(len(runs)) / _RUN_NOISE**2 + precision @ _PRIOR_MEAN
+    a, c, b = np.linalg.solve(gram, target)
+    return Calibration(float(a), float(c), float(b))

@@ -1,0 +1,405 @@
+"""Network, ChannelGroup, Block, Architecture: choices in, LayerSpecs out.
+
+A Network is a traced CNN without its weights: fused layers in execution order, the groups of
+channels that must shrink together, and the blocks that a shortcut lets one remove. Both the
+profiler and the pruner turn an Architecture into LayerSpecs through `Network.layer_specs`, so
+the pruner cannot ask a table for a key that the profiler would not write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lookup_tables.errors import ArchitectureError, NetworkError
+from lookup_tables.layer import (
+    WEIGHTED,
+    Activation,
+    Kind,
+    LayerSpec,
+    Padding,
+    Positive,
+    Size,
+    macs,
+    output_size,
+)
+
+FORMAT = 1
+INPUT = "input"  # the name by which layers refer to the network's input
+NETWORKS = Path(__file__).parent / "networks"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelGroup(_Frozen):
+    """Channels that must shrink together, and the widths worth choosing."""
+
+    name: str
+    width: Positive  # of the dense network
+    choices: tuple[Positive, ...]  # the menu: ascending, the full width last
+
+    @model_validator(mode="after")
+    def _choices_ascend_to_the_full_width(self):
+        if not self.choices or self.choices[-1] != self.width:
+            raise ValueError(f"group {self.name}: choices {self.choices} must end at {self.width}")
+        if any(a >= b for a, b in pairwise(self.choices)):
+            raise ValueError(f"group {self.name}: choices must ascend, got {self.choices}")
+        return self
+
+
+class Layer(_Frozen):
+    """One fused layer: where it reads from, and which group its output channels belong to."""
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    channels: Positive | None = None  # written by a weighted layer; the others pass theirs on
+    group: str | None = None  # whose width replaces `channels`; None: never pruned
+    kernel: Size = (1, 1)
+    stride: Size = (1, 1)
+    padding: Padding = (0, 0)
+    groups: Positive = 1
+    activation: Activation = "none"
+    residual: str | None = None  # the layer whose output is added before the activation
+
+
+class Block(_Frozen):
+    """Layers that can be removed together: readers of `output` then read `input`."""
+
+    name: str
+    input: str
+    output: str
+    layers: tuple[str, ...]
+
+
+class Architecture(_Frozen):
+    """One answer of a search: widths per group, removed blocks, densities per layer.
+
+    A group, block or layer that is not named stays as it is in the dense network.
+    """
+
+    widths: dict[str, int] = {}
+    removed: tuple[str, ...] = ()
+    density: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read an architecture file; raises ArchitectureError naming the fault."""
+        try:
+            return cls.model_validate_json(Path(path).read_text())
+        except FileNotFoundError:
+            raise ArchitectureError(f"{path}: no such architecture file") from None
+        except ValidationError as error:
+            raise ArchitectureError(
+                f"{path}: not an architecture: {_first(error)}. Expected "
+                '{"widths": {"group": n}, "removed": ["block"], "density": {"layer": d}}'
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n")
+
+
+class Form(NamedTuple):
+    """A channel count as a linear form in the group widths: constant + Σ factor · width."""
+
+    constant: int
+    factors: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, widths: Mapping[str, int | np.ndarray]):
+        return self.constant + sum(factor * widths[group] for group, factor in self.factors)
+
+    def plus(self, other: Form) -> Form:
+        return Form(self.constant + other.constant, self.factors + other.factors)
+
+    def times(self, factor: int) -> Form:
+        return Form(self.constant * factor, tuple((g, f * factor) for g, f in self.factors))
+
+
+class Geometry(NamedTuple):
+    """What every architecture's version of one layer has in common."""
+
+    in_form: Form
+    out_form: Form
+    in_size: Size
+    out_size: Size
+
+
+class Network(_Frozen):
+    """A traced network. `input_shape` is (channels, height, width)."""
+
+    format: int = FORMAT
+    name: str
+    input_shape: tuple[Positive, Positive, Positive]
+    groups: tuple[ChannelGroup, ...]
+    blocks: tuple[Block, ...] = ()
+    layers: tuple[Layer, ...]
+
+    # -- birth ---------------------------------------------------------------------------------
+
+    @model_validator(mode="after")
+    def _is_consistent(self):
+        if self.format > FORMAT:
+            raise ValueError(f"format {self.format} is newer than this version's {FORMAT}")
+        _unique("group", [group.name for group in self.groups])
+        _unique("layer", [INPUT, *(layer.name for layer in self.layers)])
+        _unique("block", [block.name for block in self.blocks])
+        self._check_wiring()
+        self._check_blocks()
+        return self
+
+    def _check_wiring(self) -> None:
+        seen, groups = {INPUT}, {group.name: group for group in self.groups}
+        for layer in self.layers:
+            for source in (*layer.inputs, *([layer.residual] if layer.residual else [])):
+                if source not in seen:
+                    raise ValueError(f"layer {layer.name} reads {source}, which no earlier layer is")
+            if not layer.inputs:
+                raise ValueError(f"layer {layer.name} has no input")
+            if (layer.channels is None) is (layer.kind in ("conv", "linear")):
+                raise ValueError(f"layer {layer.name}: only conv and linear layers say `channels`")
+            if layer.group is not None and layer.group not in groups:
+                raise ValueError(f"layer {layer.name} belongs to no known group: {layer.group}")
+            if layer.group is not None and groups[layer.group].width != layer.channels:
+                raise ValueError(
+                    f"layer {layer.name} writes {layer.channels} channels, its group "
+                    f"{layer.group} has {groups[layer.group].width}"
+                )
+            seen.add(layer.name)
+        for layer in self.layers:
+            if layer.residual and (
+                self._outputs[layer.residual] != self._outputs[layer.name]
+            ):
+                raise ValueError(f"layer {layer.name} adds {layer.residual} of another shape")
+
+    def _check_blocks(self) -> None:
+        for block in self.blocks:
+            for name in (*block.layers, block.output):
+                if name not in self._layer:
+                    raise ValueError(f"block {block.name} names an unknown layer: {name}")
+            if self._outputs[block.input] != self._outputs[block.output]:
+                raise ValueError(f"block {block.name} changes shape and cannot be removed")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Network:
+        """A shipped network by name, or a network file by path; raises NetworkError."""
+        path = Path(name_or_path)
+        if path.suffix != ".json":
+            path = NETWORKS / f"{name_or_path}.json"
+            if not path.exists():
+                known = ", ".join(network_names())
+                raise NetworkError(
+                    f"no shipped network is called {name_or_path!r}. Known: {known}. For your own: "
+                    "pruner trace --model FILE.py:FACTORY --out net.json, then --network net.json"
+                )
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise NetworkError(f"{path}: no such network file") from None
+        except ValidationError as error:
+            raise NetworkError(f"{path}: not a valid network: {_first(error)}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write the network file: one line a layer, so that a diff reads well."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        lines = [f' "format": {self.format}', f' "name": {json.dumps(self.name)}']
+        lines.append(f' "input_shape": {json.dumps(data["input_shape"])}')
+        for key in ("groups", "blocks", "layers"):
+            rows = ",\n  ".join(json.dumps(row) for row in data.get(key, []))
+            lines.append(f' "{key}": [\n  {rows}\n ]' if rows else f' "{key}": []')
+        Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies what is computed: the layers and how they are coupled; not name or menu."""
+        data = self.model_dump(mode="json", include={"input_shape", "blocks", "layers"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+    # -- geometry ------------------------------------------------------------------------------
+
+    @cached_property
+    def _layer(self) -> dict[str, Layer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def group(self) -> dict[str, ChannelGroup]:
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def block_of(self) -> dict[str, str]:
+        """Layer name → the removable block it belongs to."""
+        return {layer: block.name for block in self.blocks for layer in block.layers}
+
+    @cached_property
+    def _outputs(self) -> dict[str, tuple[Form, Size]]:
+        channels, *size = self.input_shape
+        outputs: dict[str, tuple[Form, Size]] = {INPUT: (Form(channels), tuple(size))}
+        for layer in self.layers:
+            outputs[layer.name] = _output(layer, [outputs[source] for source in layer.inputs])
+        return outputs
+
+    @cached_property
+    def geometry(self) -> dict[str, Geometry]:
+        """Layer name → channel forms and sizes; removing a block never changes those of others."""
+        table = {}
+        for layer in self.layers:
+            out_form, out_size = self._outputs[layer.name]
+            in_form, in_size = self._outputs[layer.inputs[0]]
+            if layer.kind == "concat":
+                in_form = out_form
+            if layer.kind == "linear":  # reads its input flattened
+                in_form, in_size = in_form.times(in_size[0] * in_size[1]), (1, 1)
+            table[layer.name] = Geometry(in_form, out_form, in_size, out_size)
+        return table
+
+    # -- architectures -------------------------------------------------------------------------
+
+    @property
+    def dense(self) -> Architecture:
+        return Architecture(widths={group.name: group.width for group in self.groups})
+
+    def widths(self, architecture: Architecture) -> dict[str, int]:
+        """Every group's width, the full one where the architecture names none."""
+        return {g.name: architecture.widths.get(g.name, g.width) for g in self.groups}
+
+    def check(self, architecture: Architecture) -> None:
+        """Raise ArchitectureError unless this network can be built so."""
+        for name, width in architecture.widths.items():
+            if name not in self.group:
+                raise ArchitectureError(
+                    f"network {self.name} has no group {name!r}; it has {_some(self.group)}"
+                )
+            full = self.group[name].width
+            if not 1 <= width <= full:
+                raise ArchitectureError(f"group {name}: width {width} is outside 1 … {full}")
+        blocks = {block.name for block in self.blocks}
+        for name in architecture.removed:
+            if name not in blocks:
+                raise ArchitectureError(
+                    f"network {self.name} has no removable block {name!r}; it has {_some(blocks)}"
+                )
+        for name in architecture.density:
+            if name not in self._layer:
+                raise ArchitectureError(f"network {self.name} has no layer {name!r}")
+        if not any(layer.kind in WEIGHTED for layer in self.kept_layers(architecture)):
+            raise ArchitectureError(
+                f"removing {', '.join(architecture.removed)} removes every layer with weights of "
+                f"{self.name}; keep at least one block"
+            )
+
+    def kept_layers(self, architecture: Architecture) -> list[Layer]:
+        """The layers that remain, rewired around the removed blocks."""
+        removed = set(architecture.removed)
+        bypass = {block.output: block.input for block in self.blocks if block.name in removed}
+
+        def source(name: str) -> str:
+            while name in bypass:
+                name = bypass[name]
+            return name
+
+        return [
+            layer.model_copy(
+                update={
+                    "inputs": tuple(source(name) for name in layer.inputs),
+                    "residual": source(layer.residual) if layer.residual else None,
+                }
+            )
+            if bypass
+            else layer
+            for layer in self.layers
+            if self.block_of.get(layer.name) not in removed
+        ]
+
+    def output_of(self, architecture: Architecture) -> str:
+        """The layer whose output is the network's, after removals."""
+        return self.kept_layers(architecture)[-1].name
+
+    def layer_specs(self, architecture: Architecture) -> list[tuple[Layer, LayerSpec]]:
+        """The layers of an architecture in execution order; raises ArchitectureError."""
+        self.check(architecture)
+        widths = self.widths(architecture)
+        return [
+            (layer, self._spec(layer, widths, architecture.density.get(layer.name, 1.0)))
+            for layer in self.kept_layers(architecture)
+        ]
+
+    def _spec(self, layer: Layer, widths: dict[str, int], density: float) -> LayerSpec:
+        geometry = self.geometry[layer.name]
+        return LayerSpec(
+            kind=layer.kind,
+            in_channels=geometry.in_form(widths),
+            out_channels=geometry.out_form(widths),
+            in_size=geometry.in_size,
+            kernel=layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+            groups=layer.groups,
+            activation=layer.activation,
+            residual=layer.residual is not None,
+            density=density,
+        )
+
+    def macs(self, widths: Mapping[str, int | np.ndarray], removed=None):
+        """Multiply-accumulates of one or many width choices (arrays of shape (n,)).
+
+        `removed` maps a block's name to a bool or an array (n,) of them.
+        """
+        total = 0
+        for layer in self.layers:
+            geometry = self.geometry[layer.name]
+            here = macs(
+                layer.kind,
+                geometry.in_form(widths),
+                geometry.out_form(widths),
+                layer.groups,
+                layer.kernel,
+                geometry.out_size,
+            )
+            block = self.block_of.get(layer.name)
+            if removed is not None and block in removed:
+                here = here * (1 - np.asarray(removed[block], dtype=np.int64))
+            total = total + here
+        return total
+
+
+def network_names() -> list[str]:
+    """The networks shipped with this package."""
+    return sorted(path.stem for path in NETWORKS.glob("*.json"))
+
+
+def _output(layer: Layer, sources: list[tuple[Form, Size]]) -> tuple[Form, Size]:
+    form, in_size = sources[0]
+    size = output_size(layer.kind, in_size, layer.kernel, layer.stride, layer.padding)
+    if layer.kind in ("conv", "linear"):
+        form = Form(0, ((layer.group, 1),)) if layer.group else Form(layer.channels)
+    elif layer.kind == "concat":
+        for other, _ in sources[1:]:
+            form = form.plus(other)
+        size = in_size
+    return form, size
+
+
+def _unique(noun: str, names: list[str]) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"{noun} named twice: {', '.join(sorted(twice))}")
+
+
+def _some(names, limit: int = 6) -> str:
+    names = list(names)
+    return (", ".join(names[:limit]) + (", …" if len(names) > limit else "")) or "none"
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    where = ".".join(map(str, detail["loc"]))
+    return f"{where}: {detail['msg']}" if where else detail["msg"]

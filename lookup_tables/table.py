@@ -1,0 +1,287 @@
+"""LatencyTable: create, append, load, verify. FORMAT.md has the format on one screen.
+
+A table is a folder: `device.json` says what was measured, `<network>.jsonl` holds one network's
+rows. Rows are only ever appended, one line each, so a killed writer loses at most one row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lookup_tables.device import Device
+from lookup_tables.errors import TableError
+from lookup_tables.layer import LayerSpec
+from lookup_tables.network import Architecture, Network
+
+FORMAT = 1
+IDENTITY = "device.json"
+DATA = Path(__file__).parent / "data"
+# Attempts at one run whose dense network took this much longer than in the quietest were
+# disturbed: on a shared machine the ratio to the dense network shifts by several percent then.
+DISTURBED = 1.06
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plan(_Row):
+    """The first row: which network, and how its runs are chosen. A resumed profile keeps it."""
+
+    row: Literal["plan"] = "plan"
+    format: int = FORMAT
+    network: str
+    fingerprint: str
+    levels: int
+    unseen: int
+    seed: int
+
+
+class LayerTime(_Row):
+    """One layer's seconds inside a running network, and how many runtime nodes it became."""
+
+    layer: LayerSpec
+    seconds: Seconds
+    nodes: Annotated[int, Field(ge=1)]
+
+
+class Run(_Row):
+    """One pruned network, run beside the dense one.
+
+    `ratio` is the median over pairs of whole-network times (pruned / dense); `whole_s` and
+    `dense_s` are the medians themselves. `purpose` says whether the run feeds the latency model
+    or tests it.
+    """
+
+    row: Literal["run"] = "run"
+    purpose: Literal["design", "unseen"]
+    run: Annotated[int, Field(ge=0)]
+    attempt: Annotated[int, Field(ge=0)] = 0
+    architecture: Architecture
+    dense_s: Seconds
+    whole_s: Seconds
+    ratio: Seconds
+    pairs: Annotated[int, Field(ge=1)]
+    measuring_s: Seconds  # wall-clock cost of this row
+    layers: tuple[LayerTime, ...] = ()
+
+    @property
+    def key(self) -> tuple:
+        return (self.purpose, self.run, self.attempt)
+
+
+class Validation(_Row):
+    """How wrong the table is on architectures it never saw; the last one written counts."""
+
+    row: Literal["validation"] = "validation"
+    architectures: int
+    rmspe: float  # root mean square of the relative errors
+    within_5_percent: float  # share
+    rank_correlation: float  # Spearman
+    worst: float  # largest relative error
+    flops_rmspe: float  # of the straight line in MACs, fitted to the same design runs
+    flops_rank_correlation: float
+    interval_90: float  # relative half-width that holds 90 % of unseen architectures
+    measuring_s: float
+    peak_memory_bytes: int
+    measured_at: str  # ISO 8601, UTC
+    tool_version: str
+
+
+Row = Annotated[Plan | Run | Validation, Field(discriminator="row")]
+_ROW = TypeAdapter(Row)
+
+
+class LatencyTable:
+    """The rows of one device. Open one with `open` or `create`."""
+
+    def __init__(self, folder: Path, device: Device) -> None:
+        self.folder, self.device = folder, device
+
+    @classmethod
+    def create(cls, folder: str | Path, device: Device) -> LatencyTable:
+        """A new table, or the existing one of the same device; raises DeviceMismatch."""
+        folder = Path(folder)
+        if (folder / IDENTITY).exists():
+            table = cls.open(folder)
+            device.require(table.device, f"table {folder}")
+            return table
+        folder.mkdir(parents=True, exist_ok=True)
+        device.save(folder / IDENTITY)
+        return cls(folder, device)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> LatencyTable:
+        """An existing table; raises TableError if there is none."""
+        folder = Path(folder)
+        return cls(folder, Device.load(folder / IDENTITY))
+
+    def path(self, network: str) -> Path:
+        return self.folder / f"{network}.jsonl"
+
+    def networks(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.jsonl"))
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def rows(self, network: str) -> list[Row]:
+        """Every row of one network, verified; raises TableError naming file and line."""
+        path = self.path(network)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            known = ", ".join(self.networks()) or "none yet"
+            raise TableError(
+                f"{path}: this table holds no network {network!r} (it holds: {known}). "
+                f"Measure it with: latprof profile --network {network} --out {self.folder}"
+            ) from None
+        rows = [_parse(path, number, line) for number, line in enumerate(data.splitlines(), 1)]
+        if data and not data.endswith(b"\n"):
+            raise _truncated(path, len(rows))
+        _check_order(path, rows)
+        return rows
+
+    def plan(self, network: str) -> Plan | None:
+        """How this network's runs were chosen, None if it was never begun."""
+        if not self.path(network).exists():
+            return None
+        rows = self.rows(network)
+        return rows[0] if rows else None
+
+    def runs(self, network: Network, purpose: str | None = None) -> list[Run]:
+        """All runs of a network; raises TableError if the table is of another network."""
+        self.require_network(network)
+        rows = self.rows(network.name)
+        return [r for r in rows if isinstance(r, Run) and purpose in (None, r.purpose)]
+
+    def settled_runs(self, network: Network, purpose: str) -> list[Run]:
+        """One run per architecture: the mean of its undisturbed attempts."""
+        attempts: dict[int, list[Run]] = {}
+        for run in self.runs(network, purpose):
+            attempts.setdefault(run.run, []).append(run)
+        return [_settle(attempts[number]) for number in sorted(attempts)]
+
+    def validation(self, network: str) -> Validation | None:
+        """The last validation written, None before the first."""
+        found = [row for row in self.rows(network) if isinstance(row, Validation)]
+        return found[-1] if found else None
+
+    def require_network(self, network: Network) -> None:
+        """Raise TableError unless the table's rows are of this very network."""
+        plan = self.plan(network.name)
+        if plan is None:
+            self.rows(network.name)  # raises: no such network
+        elif plan.fingerprint != network.fingerprint:
+            raise TableError(
+                f"{self.path(network.name)} was measured on another network called "
+                f"{network.name} (fingerprint {plan.fingerprint}, this one has "
+                f"{network.fingerprint}). Rename yours, or profile it into another folder"
+            )
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def append(self, network: str, rows: Iterable[Row]) -> None:
+        """Add rows; each is on disk before the next is written."""
+        with self.path(network).open("ab") as file:
+            for row in rows:
+                file.write(_to_line(row))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def drop_truncated_line(self, network: str) -> bool:
+        """Remove the incomplete last line that a killed writer left; True if there was one."""
+        path = self.path(network)
+        data = path.read_bytes() if path.exists() else b""
+        if not data or data.endswith(b"\n"):
+            return False
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+        return True
+
+
+def _to_line(row: Row) -> bytes:
+    data = row.model_dump_json(exclude={"layers"} if isinstance(row, Run) else None)
+    if isinstance(row, Run) and row.layers:
+        layers = [
+            LayerTime.model_dump_json(entry, exclude_defaults=True) for entry in row.layers
+        ]
+        data = f'{data[:-1]},"layers":[{",".join(layers)}]}}'
+    return data.encode() + b"\n"
+
+
+def _parse(path: Path, number: int, line: bytes) -> Row:
+    try:
+        return _ROW.validate_json(line)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        found = detail.get("input")
+        where = ".".join(str(part) for part in detail["loc"] if part not in ("plan", "run"))
+        shown = f", found {found!r}" if isinstance(found, int | float | str) and where else ""
+        if detail["type"] == "json_invalid":
+            raise _truncated(path, number) from None
+        raise TableError(
+            f"{path}, line {number}: {where}: {detail['msg']}{shown}. "
+            "Never edit a table: restore the file, or delete it and profile again"
+        ) from None
+
+
+def _truncated(path: Path, number: int) -> TableError:
+    return TableError(
+        f"{path}, line {number}: the line is incomplete or no JSON. If the last writer was "
+        f"killed, `latprof profile --network {path.stem} --out {path.parent}` drops that line "
+        "and measures what is missing; the lines before it are kept"
+    )
+
+
+def _check_order(path: Path, rows: list[Row]) -> None:
+    if rows and not isinstance(rows[0], Plan):
+        raise TableError(f"{path}, line 1: expected the plan, found a {rows[0].row} row")
+    seen: dict[tuple, int] = {}
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, Plan):
+            if number > 1:
+                raise TableError(f"{path}, line {number}: a second plan; the file was joined by hand")
+            if row.format > FORMAT:
+                raise TableError(
+                    f"{path}: format {row.format} is newer than the {FORMAT} this version reads; "
+                    "upgrade latprof-pruner"
+                )
+        if isinstance(row, Run):
+            if row.key in seen:
+                purpose, run, attempt = row.key
+                raise TableError(
+                    f"{path}, line {number}: {purpose} run {run}, attempt {attempt} is a duplicate "
+                    f"of line {seen[row.key]}. Remove neither by hand: restore the file"
+                )
+            seen[row.key] = number
+
+
+def _settle(attempts: list[Run]) -> Run:
+    quietest = min(attempt.dense_s for attempt in attempts)
+    kept = [attempt for attempt in attempts if attempt.dense_s <= DISTURBED * quietest]
+    first = kept[0]
+    if len(kept) == 1:
+        return first
+    dense_s = float(np.mean([attempt.dense_s for attempt in kept]))
+    ratio = float(np.mean([attempt.ratio for attempt in kept]))
+    shares = [[entry.seconds / a.dense_s for entry in a.layers] for a in kept]
+    layers = [
+        entry.model_copy(update={"seconds": float(share) * dense_s})
+        for entry, share in zip(first.layers, np.mean(shares, axis=0), strict=True)
+    ]
+    return first.model_copy(
+        update={
+            "dense_s": dense_s,
+            "ratio": ratio,
+            "whole_s": ratio * dense_s,
+            "layers": tuple(layers),
+        }
+    )

@@ -1,0 +1,19 @@
+"""What a user can get wrong on the pruning side; printed without a traceback."""
+
+from lookup_tables.errors import ContractError
+
+
+class ModelError(ContractError):
+    """A model that is unknown or that its weights do not fit."""
+
+
+class TraceError(ContractError):
+    """A model that cannot be turned into a network file; names the layer."""
+
+
+class DataError(ContractError):
+    """A data set that is missing or broken; says how to get it."""
+
+
+class RunError(ContractError):
+    """A run folder that cannot be used or resumed."""

@@ -1,0 +1,71 @@
+"""The models that can be named on the command line, and a user's own from `file.py:factory`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from pruner.errors import ModelError
+from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
+from pruner.models.resnet import digits_resnet, resnet20, resnet56
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model's factory and the (channels, height, width) it is made for."""
+
+    factory: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int]
+
+
+MODELS = {
+    "resnet20": KnownModel(resnet20, (3, 32, 32)),
+    "resnet56": KnownModel(resnet56, (3, 32, 32)),
+    "mobilenet_v1": KnownModel(mobilenet_v1, (3, 224, 224)),
+    "mobilenet_v1_32": KnownModel(mobilenet_v1_cifar, (3, 32, 32)),
+    "digits_resnet": KnownModel(digits_resnet, (1, 8, 8)),
+}
+
+
+def build(name: str) -> nn.Module:
+    """A fresh model: a name from MODELS, or `file.py:factory` for a function without arguments.
+
+    Raises ModelError if neither exists or the factory does not return a Module.
+    """
+    if name in MODELS:
+        return MODELS[name].factory()
+    path, colon, factory_name = name.rpartition(":")
+    if not colon:
+        raise ModelError(
+            f"no model is called {name!r}. Known: {', '.join(MODELS)}. "
+            "Your own: --model file.py:factory"
+        )
+    model = _load_factory(Path(path), factory_name)()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def input_shape(name: str) -> tuple[int, int, int] | None:
+    """The (channels, height, width) a known model is made for; None for a user's own."""
+    return MODELS[name].input_shape if name in MODELS else None
+
+
+def short_name(name: str) -> str:
+    """A name for files: the model's own, or the factory's."""
+    return name.rpartition(":")[2]
+
+
+def _load_factory(path: Path, name: str) -> Callable[[], nn.Module]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; --model expects file.py:factory")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, name, None)):
+        raise ModelError(f"{path} has no function {name!r}; --model expects file.py:factory")
+    return getattr(module, name)
