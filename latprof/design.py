@@ -72,7 +72,9 @@ def field(order: int) -> tuple[np.ndarray, np.ndarray]:
     if order not in _BINARY_FIELDS:
         raise ValueError(f"{order} levels: choose one of {', '.join(map(str, LEVELS))}")
     polynomial = _BINARY_FIELDS[order]
-    table = [[_multiply_bits(int(a), int(b), order, polynomial) for b in elements] for a in elements]
+    table = [
+        [_multiply_bits(int(a), int(b), order, polynomial) for b in elements] for a in elements
+    ]
     return np.array(table), np.bitwise_xor.outer(elements, elements)
 
 

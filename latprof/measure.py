@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lookup_tables.device import Device
 from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.table import LayerTime
 
-WARM_UP, FEWEST, MOST = 3, 12, 60  # rounds
+WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
 QUIET = 1.08  # a round counts when the dense network took at most this much of its quiet time
 
 
@@ -37,6 +37,9 @@ class Sample:
     pairs: int
     layers: tuple[LayerTime, ...]
     measuring_s: float
+
+    def fields(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 class Bench:

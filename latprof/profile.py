@@ -14,7 +14,7 @@ import numpy as np
 
 from latprof.design import design, unseen
 from latprof.measure import Bench
-from latprof.validate import validation
+from latprof.validate import as_run, validation
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
@@ -22,6 +22,7 @@ from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DISTURBED, LatencyTable, Plan, Run, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
+TARGET_S = 0.25  # one series of rounds; more did not lower the error
 MOST_ATTEMPTS = 3
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
 
@@ -59,8 +60,10 @@ def profile(
     plan = _keep_plan(table, network, levels, samples, seed)
     chosen = architectures(network, plan)
     total = sum(map(len, chosen.values()))
-    target_s = 0.5 * budget_s / total  # the rest: building, slow phases, second attempts
-    bench = Bench(network, device, min(target_s, 0.5))
+    # Two series of rounds a run, up to three times as long in a slow phase; the rest of the budget
+    # is for building networks and for second attempts.
+    target_s = 0.12 * budget_s / total
+    bench = Bench(network, device, min(target_s, TARGET_S))
     for job in _jobs(table, network, chosen):
         spent_s = measured_s(table, network)
         if spent_s > budget_s:
@@ -70,7 +73,9 @@ def profile(
         again = f", attempt {job.attempt + 1}" if job.attempt else ""
         report(done, total, f"{job.purpose} run {job.run}{again}, {spent_s:.0f} s measured")
         sample = bench.measure(job.architecture, instrumented=job.purpose == "design")
-        table.append(network.name, [_row(job, sample)])
+        table.append(
+            network.name, [as_run(job.purpose, job.run, job.attempt, job.architecture, sample)]
+        )
     result = validation(network, table, table.settled_runs(network, "unseen"))
     table.append(network.name, [result])
     report(total, total, "validated")
@@ -164,21 +169,6 @@ def _residuals(table: LatencyTable, network: Network) -> dict[tuple[str, int], f
         ("design", run.run): float(abs(error) / max(spread, 1e-3))
         for run, error in zip(runs, errors, strict=True)
     }
-
-
-def _row(job: Job, sample) -> Run:
-    return Run(
-        purpose=job.purpose,
-        run=job.run,
-        attempt=job.attempt,
-        architecture=job.architecture,
-        dense_s=sample.dense_s,
-        whole_s=sample.whole_s,
-        ratio=sample.ratio,
-        pairs=sample.pairs,
-        measuring_s=sample.measuring_s,
-        layers=sample.layers,
-    )
 
 
 def _give_up_unless_complete(table, network, chosen, budget_s: float) -> None:

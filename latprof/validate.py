@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
 
+from latprof.design import unseen
+from latprof.measure import Bench, Sample
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Network
+from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable, Run, Validation
 
 
-def validation(network: Network, table: LatencyTable, unseen: list[Run]) -> Validation:
+def validation(network: Network, table: LatencyTable, measured_runs: list[Run]) -> Validation:
     """Compare the table's predictions, and the FLOPs line's, with measured unseen runs."""
     model = LatencyModel(network, table)
     design = table.settled_runs(network, "design")
-    measured = np.array([run.ratio for run in unseen])
-    predicted = model.predict_architectures([run.architecture for run in unseen])
+    measured = np.array([run.ratio for run in measured_runs])
+    predicted = model.predict_architectures([run.architecture for run in measured_runs])
     ratios = predicted.latency_s / model.dense_s
-    flops = flops_line(network, design, unseen)
+    flops = flops_line(network, design, measured_runs)
     errors = ratios / measured - 1
     return Validation(
-        architectures=len(unseen),
+        architectures=len(measured_runs),
         rmspe=_rms(errors),
         within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
         rank_correlation=rank_correlation(ratios, measured),
@@ -57,7 +60,7 @@ def _macs(network: Network, runs: list[Run]) -> np.ndarray:
         [
             network.macs(
                 network.widths(run.architecture),
-                {name: True for name in run.architecture.removed},
+                dict.fromkeys(run.architecture.removed, True),
             )
             / dense
             for run in runs
@@ -68,3 +71,28 @@ def _macs(network: Network, runs: list[Run]) -> np.ndarray:
 
 def _rms(errors: np.ndarray) -> float:
     return float(np.sqrt(np.mean(errors**2)))
+
+
+def validate(
+    network: Network,
+    table: LatencyTable,
+    samples: int,
+    seed: int,
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Validation:
+    """Measure architectures that the table holds neither as design nor as unseen runs."""
+    known = [run.architecture for run in table.runs(network)]
+    bench = Bench(network, table.device, target_s=0.25)
+    runs = []
+    for number, architecture in enumerate(unseen(network, samples, seed, exclude=known)):
+        report(number, samples, f"{number} of {samples}")
+        sample = bench.measure(architecture, instrumented=False)
+        runs.append(as_run("unseen", number, 0, architecture, sample))
+    return validation(network, table, runs)
+
+
+def as_run(purpose: str, number: int, attempt: int, architecture: Architecture, sample: Sample):
+    """A sample as a table's row."""
+    return Run(
+        purpose=purpose, run=number, attempt=attempt, architecture=architecture, **sample.fields()
+    )

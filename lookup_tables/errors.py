@@ -1,4 +1,4 @@
-"""What can be wrong with a file or a question. Each message says where, what was found, what to do."""
+"""What can be wrong with a file or a question: each message says where, what and what to do."""
 
 
 class ContractError(ValueError):

@@ -130,7 +130,10 @@ class LatencyModel:
         interpolated = np.clip(totals[1] / totals[0], 0, 1)
         half = self.interval_90 + interpolated * self.interpolation_error
         return Prediction(
-            latency_s, latency_s * (1 - np.minimum(half, 0.99)), latency_s * (1 + half), interpolated
+            latency_s,
+            latency_s * (1 - np.minimum(half, 0.99)),
+            latency_s * (1 + half),
+            interpolated,
         )
 
     def predict_architectures(self, architectures: Sequence[Architecture]) -> Prediction:
@@ -156,7 +159,9 @@ class LatencyModel:
             seconds, interpolated = surface(x, y)
             if np.isnan(seconds[0]):
                 raise self._not_measured(spec)
-            answers.append(LayerPrediction(layer.name, spec, float(seconds[0]), bool(interpolated[0])))
+            answers.append(
+                LayerPrediction(layer.name, spec, float(seconds[0]), bool(interpolated[0]))
+            )
         return answers
 
     @cached_property

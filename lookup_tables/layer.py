@@ -1,4 +1,4 @@
-"""LayerSpec: one fused layer's shape; the question a latency table answers, and the key of its answer."""
+"""LayerSpec: one fused layer's shape; the question a table answers and the key of its answer."""
 
 from __future__ import annotations
 

@@ -162,7 +162,9 @@ class Network(_Frozen):
         for layer in self.layers:
             for source in (*layer.inputs, *([layer.residual] if layer.residual else [])):
                 if source not in seen:
-                    raise ValueError(f"layer {layer.name} reads {source}, which no earlier layer is")
+                    raise ValueError(
+                        f"layer {layer.name} reads {source}, which no earlier layer is"
+                    )
             if not layer.inputs:
                 raise ValueError(f"layer {layer.name} has no input")
             if (layer.channels is None) is (layer.kind in ("conv", "linear")):
@@ -176,9 +178,7 @@ class Network(_Frozen):
                 )
             seen.add(layer.name)
         for layer in self.layers:
-            if layer.residual and (
-                self._outputs[layer.residual] != self._outputs[layer.name]
-            ):
+            if layer.residual and (self._outputs[layer.residual] != self._outputs[layer.name]):
                 raise ValueError(f"layer {layer.name} adds {layer.residual} of another shape")
 
     def _check_blocks(self) -> None:

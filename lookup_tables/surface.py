@@ -26,7 +26,9 @@ class Surface:
         self._grid = self._as_grid() if complete else None
         self._plane = None if complete or self._diagonal else self._fit_plane()
 
-    def __call__(self, in_widths: np.ndarray, out_widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, in_widths: np.ndarray, out_widths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(values, interpolated) of the shape of the two arrays; NaN outside what was measured."""
         shape = np.broadcast(in_widths, out_widths).shape
         x = np.broadcast_to(in_widths, shape).ravel()

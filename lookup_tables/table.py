@@ -7,7 +7,7 @@ rows. Rows are only ever appended, one line each, so a killed writer loses at mo
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -105,6 +105,7 @@ class LatencyTable:
 
     def __init__(self, folder: Path, device: Device) -> None:
         self.folder, self.device = folder, device
+        self._read: dict[str, tuple[int, list[Row]]] = {}  # network → file size, its rows
 
     @classmethod
     def create(cls, folder: str | Path, device: Device) -> LatencyTable:
@@ -135,6 +136,9 @@ class LatencyTable:
     def rows(self, network: str) -> list[Row]:
         """Every row of one network, verified; raises TableError naming file and line."""
         path = self.path(network)
+        size, rows = self._read.get(network, (-1, []))
+        if path.exists() and path.stat().st_size == size:
+            return rows
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -147,6 +151,7 @@ class LatencyTable:
         if data and not data.endswith(b"\n"):
             raise _truncated(path, len(rows))
         _check_order(path, rows)
+        self._read[network] = (len(data), rows)
         return rows
 
     def plan(self, network: str) -> Plan | None:
@@ -188,13 +193,17 @@ class LatencyTable:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def append(self, network: str, rows: Iterable[Row]) -> None:
+    def append(self, network: str, rows: Sequence[Row]) -> None:
         """Add rows; each is on disk before the next is written."""
+        size, known = self._read.pop(network, (0, []))
         with self.path(network).open("ab") as file:
+            before = file.tell()
             for row in rows:
                 file.write(_to_line(row))
                 file.flush()
                 os.fsync(file.fileno())
+            if size == before:
+                self._read[network] = (file.tell(), [*known, *rows])
 
     def drop_truncated_line(self, network: str) -> bool:
         """Remove the incomplete last line that a killed writer left; True if there was one."""
@@ -210,9 +219,7 @@ class LatencyTable:
 def _to_line(row: Row) -> bytes:
     data = row.model_dump_json(exclude={"layers"} if isinstance(row, Run) else None)
     if isinstance(row, Run) and row.layers:
-        layers = [
-            LayerTime.model_dump_json(entry, exclude_defaults=True) for entry in row.layers
-        ]
+        layers = [LayerTime.model_dump_json(entry, exclude_defaults=True) for entry in row.layers]
         data = f'{data[:-1]},"layers":[{",".join(layers)}]}}'
     return data.encode() + b"\n"
 
@@ -248,7 +255,9 @@ def _check_order(path: Path, rows: list[Row]) -> None:
     for number, row in enumerate(rows, 1):
         if isinstance(row, Plan):
             if number > 1:
-                raise TableError(f"{path}, line {number}: a second plan; the file was joined by hand")
+                raise TableError(
+                    f"{path}, line {number}: a second plan; the file was joined by hand"
+                )
             if row.format > FORMAT:
                 raise TableError(
                     f"{path}: format {row.format} is newer than the {FORMAT} this version reads; "

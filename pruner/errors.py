@@ -17,3 +17,7 @@ class DataError(ContractError):
 
 class RunError(ContractError):
     """A run folder that cannot be used or resumed."""
+
+
+class ExportError(ContractError):
+    """An exported model that does not compute what PyTorch computes."""

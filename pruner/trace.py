@@ -334,9 +334,9 @@ class _Reader:
         if not candidates or len(others) == 1:
             self._add_layer(node, "add", self.tensors[sources[0]].segments)
             return
-        position, last = max(candidates, key=lambda candidate: candidate[0])
+        position, _ = max(candidates, key=lambda candidate: candidate[0])
         (other,) = others - {order[position]}
-        if other != INPUT and order.index(other) > position:  # not yet computed when `last` runs
+        if other != INPUT and order.index(other) > position:  # not computed before
             self._add_layer(node, "add", self.tensors[sources[0]].segments)
             return
         layer = self.layers[order[position]]

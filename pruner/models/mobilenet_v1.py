@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 # (output channels, stride) of the 13 depthwise-separable blocks at 224×224.
@@ -42,11 +43,12 @@ class MobileNetV1(nn.Module):
         self.blocks = nn.Sequential(
             *(Separable(widths[i], widths[i + 1], strides[i + 1]) for i in range(13))
         )
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn(self.stem(x)))
-        return self.classifier(self.blocks(x).mean(dim=(2, 3)))
+        return self.classifier(torch.flatten(self.pool(self.blocks(x)), 1))
 
 
 def mobilenet_v1() -> nn.Module:

@@ -1,0 +1,76 @@
+"""Two ONNX files timed in pairs: is the second really faster here, and by how much?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from latprof.cpu import Running
+from lookup_tables.device import Device
+from lookup_tables.errors import ContractError
+
+REPEATS = 7  # fresh sessions: where a session's memory lies moves its time by about 1 %
+ROUNDS, WARM_UP = 60, 5
+QUIET = 1.08  # a round counts when the first network took at most this much of its quiet time
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Seconds of both and the speedup with the range over fresh sessions."""
+
+    dense_s: float
+    latency_s: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    pairs: int
+
+
+def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
+    """Time two ONNX files alternately, run by run, in several fresh pairs of sessions."""
+    pairs = [_rounds(Path(dense), Path(pruned), device) for _ in range(REPEATS)]
+    quiet_s = min(float(np.percentile(dense_s, 25)) for dense_s, _ in pairs)
+    ratios, dense_times, pairs_kept = [], [], 0
+    for dense_s, pruned_s in pairs:
+        level = max(quiet_s, float(np.percentile(dense_s, 25)))
+        kept = dense_s <= QUIET * level
+        ratios.append(float(np.median(pruned_s[kept] / dense_s[kept])))
+        dense_times.append(float(np.median(dense_s[kept])))
+        pairs_kept += int(kept.sum())
+    ratio = float(np.median(ratios))
+    dense_time_s = float(np.median(dense_times))
+    return Comparison(
+        dense_s=dense_time_s,
+        latency_s=ratio * dense_time_s,
+        speedup=1 / ratio,
+        speedup_low=1 / max(ratios),
+        speedup_high=1 / min(ratios),
+        pairs=pairs_kept,
+    )
+
+
+def _rounds(dense: Path, pruned: Path, device: Device) -> tuple[np.ndarray, np.ndarray]:
+    """(dense, pruned) seconds of each round."""
+    first, second = (Running(str(path), _feed(path), device) for path in (dense, pruned))
+    for _ in range(WARM_UP):
+        first.run_s(), second.run_s()
+    rows = np.array([(first.run_s(), second.run_s()) for _ in range(ROUNDS)])
+    return rows[:, 0], rows[:, 1]
+
+
+def _feed(path: Path) -> dict[str, np.ndarray]:
+    """Random inputs of the shapes the file declares; a free dimension becomes 1."""
+    if not path.is_file():
+        raise ContractError(f"{path}: no such ONNX file")
+    rng = np.random.default_rng(0)
+    feed = {}
+    graph = onnx.load(str(path), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    for entry in graph.input:
+        if entry.name not in weights:
+            shape = [d.dim_value or 1 for d in entry.type.tensor_type.shape.dim]
+            feed[entry.name] = rng.standard_normal(shape).astype(np.float32)
+    return feed

@@ -1,0 +1,3 @@
+from pruner.cli import main
+
+main()

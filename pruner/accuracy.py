@@ -1,0 +1,79 @@
+"""Accuracy: of a PyTorch model, of an exported one, and after recalibrating BatchNorm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pruner.data import Images, batches
+
+BATCH = 250
+
+
+def accuracy(
+    model: nn.Module, images: Images, count: int | None = None, fast: bool = False
+) -> float:
+    """Share of the first `count` images (all by default) that are classified right.
+
+    `fast` computes in bfloat16 where the processor has units for it; for search scores only.
+    """
+    model.eval()
+    with torch.inference_mode(), fast_arithmetic(fast):
+        return _share_right(lambda x: model(channels_last(x)), images, count)
+
+
+def onnx_accuracy(path: str | Path, images: Images, count: int | None = None) -> float:
+    """The same for an ONNX file, run by ONNX Runtime one image at a time as it was exported."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (name,) = (entry.name for entry in session.get_inputs())
+
+    def run(x: Tensor) -> Tensor:
+        rows = [session.run(None, {name: image[None].numpy()})[0] for image in x]
+        return torch.cat([torch.from_numpy(row) for row in rows])
+
+    return _share_right(run, images, count)
+
+
+def recalibrate(model: nn.Module, images: Images, count: int, fast: bool = False) -> None:
+    """Replace BatchNorm's running statistics by those of `count` training images.
+
+    A pruned network's activations have other statistics than the ones it was trained with; its
+    accuracy before fine-tuning says little until they are measured anew.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches
+        norm.train()
+    with torch.no_grad(), fast_arithmetic(fast):
+        for x, _ in batches(images, BATCH, count):
+            model(channels_last(x))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The layout in which convolutions run about 1.6 times faster on CPU."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def fast_arithmetic(wanted: bool) -> torch.autocast:
+    """bfloat16 where the processor multiplies it in hardware (measured: 3 times faster)."""
+    has_units = torch.cpu._is_amx_tile_supported()  # no public question exists yet
+    return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
+
+
+def _share_right(run: Callable[[Tensor], Tensor], images: Images, count: int | None) -> float:
+    right = seen = 0
+    for x, labels in batches(images, BATCH, count):
+        right += int((run(x).argmax(dim=1) == labels).sum())
+        seen += len(labels)
+    return right / seen

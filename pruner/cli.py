@@ -1,0 +1,257 @@
+"""The `pruner` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from lookup_tables.errors import ContractError
+from pruner import models
+from pruner.accuracy import accuracy, onnx_accuracy
+from pruner.data import load_data
+from pruner.errors import RunError, TraceError
+from pruner.export import export_onnx
+from pruner.filters import RANKINGS
+from pruner.finetune import Recipe, fine_tune
+from pruner.methods import METHODS
+from pruner.prune import load_run
+from pruner.prune import prune as run_prune
+from pruner.report import accuracy_rows, speed_rows
+from pruner.rewards import REWARDS
+from pruner.run_folder import RunFolder, Settings
+from pruner.trace import trace as trace_model
+from pruner.weights import load_weights, save_weights
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Find, train and export a smaller network that meets a latency budget, offline.",
+)
+console = Console(stderr=True)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help=f"{', '.join(models.MODELS)}, or file.py:factory.")
+]
+DataOption = Annotated[str, typer.Option("--data", help="digits, cifar10, imagenet or food101.")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
+SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on standard error, not a traceback."""
+    try:
+        app()
+    except ContractError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def trace(
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The network file to write.")],
+    weights: Annotated[Path | None, typer.Option(help="Checked against the model.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="C×H×W, such as 3x32x32; known for shipped models."),
+    ] = None,
+) -> None:
+    """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
+    built = models.build(model)
+    if weights is not None:
+        load_weights(built, weights)
+    network = trace_model(built, _shape(model, input_), models.short_name(model)).network
+    network.save(out)
+    print(
+        f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
+        f"{len(network.blocks)} removable blocks"
+    )
+
+
+@app.command()
+def train(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    data_dir: DataDirOption = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a model from scratch; continues where it was interrupted."""
+    if out.exists():
+        print(f"{out} exists already")
+        return
+    torch.manual_seed(seed)
+    built = models.build(model)
+    images = load_data(data, data_dir)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = out.with_suffix(".checkpoint.pt")
+    with _progress() as bar:
+        task = bar.add_task(f"training {model}", total=1, text="")
+        fine_tune(
+            built,
+            images.train,
+            Recipe(epochs=epochs, rate=rate, seed=seed),
+            checkpoint,
+            report=lambda step, total, text: bar.update(
+                task, completed=step, total=total, text=text
+            ),
+        )
+    save_weights(built, out)
+    checkpoint.unlink(missing_ok=True)
+    print(f"{out}: {accuracy(built, images.held_out):.2%} on held-out training images")
+
+
+@app.command()
+def prune(
+    model: ModelOption,
+    weights: Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")],
+    data: DataOption,
+    table: Annotated[Path, typer.Option(help="The latency table's folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an existing one is continued.")],
+    data_dir: DataDirOption = None,
+    speedup: Annotated[float | None, typer.Option(help="Budget: this much faster.")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Budget: at most this long.")] = None,
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
+    ranking: Annotated[str, typer.Option(help=", ".join(RANKINGS))] = "l1",
+    reward: Annotated[str, typer.Option(help=", ".join(REWARDS))] = "error_sensitivity",
+    episodes: Annotated[int, typer.Option(help="Architectures the search may score.")] = 300,
+    epochs: Annotated[int, typer.Option(help="Of fine-tuning.")] = 2,
+    distill: Annotated[float, typer.Option(help="Weight of the dense network's outputs.")] = 0.5,
+    seed: SeedOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Search, cut, fine-tune, export and check a smaller network within a latency budget."""
+    choices = {"--method": (method, METHODS), "--ranking": (ranking, RANKINGS)}
+    choices["--reward"] = (reward, REWARDS)
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise ContractError(f"{option} {value!r} is unknown; choose one of {', '.join(known)}")
+    try:
+        settings = Settings(
+            model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
+            data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
+            ranking=ranking, reward=reward, episodes=episodes, epochs=epochs, distill=distill,
+            seed=seed,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise ContractError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    try:
+        with _progress() as bar:
+            result = run_prune(settings, out, _Stages(bar))
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    _print_result(result, out, json_)
+
+
+@app.command()
+def evaluate(
+    data: DataOption,
+    data_dir: DataDirOption = None,
+    model: Annotated[str | None, typer.Option(help="A model, with --weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Or a finished run's folder.")] = None,
+    onnx: Annotated[bool, typer.Option(help="Also export, and evaluate the ONNX file.")] = True,
+    json_: JsonOption = False,
+) -> None:
+    """Accuracy on the test set, in PyTorch and after export to ONNX."""
+    if (run is None) is (model is None or weights is None):
+        raise RunError("give either --model with --weights, or --run")
+    images = load_data(data, data_dir)
+    if run is not None:
+        built, shape = load_run(run), images.shape
+    else:
+        built = models.build(model)
+        load_weights(built, weights)
+        shape = models.input_shape(model) or images.shape
+    built = built.to(memory_format=torch.channels_last)
+    answer = {"accuracy": accuracy(built, images.test), "test_images": len(images.test)}
+    if onnx:
+        folder = Path(run) if run else None
+        answer["onnx_accuracy"] = _onnx_accuracy(built, shape, images.test, folder)
+    if json_:
+        print(json.dumps(answer, indent=1))
+        return
+    print(f"{answer['accuracy']:.2%} of {answer['test_images']} test images")
+    if onnx:
+        print(f"{answer['onnx_accuracy']:.2%} after export to ONNX")
+
+
+def _onnx_accuracy(model, shape, images, folder: Path | None) -> float:
+    if folder is not None and RunFolder.open(folder).onnx.exists():
+        return onnx_accuracy(RunFolder.open(folder).onnx, images)
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(model, shape, path)
+        return onnx_accuracy(path, images)
+
+
+def _shape(model: str, text: str | None) -> tuple[int, int, int]:
+    known = models.input_shape(model)
+    if text is None:
+        if known is None:
+            raise TraceError(f"--input is needed for {model}, such as --input 3x32x32")
+        return known
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise TraceError(f"--input {text!r}: expected C×H×W, such as 3x32x32")
+    return tuple(int(part) for part in parts)
+
+
+class _Stages:
+    """Progress of a journey: one bar a step."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._tasks = bar, {}
+
+    def __call__(self, step: str, done: int, total: int, text: str) -> None:
+        if step not in self._tasks:
+            for task in self._tasks.values():
+                self._bar.update(task, completed=self._bar.tasks[task].total)
+            self._tasks[step] = self._bar.add_task(step, total=total, text=text)
+        self._bar.update(self._tasks[step], completed=done, total=total, text=text)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+    )
+
+
+def _print_result(result: dict, out: Path, json_: bool) -> None:
+    if json_:
+        print(json.dumps(result, indent=1))
+        return
+    settings = result["settings"]
+    screen = Console()
+    title = f"{settings['model']} on {result['device']['name']}, {settings['method']}"
+    for (heading, rows), name in ((speed_rows(result), title), (accuracy_rows(result), None)):
+        table = Table(*heading, title=name)
+        for row in rows:
+            table.add_row(*row)
+        screen.print(table)
+    if result["measured"] is None:
+        print(f"not measured: {result['not_measured_because']}")
+        print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")
+    print(f"{out}: model.onnx, model.safetensors, architecture.json, result.json, report.html")

@@ -1,0 +1,282 @@
+"""Data sets: a search sees training images and held-out training images, the test set waits.
+
+Small sets (CIFAR-10, digits) live in memory; ImageNet and Food-101 are read through torchvision
+from their standard folder layouts.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pruner.errors import DataError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Images(Protocol):
+    """Images that can be drawn in batches."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """(images (n, c, h, w) normalised, labels (n,)); with a seed, augmented by it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set's three parts. `held_out` is cut from the training images, never from the test."""
+
+    name: str
+    train: Images
+    held_out: Images
+    test: Images
+    classes: int
+    shape: tuple[int, int, int]
+
+
+def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Data:
+    """A data set by name: digits, cifar10, imagenet, food101. Raises DataError if it is missing.
+
+    `seed` chooses the held-out images; keep it within one experiment.
+    """
+    if name not in _LOADERS:
+        raise DataError(f"no data set is called {name!r}. Known: {', '.join(_LOADERS)}")
+    if name != "digits" and folder is None:
+        raise DataError(f"data set {name} needs --data-dir, the folder that holds it")
+    return _LOADERS[name](Path(folder) if folder is not None else None, seed)
+
+
+def batches(images: Images, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first `count` images (all by default) in order, without augmentation."""
+    count = len(images) if count is None else min(count, len(images))
+    for start in range(0, count, size):
+        yield images.batch(torch.arange(start, min(start + size, count)))
+
+
+# -- in memory -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images as (n, c, h, w) uint8 with labels (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shift: int  # augmentation: pixels of padding before a random crop
+    flip: bool
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        pixels = self.pixels[indices]
+        if seed is not None:
+            pixels = self._augment(pixels, torch.Generator().manual_seed(seed))
+        mean = torch.tensor(self.mean).view(1, -1, 1, 1)
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        return (pixels.float() / 255 - mean) / std, self.labels[indices]
+
+    def subset(self, indices: Tensor) -> InMemory:
+        return InMemory(
+            self.pixels[indices], self.labels[indices], self.mean, self.std, self.shift, self.flip
+        )
+
+    def _augment(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Random crop after padding, and random horizontal flip; one draw per image."""
+        n, _, height, width = pixels.shape
+        padded = torch.nn.functional.pad(pixels, [self.shift] * 4)
+        dy, dx = torch.randint(0, 2 * self.shift + 1, (2, n), generator=generator)
+        columns = dx[:, None] + torch.arange(width)
+        if self.flip:
+            flipped = torch.rand(n, generator=generator) < 0.5
+            columns = torch.where(flipped[:, None], columns.flip(1), columns)
+        rows = dy[:, None] + torch.arange(height)
+        each = torch.arange(n)[:, None, None]
+        # Advanced indexing moves the channel axis last.
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _split(images: InMemory, held_out: int, seed: int) -> tuple[InMemory, InMemory]:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[held_out:]), images.subset(order[:held_out])
+
+
+def _digits(folder: Path | None, seed: int) -> Data:
+    """scikit-learn's 1,797 handwritten digits of 8×8 pixels; 360 of them are the test set."""
+    from sklearn.datasets import load_digits  # only here: the demo's data
+
+    bunch = load_digits()
+    pixels = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    everything = InMemory(pixels, labels, (0.306,), (0.376,), shift=1, flip=False)
+    rest, test = _split(everything, 360, seed=0)  # the same test set whatever the seed
+    train, held_out = _split(rest, 300, seed)
+    return Data("digits", train, held_out, test, classes=10, shape=(1, 8, 8))
+
+
+def _cifar10(folder: Path, seed: int) -> Data:
+    """CIFAR-10 as torchvision downloads it, or as Parquet in the Hugging Face layout."""
+    if (folder / "cifar-10-batches-py").is_dir():
+        read = _read_cifar_batches
+    elif any(folder.rglob("train-*.parquet")):
+        read = _read_cifar_parquet
+    else:
+        raise DataError(
+            f"{folder} holds no CIFAR-10: neither cifar-10-batches-py/ nor train-*.parquet. Get it "
+            f"with: python -c \"import torchvision; torchvision.datasets.CIFAR10('{folder}', "
+            'download=True)", or download the Parquet files of the Hugging Face set `cifar10`'
+        )
+    train, held_out = _split(_cifar_images(*read(folder, "train")), 5000, seed)
+    test = _cifar_images(*read(folder, "test"))
+    return Data("cifar10", train, held_out, test, classes=10, shape=(3, 32, 32))
+
+
+def _cifar_images(pixels: np.ndarray, labels: np.ndarray) -> InMemory:
+    return InMemory(
+        torch.from_numpy(pixels),
+        torch.from_numpy(labels.astype(np.int64)),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        shift=4,
+        flip=True,
+    )
+
+
+def _read_cifar_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    files = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
+    pixels, labels = [], []
+    for name in files:
+        path = folder / "cifar-10-batches-py" / name
+        try:
+            with path.open("rb") as file:
+                content = pickle.load(file, encoding="latin1")  # torchvision's own format
+        except (FileNotFoundError, pickle.UnpicklingError, EOFError) as error:
+            raise DataError(
+                f"{path} is missing or broken ({error}); delete the folder and download it again"
+            ) from None
+        pixels.append(content["data"].reshape(-1, 3, 32, 32))
+        labels.append(content["labels"])
+    return np.concatenate(pixels), np.concatenate(labels)
+
+
+def _read_cifar_parquet(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    files = sorted(folder.rglob(f"{part}-*.parquet"))
+    if not files:
+        raise DataError(f"{folder} holds no {part}-*.parquet; download the whole set again")
+    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    missing = {"img", "label"} - set(frame.columns)
+    if missing:
+        raise DataError(
+            f"{files[0]} has no column {', '.join(sorted(missing))}; expected `img` and `label`"
+        )
+    pixels = np.stack([_decode(cell["bytes"]) for cell in frame["img"]])
+    return pixels.transpose(0, 3, 1, 2).copy(), frame["label"].to_numpy()
+
+
+def _decode(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+# -- from folders --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FromFolder:
+    """Some images of a torchvision data set, decoded when they are asked for."""
+
+    source: object  # a torchvision data set without transforms
+    indices: Tensor
+    plain: Callable
+    augment: Callable
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        chosen = self.indices[indices].tolist()
+        with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
+            pairs = list(pool.map(self._read, chosen))
+        transform = self.plain if seed is None else self.augment
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            images = torch.stack([transform(image) for image, _ in pairs])
+        return images, torch.tensor([label for _, label in pairs])
+
+    def _read(self, index: int):
+        image, label = self.source[index]
+        return image.convert("RGB"), label
+
+
+def _imagenet(folder: Path, seed: int) -> Data:
+    """ImageNet as train/ and val/ with one folder a class; val/ is the test set."""
+    from torchvision.datasets import ImageFolder
+
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise DataError(
+                f"{folder} holds no ImageNet: {part}/ is missing. Unpack ILSVRC2012 so that "
+                "train/ and val/ hold one folder per class (torchvision.datasets.ImageNet does it)"
+            )
+    return _from_folders(
+        "imagenet", ImageFolder(folder / "train"), ImageFolder(folder / "val"), seed
+    )
+
+
+def _food101(folder: Path, seed: int) -> Data:
+    """Food-101 as torchvision unpacks it."""
+    from torchvision.datasets import Food101
+
+    try:
+        train, test = (Food101(folder, split=split) for split in ("train", "test"))
+    except (RuntimeError, FileNotFoundError):
+        raise DataError(
+            f"{folder} holds no Food-101: food-101/ is missing or incomplete. Get it with: python "
+            f"-c \"import torchvision; torchvision.datasets.Food101('{folder}', download=True)\""
+        ) from None
+    return _from_folders("food101", train, test, seed)
+
+
+def _from_folders(name: str, train, test, seed: int) -> Data:
+    from torchvision.transforms import v2
+
+    to_tensor = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    ]
+    plain = v2.Compose([v2.Resize(256), v2.CenterCrop(224), *to_tensor])
+    augment = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *to_tensor])
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held_out = min(10_000, max(1, len(order) // 10))
+    return Data(
+        name,
+        FromFolder(train, order[held_out:], plain, augment),
+        FromFolder(train, order[:held_out], plain, plain),
+        FromFolder(test, torch.arange(len(test)), plain, plain),
+        classes=len(train.classes),
+        shape=(3, 224, 224),
+    )
+
+
+_LOADERS: dict[str, Callable[[Path | None, int], Data]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "imagenet": _imagenet,
+    "food101": _food101,
+}

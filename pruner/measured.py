@@ -1,0 +1,39 @@
+"""Measuring where the device is at hand: asks `latprof compare`, in a process of its own.
+
+The pruner never touches a device; the profiler knows how to time one and refuses another.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pruner.errors import RunError
+
+DEVICE_NOT_HERE = 3  # latprof's exit code
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """Why there is no measurement, in words for the report."""
+
+    reason: str
+
+
+def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotMeasured:
+    """Time two ONNX files alternately on the table's device.
+
+    Returns `latency_ms`, `dense_ms`, `speedup`, `speedup_low`, `speedup_high`; NotMeasured where
+    this machine is not that device. Raises RunError if the profiler fails otherwise.
+    """
+    command = [sys.executable, "-m", "latprof", "compare", str(dense), str(pruned)]
+    command += ["--table", str(table), "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode == DEVICE_NOT_HERE:
+        return NotMeasured(answer.stderr.strip())
+    if answer.returncode != 0:
+        raise RunError(f"`{' '.join(command[1:])}` failed: {answer.stderr.strip()[-500:]}")
+    return json.loads(answer.stdout)

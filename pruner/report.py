@@ -1,0 +1,99 @@
+"""The run's report: one HTML file without anything from outside."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child, td:first-child { text-align: left; }
+.bar { display: inline-block; height: .7em; background: #4a8; }
+.was { background: #8886; }
+.scroll { overflow-x: auto; }
+"""
+
+
+def write_report(
+    path: Path, result: dict, latency: LatencyModel, architecture: Architecture
+) -> None:
+    """Write report.html: asked, predicted and measured, accuracy, and where the time went."""
+    title = f"{result['settings']['model']} on {result['device']['name']}"
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        _table(*speed_rows(result)),
+        _table(*accuracy_rows(result)),
+        "<h2>Layer by layer</h2>",
+        _layers(latency, architecture),
+        "<h2>How it was made</h2>",
+        _table(["setting", "value"], [[k, str(v)] for k, v in result["settings"].items()]),
+        f"<p>commit {html.escape(str(result['commit']))}</p>",
+    ]
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+    body = "\n".join(parts)
+    path.write_text(
+        f"<!doctype html><html lang='en'><head>{head}<title>{html.escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body>{body}</body></html>\n"
+    )
+
+
+def speed_rows(result: dict) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the speed table: asked, predicted, measured."""
+    rows = []
+    for name in ("asked", "predicted", "measured"):
+        entry = result[name]
+        if entry is None:
+            rows.append([name, "not here", "", ""])
+            continue
+        spread = ""
+        if name == "predicted":
+            spread = f"{entry['low_ms']:.3f} … {entry['high_ms']:.3f} ms"
+        elif name == "measured":
+            spread = f"{entry['speedup_low']:.2f} … {entry['speedup_high']:.2f}×"
+        rows.append([name, f"{entry['speedup']:.2f}×", f"{entry['latency_ms']:.3f} ms", spread])
+    return ["", "speedup", "latency", "interval"], rows
+
+
+def accuracy_rows(result: dict) -> tuple[list[str], list[list[str]]]:
+    """Heading and row of the accuracy table, on the test set."""
+    accuracy = result["accuracy"]
+    heading = ["test accuracy", "dense", "pruned", "fine-tuned", "exported"]
+    names = ("dense", "pruned", "fine_tuned", "exported")
+    return heading, [["", *(f"{accuracy[name]:.2%}" for name in names)]]
+
+
+def _layers(latency: LatencyModel, architecture: Architecture) -> str:
+    dense = {layer.name: layer for layer in latency.layers(latency.network.dense)}
+    now = {layer.name: layer for layer in latency.layers(architecture)}
+    longest = max(layer.seconds for layer in dense.values())
+    rows = []
+    for name, before in dense.items():
+        after = now.get(name)
+        bars = "".join(
+            f"<span class='bar {kind}' style='width:{100 * s / longest:.1f}px'></span><br>"
+            for kind, s in (("was", before.seconds), ("", after.seconds if after else 0.0))
+        )
+        shape = f"{after.spec.in_channels} → {after.spec.out_channels}" if after else "removed"
+        was = f"{before.spec.in_channels} → {before.spec.out_channels}"
+        spent = f"{after.seconds * 1e6:.0f}" if after else "0"
+        cells = [html.escape(name), was, shape, f"{before.seconds * 1e6:.0f}", spent, bars]
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    heading = ["layer", "dense", "pruned", "dense µs", "pruned µs", "grey: dense, green: pruned"]
+    return _rows(heading, rows)
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    return _rows(heading, cells)
+
+
+def _rows(heading: list[str], rows: list[str]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<div class='scroll'><table><tr>{head}</tr>{body}</table></div>"

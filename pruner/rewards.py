@@ -1,0 +1,57 @@
+"""Rewards: what the agent is told about one finished architecture.
+
+LAP combines accuracy error and latency sensitivity; its formula could not be found, so several
+are offered. All are given once, at the episode's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished architecture as the agent's feedback sees it."""
+
+    accuracy: float
+    latency_s: float
+    budget_s: float
+    kept: np.ndarray  # (groups,) share of each group's channels that stays
+    sensitivity: np.ndarray  # (groups,) LS_l
+
+
+Reward = Callable[[Outcome], float]
+SENSITIVITY_WEIGHT = 0.1  # λ: a tenth of a point of error for each point of sensitive channels
+LATENCY_EXPONENT = -0.07  # MnasNet, arXiv 1807.11626, equation 2
+
+
+def error(outcome: Outcome) -> float:
+    """−error (AMC, arXiv 1802.03494, section 3.3: the budget is met by construction)."""
+    return outcome.accuracy - 1.0
+
+
+def error_log_latency(outcome: Outcome) -> float:
+    """−error · log(T), T in microseconds (AMC, equation 4, with seconds in place of FLOPs)."""
+    return (outcome.accuracy - 1.0) * float(np.log(outcome.latency_s * 1e6))
+
+
+def error_sensitivity(outcome: Outcome) -> float:
+    """−error − λ · Σ LS_l · kept_l / Σ LS_l: sensitive groups that stay wide must pay their way."""
+    weights = outcome.sensitivity / max(outcome.sensitivity.sum(), 1e-12)
+    return outcome.accuracy - 1.0 - SENSITIVITY_WEIGHT * float(weights @ outcome.kept)
+
+
+def accuracy_latency(outcome: Outcome) -> float:
+    """accuracy · (T / budget)^w."""
+    return outcome.accuracy * (outcome.latency_s / outcome.budget_s) ** LATENCY_EXPONENT
+
+
+REWARDS: dict[str, Reward] = {
+    "error": error,
+    "error_log_latency": error_log_latency,
+    "error_sensitivity": error_sensitivity,
+    "accuracy_latency": accuracy_latency,
+}

@@ -1,0 +1,107 @@
+"""A run's folder: its settings, and which steps are done. A step is done when its file is there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pruner.errors import RunError
+
+
+class Settings(BaseModel):
+    """Everything that decides a run's result. Exactly one of speedup and latency_ms is set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    weights: str
+    data: str
+    data_dir: str | None = None
+    table: str
+    speedup: float | None = None
+    latency_ms: float | None = None
+    method: str = "lap"
+    ranking: str = "l1"
+    reward: str = "error_sensitivity"
+    episodes: int = 300
+    epochs: int = 2
+    distill: float = 0.5
+    seed: int = 0
+    score_images: int = 1500  # held-out images that score a candidate
+    recalibration_images: int = 1000
+
+    @model_validator(mode="after")
+    def _has_one_budget(self):
+        if (self.speedup is None) is (self.latency_ms is None):
+            raise ValueError("give exactly one of --speedup and --latency-ms")
+        for name in ("speedup", "latency_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        return self
+
+
+class RunFolder:
+    """Paths of a run's files, and the settings it was begun with."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+        self.search_log = path / "search.jsonl"
+        self.architecture = path / "architecture.json"
+        self.checkpoint = path / "checkpoint.pt"
+        self.weights = path / "model.safetensors"
+        self.onnx = path / "model.onnx"
+        self.dense_onnx = path / "dense.onnx"
+        self.measured = path / "measured.json"
+        self.result = path / "result.json"
+        self.report = path / "report.html"
+
+    @classmethod
+    def begin(cls, path: str | Path, settings: Settings) -> RunFolder:
+        """A new run, or the one begun there with the same settings; raises RunError."""
+        path = Path(path)
+        file = path / "settings.json"
+        if file.exists():
+            before = cls.open(path).settings
+            _require_same(path, before, settings)
+            return cls(path, before)
+        if path.exists() and any(path.iterdir()):
+            raise RunError(f"{path} is not empty and is no run; choose another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(file, settings.model_dump())
+        return cls(path, settings)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run; raises RunError."""
+        path = Path(path)
+        try:
+            return cls(path, Settings.model_validate_json((path / "settings.json").read_text()))
+        except FileNotFoundError:
+            raise RunError(f"{path} is no run folder: settings.json is missing") from None
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise RunError(f"{path}/settings.json: {detail['loc']}: {detail['msg']}") from None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def _require_same(path: Path, before: Settings, now: Settings) -> None:
+    differing = [
+        f"{name} was {old!r}, now {new!r}"
+        for name, old in before.model_dump().items()
+        if (new := getattr(now, name)) != old and name not in ("data_dir", "table")
+    ]
+    if differing:
+        raise RunError(
+            f"{path} was begun with other settings: {'; '.join(differing)}. "
+            "Continue with the same ones, or choose another --out"
+        )

@@ -1,0 +1,100 @@
+"""Task: what a search may ask, and the log that makes it resumable.
+
+A search is a function of a task and a seed. It asks for scores; every answer is written down
+before it is used. A search that was interrupted starts again from its seed and finds its former
+answers in the log, so it arrives where it stopped without data, and then goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture, Network
+from pruner.errors import RunError
+
+
+@dataclass
+class Task:
+    """One pruning problem: a network, its latency model, a budget, and a score for candidates."""
+
+    network: Network
+    latency: LatencyModel
+    budget_s: float
+    score: Callable[[Architecture], float]  # accuracy on held-out training images
+
+
+@dataclass
+class SearchLog:
+    """Scores asked so far, one JSON line each: {"architecture", "accuracy", "latency_s"}."""
+
+    path: Path
+    evaluate: Callable[[Architecture], float]
+    latency: LatencyModel
+    report: Callable[[SearchLog], None] = lambda log: None
+    scores: dict[str, float] = field(default_factory=dict)
+    asked: int = 0  # how often this process asked, known answers included
+    best: tuple[float, Architecture] | None = None
+
+    def __post_init__(self) -> None:
+        for line in _complete_lines(self.path):
+            row = self._parse(line)
+            self.scores[_key(Architecture(**row["architecture"]))] = row["accuracy"]
+
+    def score(self, architecture: Architecture) -> float:
+        """The logged accuracy of an architecture, or a new evaluation, logged."""
+        key = _key(architecture)
+        if key not in self.scores:
+            start_s = time.perf_counter()
+            accuracy = self.evaluate(architecture)
+            self._append(architecture, accuracy, time.perf_counter() - start_s)
+            self.scores[key] = accuracy
+        self.asked += 1
+        if self.best is None or self.scores[key] > self.best[0]:
+            self.best = (self.scores[key], architecture)
+        self.report(self)
+        return self.scores[key]
+
+    def ranked(self) -> list[tuple[float, Architecture]]:
+        """Everything scored so far, best first; ties in the order they were found."""
+        pairs = [(a, Architecture.model_validate_json(key)) for key, a in self.scores.items()]
+        return sorted(pairs, key=lambda pair: -pair[0])
+
+    def _append(self, architecture: Architecture, accuracy: float, seconds: float) -> None:
+        row = {
+            "architecture": architecture.model_dump(exclude_defaults=True),
+            "accuracy": accuracy,
+            "latency_s": self.latency.latency_s(architecture),
+            "evaluation_s": seconds,
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _parse(self, line: str) -> dict:
+        try:
+            row = json.loads(line)
+            return {"architecture": row["architecture"], "accuracy": float(row["accuracy"])}
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{self.path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
+            ) from None
+
+
+def _key(architecture: Architecture) -> str:
+    return architecture.model_dump_json()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """The log's lines; an incomplete last one, left by a killed search, is cut off the file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return data[:end].decode().splitlines()

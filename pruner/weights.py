@@ -1,0 +1,75 @@
+"""Weights from published checkpoints and from our own safetensors files."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pruner.errors import ModelError
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a model from a .safetensors, .th, .pt or .pth file.
+
+    Raises ModelError if the file is missing, broken or of another model.
+
+    PyTorch files may hold a state dict or a dictionary with one under `state_dict`; a leading
+    `module.` is dropped. Half-precision weights are widened.
+    """
+    state = _read(Path(path))
+    own = model.state_dict()
+    optional = getattr(model, "absent_from_checkpoints", None)
+    missing = [
+        name
+        for name in own
+        if name not in state
+        and not name.endswith("num_batches_tracked")
+        and not (optional and name.endswith(optional))
+    ]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    for what, names in (
+        ("misses", missing), ("has the unknown", unexpected), ("has other shapes:", misshapen)
+    ):  # fmt: skip
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ModelError(
+                f"{path} does not fit {type(model).__name__}: it {what} "
+                f"{', '.join(names[:3])}{more}. "
+                "Check that --model names the network these weights were trained for"
+            )
+    model.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in state.items()})
+
+
+def save_weights(model: nn.Module, path: str | Path, half: bool = False) -> None:
+    """Write a safetensors file; `half` stores floats as fp16."""
+    state = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(state, path)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}: not a readable weights file ({first})") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path}: expected a state dict, found {type(state).__name__}")
+    return {name.removeprefix("module."): value for name, value in state.items()}
