@@ -22,7 +22,6 @@ from latprof.onnx_model import build
 from latprof.profile import architectures
 from latprof.profile import profile as run_profile
 from latprof.validate import validate as run_validate
-from lookup_tables.device import Device
 from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
@@ -132,20 +131,24 @@ def profile(
     if dry_run:
         _print_plan(loaded, levels, samples, seed, budget_s, folder)
         return
-    with _progress() as bar:
-        task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
-        result = run_profile(
-            loaded,
-            target,
-            folder,
-            levels=levels,
-            samples=samples,
-            budget_s=budget_s,
-            seed=seed,
-            report=lambda done, total, text: bar.update(
-                task, completed=done, total=total, text=text
-            ),
-        )
+    try:
+        with _progress() as bar:
+            task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
+            result = run_profile(
+                loaded,
+                target,
+                folder,
+                levels=levels,
+                samples=samples,
+                budget_s=budget_s,
+                seed=seed,
+                report=lambda done, total, text: bar.update(
+                    task, completed=done, total=total, text=text
+                ),
+            )
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
     _print_validation(loaded.name, folder, result, json_)
 
 
@@ -158,9 +161,7 @@ def validate(
     json_: JsonOption = False,
 ) -> None:
     """Measure unseen architectures and report the table's error; changes nothing."""
-    opened = LatencyTable.open(table)
-    device = this_device("cpu", opened.device.threads, opened.device.batch)
-    device.require(opened.device, f"table {table}")
+    opened = _open_here(table)
     loaded = Network.load(network)
     with _progress() as bar:
         task = bar.add_task(f"validating {loaded.name}", total=samples, text="")
@@ -236,11 +237,7 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
-    if table is not None:
-        wanted = LatencyTable.open(table).device
-        device = _here(wanted)
-    else:
-        device = this_device("cpu", threads)
+    device = _open_here(table).device if table else this_device("cpu", threads)
     result = compare_files(dense, pruned, device)
     answer = {
         "latency_ms": result.latency_s * 1e3,
@@ -267,16 +264,14 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def _here(wanted: Device) -> Device:
-    """This machine as the wanted device; raises DeviceMismatch or DeviceNotHere."""
-    if wanted.kind != "cpu":
-        this_device(wanted.name)
-    device = this_device("cpu", wanted.threads, wanted.batch, wanted.precision)
-    differences = wanted.differences(device)
-    if differences:
-        detail = "; ".join(f"{k}: table {a}, here {b}" for k, (a, b) in differences.items())
-        raise DeviceMismatch(f"this machine is not the table's device {wanted.name} ({detail})")
-    return device
+def _open_here(folder: Path) -> LatencyTable:
+    """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
+    table = LatencyTable.open(folder)
+    wanted = table.device
+    asked = "cpu" if wanted.kind == "cpu" else wanted.name
+    device = this_device(asked, wanted.threads, wanted.batch, wanted.precision)
+    device.require(wanted, f"table {folder} ({wanted.name})")
+    return table
 
 
 def _progress() -> Progress:

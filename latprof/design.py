@@ -118,8 +118,11 @@ def _neighbours(network: Network) -> dict[str, set[str]]:
 
 
 def _width(group: ChannelGroup, level: int, levels: int) -> int:
-    """A group with fewer widths than levels repeats them."""
-    return group.choices[level * len(group.choices) // levels]
+    """A group with fewer widths than levels repeats them; of more it skips inner ones."""
+    count = len(group.choices)
+    if count <= levels:
+        return group.choices[level * count // levels]
+    return group.choices[round(level * (count - 1) / (levels - 1))]
 
 
 def _random(network: Network, rng: np.random.Generator, remove: bool) -> Architecture:

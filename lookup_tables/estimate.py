@@ -95,8 +95,8 @@ class LatencyModel:
         self._where = str(table.path(network.name))
         # The quiet level of the machine; a few percent of runs are always faster than usual.
         self.dense_s = float(np.percentile([run.dense_s for run in runs], 20))
-        self._shares, nodes = _layer_shares(runs)
-        self.calibration = _calibrate(runs, self._shares, nodes, self.dense_s)
+        self.shares, nodes = _layer_shares(runs)
+        self.calibration = _calibrate(runs, self.shares, nodes, self.dense_s)
         self._surfaces = self._build_surfaces(nodes)
         unseen = table.settled_runs(network, "unseen")
         self.interval_90 = self._interval(unseen, runs)
@@ -202,7 +202,7 @@ class LatencyModel:
             geometry = self.network.geometry[layer.name]
             in_widths = np.broadcast_to(geometry.in_form(widths), shape)
             out_widths = np.broadcast_to(geometry.out_form(widths), shape)
-            spec = self.network._spec(layer, self.network.widths(self.network.dense), 1.0)
+            spec = self.network.spec(layer, self.network.widths(self.network.dense))
             seconds, interpolated = self._surface(spec)(in_widths, out_widths)
             total += seconds
             of_which += np.where(interpolated, seconds, 0.0)
@@ -257,7 +257,7 @@ class LatencyModel:
 
     def _build_surfaces(self, nodes: dict[LayerSpec, float]) -> dict[tuple, Surface]:
         points: dict[tuple, dict] = {}
-        for spec, share in self._shares.items():
+        for spec, share in self.shares.items():
             calibrated = self.calibration.a * share + self.calibration.c * nodes[spec]
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
             points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = seconds
@@ -292,8 +292,7 @@ class LatencyModel:
     def _not_measured(self, spec: LayerSpec) -> NotMeasured:
         surface = self._surfaces.get(spec.family)
         measured = (
-            f"measured are {surface._in[0]} … {surface._in[-1]} → "
-            f"{surface._out[0]} … {surface._out[-1]} channels"
+            f"measured are {surface.measured_range} channels"
             if surface
             else "no layer of this kind was"
         )

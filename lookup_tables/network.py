@@ -328,11 +328,12 @@ class Network(_Frozen):
         self.check(architecture)
         widths = self.widths(architecture)
         return [
-            (layer, self._spec(layer, widths, architecture.density.get(layer.name, 1.0)))
+            (layer, self.spec(layer, widths, architecture.density.get(layer.name, 1.0)))
             for layer in self.kept_layers(architecture)
         ]
 
-    def _spec(self, layer: Layer, widths: dict[str, int], density: float) -> LayerSpec:
+    def spec(self, layer: Layer, widths: dict[str, int], density: float = 1.0) -> LayerSpec:
+        """One layer's shape at the given widths of all groups."""
         geometry = self.geometry[layer.name]
         return LayerSpec(
             kind=layer.kind,

@@ -40,6 +40,11 @@ class Surface:
         interpolated = ~self._is_measured(x, y)
         return values.reshape(shape), interpolated.reshape(shape)
 
+    @property
+    def measured_range(self) -> str:
+        """The widths between which there are answers, in words."""
+        return f"{self._in[0]} … {self._in[-1]} → {self._out[0]} … {self._out[-1]}"
+
     def interpolation_errors(self) -> list[float]:
         """Relative errors made at inner measured points when their neighbours must answer."""
         errors = []
