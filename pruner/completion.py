@@ -10,6 +10,7 @@ and the budget still holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -65,6 +66,28 @@ class Completion:
         """Which widths of the next group can still meet the budget: (choices,) booleans."""
         return self.cheapest_s(positions) <= budget_s * (1 + 1e-9)
 
+    def spend(self, positions: list[int], budget_s: float) -> list[int]:
+        """Widen a finished architecture until nothing more fits: what is left of a budget is free.
+
+        Each step widens the group whose next width costs the fewest seconds per share of it.
+        """
+        positions = list(positions)
+        full = np.array([menu[-1] for menu in self.menus])
+        while True:
+            open_ = [i for i, menu in enumerate(self.menus) if positions[i] + 1 < len(menu)]
+            now = np.array([menu[p] for menu, p in zip(self.menus, positions, strict=True)])
+            wider = np.repeat(now[None], len(open_) + 1, axis=0)  # the last row stays as it is
+            for row, group in enumerate(open_):
+                wider[row, group] = self.menus[group][positions[group] + 1]
+            latency_s = self.model.predict(wider).latency_s
+            shares = (wider - now).sum(axis=1)[:-1] / full[open_]
+            price = np.where(
+                latency_s[:-1] <= budget_s, (latency_s[:-1] - latency_s[-1]) / shares, np.inf
+            )
+            if not open_ or np.isinf(price.min()):
+                return positions
+            positions[open_[int(price.argmin())]] += 1
+
     def fastest(self) -> Architecture:
         """The fastest architecture on the menu."""
         positions: list[int] = []
@@ -78,19 +101,28 @@ class Completion:
             widths={n: m[p] for n, m, p in zip(names, self.menus, positions, strict=True)}
         )
 
-    def require(self, budget_s: float) -> None:
-        """Raise BudgetError if no architecture on the menu meets the budget."""
+    def require(
+        self, budget_s: float, score: Callable[[Architecture], float] | None = None
+    ) -> None:
+        """Raise BudgetError if no architecture on the menu meets the budget.
+
+        The error names the fastest one and its price: what it keeps and, with a `score`, its
+        accuracy before fine-tuning.
+        """
         fastest = self.fastest()
         fastest_s = self.model.latency_s(fastest)
         if fastest_s <= budget_s:
             return
         network, dense_s = self.model.network, self.model.dense_s
         kept = network.macs(network.widths(fastest)) / network.macs(network.widths(network.dense))
+        price = f"it keeps {kept:.1%} of the multiply-accumulates"
+        if score is not None:
+            price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
         raise BudgetError(
             f"no architecture of {network.name} takes {budget_s * 1e3:.3f} ms "
             f"({dense_s / budget_s:.2f}×) on {self.model.device.name}. The fastest on the menu "
             f"takes {fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), and its price is high: "
-            f"it keeps {kept:.1%} of the multiply-accumulates. Ask for less"
+            f"{price}. Ask for less"
         )
 
     def _bound(self, positions: list[int]) -> float:

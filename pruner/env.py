@@ -2,7 +2,7 @@
 
 The latency comes from the table, so an episode costs one accuracy evaluation and no device. The
 budget is met by construction: a step offers only widths that some completion of the network can
-still afford.
+still afford. What a finished walk leaves of the budget is spent before it is scored.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class PruningEnv(gym.Env):
         self._previous = self.completion.menus[group][self._positions[-1]] / self.full[group]
         if len(self._positions) < len(self.full):
             return self._state(), 0.0, False, False, {}
-        architecture = self.completion.architecture(self._positions)
+        positions = self.completion.spend(self._positions, self.task.budget_s)
+        architecture = self.completion.architecture(positions)
         outcome = self._outcome(architecture)
         info = {"architecture": architecture, "accuracy": outcome.accuracy}
         return self._state(), self.reward(outcome), True, False, info

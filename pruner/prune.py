@@ -22,6 +22,7 @@ from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
+from pruner.completion import Completion
 from pruner.data import Data, load_data
 from pruner.errors import ModelError
 from pruner.export import export_onnx
@@ -46,10 +47,15 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     Raises BudgetError, TableError, ModelError, TraceError, DataError or RunError.
     """
     journey = Journey(settings, report)
-    journey.latency, journey.budget_s  # noqa: B018 - a wrong table or budget fails before a folder exists
-    run = RunFolder.begin(out, settings)
-    architecture = search(journey, run)
-    model = tune(journey, run, architecture)
+    # Before a folder exists: a wrong table, model or budget leaves nothing behind.
+    Completion(journey.latency).require(journey.budget_s, journey.score)
+    _ = journey.data
+    origin = {"versions": versions(), "commit": commit()}
+    run = RunFolder.begin(out, settings, origin)
+    with run.timed("search"):
+        architecture = search(journey, run)
+    with run.timed("fine_tune"):
+        model = tune(journey, run, architecture)
     difference = export(journey, run, model)
     measured = measure(journey, run)
     return summarise(journey, run, architecture, model, measured, difference)
@@ -231,11 +237,11 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         },
         "parameters": {"dense": _count(journey.dense), "pruned": _count(model)},
         "export_difference": difference,
+        "seconds": run.seconds_spent(),
         "device": latency.device.model_dump(exclude_none=True),
         "settings": run.settings.model_dump(),
         "seed": run.settings.seed,
-        "versions": versions(),
-        "commit": commit(),
+        **run.origin(),
     }
     write_json(run.result, result)
     write_report(run.report, result, latency, architecture)
@@ -248,8 +254,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, None where the package was installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of this checkout, `-dirty` if files differ; None where there is no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    command += ["--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:  # no git here

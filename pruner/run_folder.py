@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -56,12 +59,16 @@ class RunFolder:
         self.onnx = path / "model.onnx"
         self.dense_onnx = path / "dense.onnx"
         self.measured = path / "measured.json"
+        self.seconds = path / "seconds.json"
         self.result = path / "result.json"
         self.report = path / "report.html"
 
     @classmethod
-    def begin(cls, path: str | Path, settings: Settings) -> RunFolder:
-        """A new run, or the one begun there with the same settings; raises RunError."""
+    def begin(cls, path: str | Path, settings: Settings, origin: dict) -> RunFolder:
+        """A new run, or the one begun there with the same settings; raises RunError.
+
+        `origin` (versions, commit) is written down for a new run and kept for an old one.
+        """
         path = Path(path)
         file = path / "settings.json"
         if file.exists():
@@ -71,8 +78,28 @@ class RunFolder:
         if path.exists() and any(path.iterdir()):
             raise RunError(f"{path} is not empty and is no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "origin.json", origin)
         write_json(file, settings.model_dump())
         return cls(path, settings)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the seconds spent inside to the step's total, interrupted sessions included."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.seconds_spent()
+            spent[step] = spent.get(step, 0.0) + time.perf_counter() - start_s
+            write_json(self.seconds, spent)
+
+    def origin(self) -> dict:
+        """What the run was begun with: versions and commit."""
+        return json.loads((self.path / "origin.json").read_text())
+
+    def seconds_spent(self) -> dict[str, float]:
+        """Step → seconds so far."""
+        return json.loads(self.seconds.read_text()) if self.seconds.exists() else {}
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -12,7 +12,7 @@ from pruner.task import Task
 def search_uniform(task: Task, settings: SearchSettings) -> None:
     """The widest uniform share of every group that meets the budget; one evaluation."""
     completion = Completion(task.latency)
-    completion.require(task.budget_s)
+    completion.require(task.budget_s, task.score)
     shares = sorted({width / menu[-1] for menu in completion.menus for width in menu}, reverse=True)
     for share in shares:
         architecture = completion.architecture(
@@ -26,13 +26,16 @@ def search_uniform(task: Task, settings: SearchSettings) -> None:
 
 
 def search_randomly(task: Task, settings: SearchSettings) -> None:
-    """Random widths within the budget: each group in turn, among those it still allows."""
+    """Random widths within the budget: each group in turn, among those it still allows.
+
+    What is left of the budget is spent as the agent's is.
+    """
     completion = Completion(task.latency)
-    completion.require(task.budget_s)
+    completion.require(task.budget_s, task.score)
     rng = np.random.default_rng(settings.seed)
     for _ in range(settings.episodes):
         positions: list[int] = []
         for _ in completion.menus:
             allowed = np.flatnonzero(completion.allowed(positions, task.budget_s))
             positions.append(int(rng.choice(allowed)))
-        task.score(completion.architecture(positions))
+        task.score(completion.architecture(completion.spend(positions, task.budget_s)))

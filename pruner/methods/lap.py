@@ -31,13 +31,13 @@ ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
 WARM_UP_EPISODES = 100
 NOISE, NOISE_DECAY = 0.5, 0.95
 BASELINE_DECAY = 0.95
-PRIOR_SPREAD = 0.25
+PRIOR_LEVEL, PRIOR_FALL, PRIOR_SPREAD = (0.3, 1.0), 0.2, 0.25
 
 
 def search_lap(task: Task, settings: SearchSettings) -> None:
     """Run the agent for `settings.episodes` episodes; raises BudgetError."""
     completion = Completion(task.latency)
-    completion.require(task.budget_s)
+    completion.require(task.budget_s, task.score)
     env = PruningEnv(task, completion, REWARDS[settings.reward])
     steps = len(completion.menus)
     warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
@@ -91,7 +91,7 @@ class _Agent(DDPG):
     def _sample_action(self, learning_starts, action_noise=None, n_envs=1):
         rng = np.random.default_rng([self.seed or 0, self.num_timesteps])
         if self.num_timesteps < learning_starts:
-            centre, spread = self._prior_centre(rng), PRIOR_SPREAD
+            centre, spread = self._prior_centre(), PRIOR_SPREAD
         else:
             (centre,), _ = self.predict(self._last_obs, deterministic=True)
             steps = len(self.prior.full)
@@ -100,10 +100,14 @@ class _Agent(DDPG):
         action = np.array([[share]], dtype=np.float32)
         return action, self.policy.scale_action(action)
 
-    def _prior_centre(self, rng: np.random.Generator) -> float:
-        """The share to explore around falls with latency sensitivity: cut where it buys time."""
-        level = 0.35 + 0.6 * rng.random()
-        return level * (1.0 - 0.5 * self.prior.sensitivity[self.prior.group])
+    def _prior_centre(self) -> float:
+        """The share to explore around falls with latency sensitivity: cut where it buys time.
+
+        Its level is drawn once an episode, so that episodes differ as wholes.
+        """
+        episode = self.num_timesteps // len(self.prior.full)
+        level = np.random.default_rng([self.seed or 0, episode, 1]).uniform(*PRIOR_LEVEL)
+        return level * (1.0 - PRIOR_FALL * self.prior.sensitivity[self.prior.group])
 
 
 def _truncated_normal(centre: float, spread: float, rng: np.random.Generator) -> float:
