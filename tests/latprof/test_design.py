@@ -1,0 +1,74 @@
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from latprof.design import LEVELS, design, field, unseen
+from lookup_tables.network import Network, network_names
+from tests.toys import chain
+
+
+@pytest.mark.parametrize("order", LEVELS)
+def test_every_field_is_a_field(order):
+    multiply, add = field(order)
+    elements = set(range(order))
+    for a in range(order):
+        assert set(add[a]) == elements
+        if a:
+            assert set(multiply[a]) == elements
+    for a, b, c in product(range(order), repeat=3):
+        assert multiply[a, add[b, c]] == add[multiply[a, b], multiply[a, c]]
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_every_pair_of_widths_of_every_layer_is_run(name):
+    network = Network.load(name)
+    runs = design(network, 8, seed=3)
+    for layer in network.layers:
+        geometry = network.geometry[layer.name]
+        groups = sorted({g for g, _ in (*geometry.in_form.factors, *geometry.out_form.factors)})
+        seen = {tuple(run.widths[g] for g in groups) for run in runs}
+        assert seen == set(product(*(network.group[g].choices for g in groups)))
+
+
+@given(st.sampled_from(LEVELS[:5]), st.integers(0, 20))
+def test_any_number_of_levels_gives_its_square_of_runs(levels, seed):
+    runs = design(chain(16, 16, 16, 8), levels, seed)
+    assert len(runs) == levels**2
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_the_narrowest_and_the_full_width_are_always_run(levels):
+    network = Network.load("resnet20")
+    runs = design(network, levels, seed=0)
+    for group in network.groups:
+        widths = {run.widths[group.name] for run in runs}
+        assert {group.choices[0], group.width} <= widths
+
+
+def test_the_same_seed_gives_the_same_runs():
+    network = Network.load("resnet20")
+    assert design(network, 8, 1) == design(network, 8, 1)
+    assert design(network, 8, 1) != design(network, 8, 2)
+
+
+def test_a_number_of_levels_without_a_field_is_refused():
+    with pytest.raises(ValueError, match="6 levels: choose one of 2, 3, 4"):
+        design(chain(8, 8), 6, 0)
+
+
+def test_unseen_architectures_are_new_and_differ():
+    network = Network.load("resnet20")
+    known = design(network, 8, 0)
+    tests = unseen(network, 40, 0, exclude=known)
+    texts = {a.model_dump_json() for a in tests}
+    assert len(texts) == 40
+    assert not texts & {a.model_dump_json() for a in known}
+    assert np.mean([bool(a.removed) for a in tests]) == pytest.approx(0.25, abs=0.1)
+
+
+def test_a_network_with_few_architectures_gives_fewer_unseen_ones():
+    network = chain(8, 8)  # one group of three widths
+    assert len(unseen(network, 40, 0)) == 3

@@ -1,0 +1,134 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookup_tables.errors import TableError
+from lookup_tables.table import LatencyTable, Run
+from tests.toys import DEVICE, chain, synthetic_table
+
+NETWORK = chain(8, 16, 8, 8)
+
+
+@pytest.fixture
+def table(tmp_path):
+    return synthetic_table(tmp_path / "table", NETWORK, levels=3, samples=3)
+
+
+def edit(table: LatencyTable, line: int, change) -> None:
+    """Rewrite one line (from 1) of a table's file, as a careless hand would."""
+    path = table.path("chain")
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[line - 1])
+    change(row)
+    lines[line - 1] = json.dumps(row)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_rows_survive_being_written_and_read(table):
+    written = table.rows("chain")
+    assert LatencyTable.open(table.folder).rows("chain") == written
+    assert sum(isinstance(row, Run) for row in written) == 12
+
+
+@pytest.mark.parametrize("value", [-1e-5, 0, float("nan"), float("inf")])
+def test_a_layer_time_that_is_no_time_is_refused_naming_the_line(table, value):
+    edit(table, 3, lambda row: row["layers"][0].update(seconds=value))
+    with pytest.raises(TableError, match=r"line 3: layers\.0\.seconds: Input should be"):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+@pytest.mark.parametrize("field", ["dense_s", "whole_s", "ratio"])
+def test_a_whole_network_time_of_zero_is_refused(table, field):
+    edit(table, 4, lambda row: row.update({field: 0}))
+    with pytest.raises(TableError, match=f"line 4: {field}: .* greater than 0, found 0"):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+def test_a_duplicate_run_is_refused_naming_both_lines(table):
+    path = table.path("chain")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[2]]) + "\n")
+    with pytest.raises(
+        TableError, match="line 14: design run 1, attempt 0 is a duplicate of line 3"
+    ):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+def test_a_newer_format_is_refused(table):
+    edit(table, 1, lambda row: row.update(format=2))
+    with pytest.raises(TableError, match="format 2 is newer than the 1"):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+def test_an_unknown_field_is_refused(table):
+    edit(table, 2, lambda row: row.update(seconds_total=1.0))
+    with pytest.raises(TableError, match="line 2: seconds_total"):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+def test_a_file_that_does_not_begin_with_its_plan_is_refused(table):
+    path = table.path("chain")
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(TableError, match="line 1: expected the plan"):
+        LatencyTable.open(table.folder).rows("chain")
+
+
+def test_a_missing_network_names_those_that_are_there(table):
+    with pytest.raises(TableError, match=r"no network 'vgg' \(it holds: chain\).*latprof profile"):
+        table.rows("vgg")
+
+
+def test_a_table_of_another_network_of_that_name_is_refused(table):
+    with pytest.raises(TableError, match="measured on another network called chain"):
+        table.require_network(chain(8, 24, 8))
+
+
+def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
+    path = table.path("chain")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-25])
+    fresh = LatencyTable.open(table.folder)
+    with pytest.raises(TableError, match=r"line 13: the line is incomplete.*latprof profile"):
+        fresh.rows("chain")
+    assert fresh.drop_truncated_line("chain")
+    assert len(fresh.rows("chain")) == 12
+    assert whole.startswith(path.read_bytes())
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_wherever_a_writer_is_killed_only_the_row_being_written_is_lost(tmp_path_factory, data):
+    table = synthetic_table(tmp_path_factory.mktemp("t") / "t", NETWORK, levels=2, samples=2)
+    path = table.path("chain")
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    fresh = LatencyTable.open(table.folder)
+    fresh.drop_truncated_line("chain")
+    rows = fresh.rows("chain")
+    assert rows == table_rows(table, whole)[: whole[:cut].count(b"\n")]
+
+
+def table_rows(table: LatencyTable, content: bytes):
+    copy = table.folder.parent / "copy"
+    complete = LatencyTable.create(copy, DEVICE)
+    complete.path("chain").write_bytes(content)
+    return complete.rows("chain")
+
+
+def test_a_second_attempt_in_a_quiet_moment_replaces_a_disturbed_one(table):
+    first = table.runs(NETWORK, "design")[0]
+    disturbed = first.model_copy(
+        update={"attempt": 1, "dense_s": first.dense_s * 1.5, "ratio": 9.0}
+    )
+    table.append("chain", [disturbed])
+    assert table.settled_runs(NETWORK, "design")[0].ratio == first.ratio
+
+
+def test_two_quiet_attempts_are_averaged(table):
+    first = table.runs(NETWORK, "design")[0]
+    table.append("chain", [first.model_copy(update={"attempt": 1, "ratio": first.ratio + 0.2})])
+    settled = table.settled_runs(NETWORK, "design")[0]
+    assert settled.ratio == pytest.approx(first.ratio + 0.1)

@@ -1,0 +1,164 @@
+import io
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pruner.data import batches, load_data
+from pruner.errors import DataError
+
+
+def cifar_pixels(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+
+
+def write_torchvision_layout(folder, pixels):
+    target = folder / "cifar-10-batches-py"
+    target.mkdir(parents=True)
+    for i, name in enumerate([f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]):
+        part = pixels[i::6].reshape(-1, 3072)
+        content = {"data": part, "labels": [i] * len(part)}
+        (target / name).write_bytes(pickle.dumps(content))
+
+
+def write_parquet_layout(folder, pixels, labels):
+    def png(image):
+        buffer = io.BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+        return {"bytes": buffer.getvalue(), "path": "x.png"}
+
+    frame = pd.DataFrame({"img": [png(p) for p in pixels], "label": labels})
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / "train-00000-of-00001.parquet")
+    frame.iloc[:7].to_parquet(folder / "test-00000-of-00001.parquet")
+
+
+def write_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_cifar10_reads_torchvisions_download_layout(tmp_path):
+    pixels = cifar_pixels(6000)
+    write_torchvision_layout(tmp_path, pixels)
+    data = load_data("cifar10", tmp_path)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (0, 5000, 1000)
+    assert torch.equal(data.test.pixels, torch.from_numpy(pixels[5::6]))
+
+
+def test_cifar10_reads_parquet_in_the_hugging_face_layout(tmp_path):
+    pixels = cifar_pixels(30)
+    write_parquet_layout(tmp_path / "cifar10", pixels, list(range(10)) * 3)
+    data = load_data("cifar10", tmp_path)
+    assert torch.equal(data.test.pixels, torch.from_numpy(pixels[:7]))
+    assert data.test.labels.tolist() == list(range(7))
+
+
+def test_a_parquet_file_with_other_columns_is_refused(tmp_path):
+    pd.DataFrame({"image": [1]}).to_parquet(tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match="no column img, label"):
+        load_data("cifar10", tmp_path)
+
+
+def test_images_are_normalised_as_the_published_networks_expect(tmp_path):
+    write_parquet_layout(tmp_path, np.zeros((10, 3, 32, 32), np.uint8), [0] * 10)
+    x, _ = load_data("cifar10", tmp_path).test.batch(torch.tensor([0]))
+    expected = [-m / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
+    assert x[0, :, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_held_out_images_come_from_training_and_are_not_trained_on():
+    data = load_data("digits")
+    train = {p.numpy().tobytes() for p in data.train.pixels}
+    assert len(data.train) + len(data.held_out) + len(data.test) == 1797
+    assert not train & {p.numpy().tobytes() for p in data.held_out.pixels}
+
+
+def test_another_seed_holds_out_others_but_never_touches_the_test_set():
+    first, second = load_data("digits", seed=0), load_data("digits", seed=1)
+    assert not torch.equal(first.held_out.pixels, second.held_out.pixels)
+    assert torch.equal(first.test.pixels, second.test.pixels)
+
+
+def test_augmentation_is_drawn_from_its_seed_alone():
+    images = load_data("digits").train
+    indices = torch.arange(32)
+    (a, _), (b, _), (c, _) = (images.batch(indices, seed) for seed in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_augmentation_shifts_and_keeps_what_it_shows():
+    images = load_data("digits").train
+    plain, _ = images.batch(torch.tensor([0]))
+    (shifted, _) = images.batch(torch.tensor([0]), seed=5)
+    padded = torch.nn.functional.pad(plain, [1] * 4, value=float(plain.min()))
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).reshape(-1, 8, 8)
+    assert any(torch.allclose(shifted[0, 0], window) for window in windows)
+
+
+def test_batches_cover_the_images_once_in_order():
+    images = load_data("digits").test
+    labels = torch.cat([labels for _, labels in batches(images, 100)])
+    assert torch.equal(labels, images.labels)
+
+
+def test_imagenet_reads_one_folder_a_class(tmp_path):
+    for part, count in (("train", 12), ("val", 3)):
+        for i in range(count):
+            write_image(tmp_path / part / f"n{i % 3:08d}" / f"{i}.JPEG", i)
+    data = load_data("imagenet", tmp_path)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (11, 1, 3)
+    x, labels = data.test.batch(torch.arange(3))
+    assert x.shape == (3, 3, 224, 224)
+    assert labels.tolist() == [0, 1, 2]
+    (a, _), (b, _) = (data.train.batch(torch.arange(2), seed=3) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_food101_reads_torchvisions_layout(tmp_path):
+    meta = tmp_path / "food-101" / "meta"
+    meta.mkdir(parents=True)
+    for part in ("train", "test"):
+        names = {c: [f"{c}/{part}{i}" for i in range(2)] for c in ("pie", "soup")}
+        (meta / f"{part}.json").write_text(str(names).replace("'", '"'))
+        for entries in names.values():
+            for entry in entries:
+                write_image(tmp_path / "food-101" / "images" / f"{entry}.jpg", len(entry))
+    data = load_data("food101", tmp_path)
+    assert len(data.test) == 4
+    assert data.test.batch(torch.tensor([3]))[1].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar10", "holds no CIFAR-10.*Get it with"),
+        ("imagenet", "holds no ImageNet: train/ is missing"),
+        ("food101", "holds no Food-101.*Get it with"),
+    ],
+)
+def test_missing_data_says_how_to_get_it(tmp_path, name, message):
+    with pytest.raises(DataError, match=message):
+        load_data(name, tmp_path)
+
+
+def test_a_data_set_on_disk_needs_its_folder():
+    with pytest.raises(DataError, match="cifar10 needs --data-dir"):
+        load_data("cifar10")
+
+
+def test_an_unknown_data_set_names_the_known_ones():
+    with pytest.raises(DataError, match="Known: digits, cifar10, imagenet, food101"):
+        load_data("mnist")
+
+
+def test_a_broken_download_is_named(tmp_path):
+    write_torchvision_layout(tmp_path, cifar_pixels(60))
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"broken")
+    with pytest.raises(DataError, match="data_batch_3 is missing or broken"):
+        load_data("cifar10", tmp_path)

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
+from pruner.data import load_data
+from pruner.errors import ExportError
+from pruner.export import export_onnx, largest_difference
+from pruner.finetune import Recipe, fine_tune
+from tests.toys import tiny_resnet
+
+DATA = load_data("digits")
+RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
+
+
+def trained(checkpoint=None, report=lambda *_: None, recipe=RECIPE, teacher=None):
+    torch.manual_seed(0)
+    model = tiny_resnet()
+    fine_tune(model, DATA.train, recipe, checkpoint, teacher, report)
+    return model
+
+
+def same(a, b):
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(torch.equal(x, y) for (_, x), (_, y) in pairs)
+
+
+def test_a_few_epochs_teach_the_digits():
+    model = trained(recipe=Recipe(epochs=8, batch=64, rate=0.1))
+    assert accuracy(model, DATA.held_out) > 0.9
+
+
+@pytest.mark.parametrize("at_step", [3, 11])
+def test_interrupted_training_continues_to_the_same_weights(tmp_path, monkeypatch, at_step):
+    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    whole = trained()
+
+    def interrupt(step, total, text):
+        if step == at_step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "c.pt", interrupt)
+    steps = []
+    continued = trained(tmp_path / "c.pt", lambda step, *_: steps.append(step))
+    assert steps[0] == at_step // 2 * 2 + 1
+    assert same(whole, continued)
+
+
+def test_another_seed_trains_otherwise():
+    assert not same(trained(), trained(recipe=Recipe(epochs=2, batch=128, rate=0.1, seed=4)))
+
+
+def test_a_teacher_changes_what_is_learned():
+    recipe = Recipe(epochs=1, distill=0.5)
+    teacher = trained()
+    assert not same(trained(recipe=recipe), trained(recipe=recipe, teacher=teacher))
+
+
+def test_recalibration_restores_statistics_that_were_lost():
+    model = trained(recipe=Recipe(epochs=6, batch=64, rate=0.1))
+    before = accuracy(model, DATA.held_out)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.fill_(3.0)
+    assert accuracy(model, DATA.held_out) < before - 0.2
+    recalibrate(model, DATA.train, 500)
+    assert accuracy(model, DATA.held_out) > before - 0.05
+
+
+def test_recalibration_leaves_weights_and_momentum_alone():
+    model = trained()
+    weights = [p.detach().clone() for p in model.parameters()]
+    recalibrate(model, DATA.train, 200)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+    assert model.bn1.momentum == 0.1
+
+
+def test_the_exported_file_computes_the_same_and_is_as_accurate(tmp_path):
+    model = trained()
+    difference = export_onnx(model, (1, 8, 8), tmp_path / "m.onnx")
+    assert difference < 1e-4
+    assert onnx_accuracy(tmp_path / "m.onnx", DATA.test) == accuracy(model, DATA.test)
+
+
+def test_an_export_that_differs_is_not_accepted(tmp_path, monkeypatch):
+    monkeypatch.setattr("pruner.export.largest_difference", lambda *_: float("nan"))
+    with pytest.raises(
+        ExportError, match=r"differs from PyTorch by nan .* not accepted as m\.onnx"
+    ):
+        export_onnx(tiny_resnet(), (1, 8, 8), tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_wrong_file_is_seen_as_different(tmp_path):
+    export_onnx(tiny_resnet(), (1, 8, 8), tmp_path / "m.onnx")
+    assert largest_difference(tiny_resnet(), tmp_path / "m.onnx", (1, 8, 8)) > 0.01

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+
+from pruner import models
+from pruner.errors import ModelError
+from pruner.models.resnet import resnet20, zero_padded_shortcut
+from pruner.weights import load_weights, save_weights
+
+
+def published_checkpoint(path, model):
+    """A file in the layout of the published CIFAR-10 ResNets: no shortcut weights, `module.`."""
+    state = {
+        f"module.{name}": value
+        for name, value in model.state_dict().items()
+        if "shortcut" not in name and "num_batches" not in name
+    }
+    torch.save({"state_dict": state, "best_prec1": 91.7}, path)
+    return state
+
+
+def test_the_shortcut_convolution_computes_the_zero_padded_one():
+    x = torch.randn(2, 16, 8, 8)
+    convolved = nn.functional.conv2d(x, zero_padded_shortcut(16, 32), stride=2)
+    padded = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))
+    assert torch.equal(convolved, padded)
+
+
+def test_a_published_checkpoint_loads_as_it_is(tmp_path):
+    trained = resnet20()
+    published_checkpoint(tmp_path / "r.th", trained)
+    loaded = resnet20()
+    load_weights(loaded, tmp_path / "r.th")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(trained.eval()(x), loaded.eval()(x))
+
+
+def test_weights_survive_being_written_and_read_in_half_precision(tmp_path):
+    model, again = resnet20(), resnet20()
+    save_weights(model, tmp_path / "w.safetensors", half=True)
+    load_weights(again, tmp_path / "w.safetensors")
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("module.bn1.weight"), r"misses bn1\.weight"),
+        (lambda s: s.update(extra=torch.zeros(1)), "has the unknown extra"),
+        (
+            lambda s: s.update({"module.conv1.weight": torch.zeros(8, 3, 3, 3)}),
+            r"conv1\.weight is \(8, 3, 3, 3\), the model has \(16, 3, 3, 3\)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_naming_the_first_misfit(tmp_path, change, message):
+    state = published_checkpoint(tmp_path / "r.th", resnet20())
+    change(state)
+    torch.save({"state_dict": state}, tmp_path / "r.th")
+    with pytest.raises(ModelError, match=f"does not fit CifarResNet: .*{message}"):
+        load_weights(resnet20(), tmp_path / "r.th")
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.th"])
+def test_a_broken_weights_file_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not weights at all")
+    with pytest.raises(ModelError, match="not a readable weights file"):
+        load_weights(resnet20(), tmp_path / name)
+
+
+def test_a_missing_weights_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match="no such weights file"):
+        load_weights(resnet20(), tmp_path / "none.th")
+
+
+def test_a_users_own_model_comes_from_a_file_and_a_factory(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Conv2d(3, 8, 3))\n"
+    )
+    assert isinstance(models.build(f"{tmp_path}/mine.py:small"), nn.Sequential)
+    with pytest.raises(ModelError, match="has no function 'large'"):
+        models.build(f"{tmp_path}/mine.py:large")
+
+
+def test_an_unknown_model_names_the_known_ones():
+    with pytest.raises(ModelError, match=r"Known: resnet20.*file.py:factory"):
+        models.build("resnet57")
+
+
+def test_a_missing_model_file_is_named(tmp_path):
+    with pytest.raises(ModelError, match="no such file"):
+        models.build(f"{tmp_path}/none.py:f")

@@ -1,0 +1,275 @@
+"""Sensitivity, completion, environment and methods, on a table from a known cost."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookup_tables.errors import BudgetError
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture, Network
+from pruner import completion as completion_module
+from pruner.completion import Completion
+from pruner.env import PruningEnv
+from pruner.errors import RunError
+from pruner.methods import METHODS, SearchSettings
+from pruner.rewards import REWARDS, Outcome
+from pruner.sensitivity import latency_sensitivity, local_slope
+from pruner.task import SearchLog, Task
+from tests.toys import chain, synthetic_table
+
+CHAIN = chain(16, 32, 16, 8)
+
+
+@pytest.fixture(scope="module")
+def latency(tmp_path_factory):
+    table = synthetic_table(tmp_path_factory.mktemp("t") / "t", CHAIN, levels=8)
+    return LatencyModel(CHAIN, table)
+
+
+@pytest.fixture(scope="module")
+def resnet_latency(tmp_path_factory):
+    network = Network.load("resnet20")
+    return LatencyModel(
+        network, synthetic_table(tmp_path_factory.mktemp("r") / "t", network, levels=8)
+    )
+
+
+def wide_is_good(architecture: Architecture) -> float:
+    """An accuracy that grows with every width, so that the budget is worth spending."""
+    return 0.5 + 0.4 * float(np.mean([np.sqrt(w / 32) for w in architecture.widths.values()]))
+
+
+def task_for(latency, speedup, score=wide_is_good):
+    return Task(latency.network, latency, latency.dense_s / speedup, score)
+
+
+# -- latency sensitivity ---------------------------------------------------------------------------
+
+
+def test_the_group_whose_channels_cost_most_has_sensitivity_1(latency):
+    sensitivity = latency_sensitivity(latency)
+    assert sensitivity.max() == 1.0
+    assert sensitivity.argmax() == 1  # the 32 channels in the middle feed and read most
+    assert ((sensitivity >= 0) & (sensitivity <= 1)).all()
+
+
+def test_sensitivity_is_the_documented_mean(latency):
+    full = {g.name: g.width for g in CHAIN.groups}
+    dense_s = latency.latency_s(Architecture(widths=full))
+    means = []
+    for group in CHAIN.groups:
+        thinner = [w for w in group.choices if w < group.width]
+        saved = [
+            (dense_s - latency.latency_s(Architecture(widths=full | {group.name: w}))) / dense_s
+            for w in thinner
+        ]
+        means.append(
+            np.mean([s / (1 - w / group.width) for s, w in zip(saved, thinner, strict=True)])
+        )
+    assert latency_sensitivity(latency) == pytest.approx(np.array(means) / max(means))
+
+
+def test_the_local_slope_sees_the_staircase(latency):
+    widths = np.array([16, 32, 16])
+    assert local_slope(latency, widths, 1) > 0
+    widths[1] = 8
+    assert local_slope(latency, widths, 1) == 0  # nothing thinner is on the menu
+
+
+# -- completion ------------------------------------------------------------------------------------
+
+
+def brute_force(latency, completion, positions):
+    rest = [range(len(menu)) for menu in completion.menus[len(positions) :]]
+    return min(
+        latency.latency_s(completion.architecture([*positions, *tail])) for tail in product(*rest)
+    )
+
+
+@given(st.lists(st.integers(0, 2), min_size=0, max_size=2))
+@settings(deadline=None, max_examples=20)
+def test_the_cheapest_completion_is_that_of_brute_force(latency, positions):
+    completion = Completion(latency)
+    found = completion.cheapest_s(positions)
+    expected = [brute_force(latency, completion, [*positions, c]) for c in range(3)]
+    assert found == pytest.approx(expected)
+    assert completion.exact
+
+
+@given(st.integers(0, 10_000), st.floats(1.05, 2.2))
+@settings(deadline=None, max_examples=25)
+def test_any_walk_through_allowed_widths_meets_the_budget(resnet_latency, seed, speedup):
+    completion = Completion(resnet_latency)
+    budget_s = resnet_latency.dense_s / speedup
+    rng, positions = np.random.default_rng(seed), []
+    for _ in completion.menus:
+        allowed = np.flatnonzero(completion.allowed(positions, budget_s))
+        positions.append(int(rng.choice(allowed)))
+    architecture = completion.architecture(positions)
+    assert resnet_latency.latency_s(architecture) <= budget_s * (1 + 1e-6)
+
+
+def test_where_tables_grow_too_large_the_bound_is_safe(resnet_latency, monkeypatch):
+    monkeypatch.setattr(completion_module, "LARGEST", 8)
+    completion = Completion(resnet_latency)
+    assert not completion.exact
+    budget_s = resnet_latency.dense_s / 1.5
+    positions = []
+    for _ in completion.menus:
+        positions.append(int(np.flatnonzero(completion.allowed(positions, budget_s))[-1]))
+    assert resnet_latency.latency_s(completion.architecture(positions)) <= budget_s
+
+
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=3), st.floats(1.0, 2.0))
+@settings(deadline=None, max_examples=25)
+def test_what_is_left_of_a_budget_is_spent_and_never_overspent(latency, positions, speedup):
+    completion = Completion(latency)
+    budget_s = latency.dense_s / speedup
+    spent = completion.spend(positions, budget_s)
+    assert all(after >= before for after, before in zip(spent, positions, strict=True))
+    before_s, after_s = (latency.latency_s(completion.architecture(p)) for p in (positions, spent))
+    assert after_s <= max(budget_s, before_s)
+    for group, position in enumerate(spent):
+        if position + 1 < len(completion.menus[group]):
+            wider = [*spent[:group], position + 1, *spent[group + 1 :]]
+            assert latency.latency_s(completion.architecture(wider)) > budget_s
+
+
+def test_the_fastest_network_is_the_fastest(latency):
+    completion = Completion(latency)
+    assert latency.latency_s(completion.fastest()) == pytest.approx(
+        brute_force(latency, completion, [])
+    )
+
+
+def test_a_budget_that_nothing_meets_names_the_fastest_and_its_price(latency):
+    with pytest.raises(BudgetError, match=r"The fastest on the menu takes .* ms \(.*×\), .* price"):
+        Completion(latency).require(latency.dense_s / 1000)
+    with pytest.raises(BudgetError, match=r"45\.0% of held-out images right before"):
+        Completion(latency).require(latency.dense_s / 1000, lambda architecture: 0.45)
+
+
+# -- environment -----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
+def test_the_environment_passes_gymnasiums_checker(latency):
+    task = task_for(latency, 1.5)
+    check_env(PruningEnv(task, Completion(latency), REWARDS["error"]))
+
+
+@given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
+@settings(deadline=None, max_examples=20)
+def test_any_episode_meets_the_budget_and_stays_in_its_state_space(latency, actions):
+    env = PruningEnv(task_for(latency, 1.8), Completion(latency), REWARDS["error"])
+    state, _ = env.reset()
+    for action in actions:
+        assert env.observation_space.contains(state)
+        state, reward, done, _, info = env.step(np.array([action], np.float32))
+    assert done
+    assert latency.latency_s(info["architecture"]) <= latency.dense_s / 1.8 * (1 + 1e-6)
+    assert reward == info["accuracy"] - 1
+
+
+def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
+    env = PruningEnv(task_for(latency, 0.9), Completion(latency), REWARDS["error"])
+    env.reset()
+    for _ in CHAIN.groups:
+        *_, info = env.step(np.array([1.0], np.float32))
+    assert info["architecture"].widths == CHAIN.dense.widths
+
+
+def test_every_reward_prefers_the_more_accurate_of_two_equally_fast_networks():
+    kept, sensitivity = np.array([0.5, 1.0]), np.array([1.0, 0.2])
+    for reward in REWARDS.values():
+        worse, better = (reward(Outcome(a, 1e-3, 2e-3, kept, sensitivity)) for a in (0.6, 0.9))
+        assert better > worse
+
+
+def test_the_sensitivity_reward_charges_for_sensitive_channels():
+    sensitivity = np.array([1.0, 0.2])
+    reward = REWARDS["error_sensitivity"]
+    wide = reward(Outcome(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity))
+    thin = reward(Outcome(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity))
+    assert thin > wide
+
+
+# -- methods and the log ---------------------------------------------------------------------------
+
+
+def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0):
+    log = SearchLog(path, score, latency)
+    task = Task(latency.network, latency, latency.dense_s / 1.6, log.score)
+    METHODS[method](task, SearchSettings(episodes, seed))
+    return log
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_proposes_only_networks_within_the_budget(method, resnet_latency, tmp_path):
+    log = run_method(method, resnet_latency, tmp_path / "log.jsonl")
+    assert log.asked == (1 if method == "uniform" else 24)
+    for _, architecture in log.ranked():
+        assert resnet_latency.latency_s(architecture) <= resnet_latency.dense_s / 1.6 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("method", ["lap", "random"])
+def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_latency, tmp_path):
+    logs = [
+        run_method(method, resnet_latency, tmp_path / f"{i}.jsonl", seed=seed)
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    first, second, other = (log.ranked() for log in logs)
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("method", ["lap", "random"])
+def test_an_interrupted_search_continues_to_the_same_result(method, resnet_latency, tmp_path):
+    whole = run_method(method, resnet_latency, tmp_path / "whole.jsonl")
+    calls = []
+
+    def interrupted(architecture):
+        calls.append(architecture)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return wide_is_good(architecture)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_method(method, resnet_latency, tmp_path / "log.jsonl", interrupted)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"architecture": {"wid')  # killed while writing
+    evaluated = []
+    again = run_method(
+        method,
+        resnet_latency,
+        tmp_path / "log.jsonl",
+        lambda a: evaluated.append(a) or wide_is_good(a),
+    )
+    assert again.ranked() == whole.ranked()
+    assert len(evaluated) == len(whole.scores) - 9
+
+
+def test_a_finished_search_replays_without_a_single_evaluation(resnet_latency, tmp_path):
+    run_method("lap", resnet_latency, tmp_path / "log.jsonl")
+
+    def never(architecture):
+        raise AssertionError("the log knows every answer")
+
+    assert run_method("lap", resnet_latency, tmp_path / "log.jsonl", never).asked == 24
+
+
+def test_a_broken_search_log_is_named(resnet_latency, tmp_path):
+    (tmp_path / "log.jsonl").write_text("nonsense\n")
+    with pytest.raises(RunError, match="not a search log line"):
+        SearchLog(tmp_path / "log.jsonl", wide_is_good, resnet_latency)
+
+
+def test_uniform_takes_the_widest_share_that_fits(latency, tmp_path):
+    log = run_method("uniform", latency, tmp_path / "log.jsonl")
+    ((_, found),) = log.ranked()
+    shares = {w / CHAIN.group[name].width for name, w in found.widths.items()}
+    assert shares == {0.5}

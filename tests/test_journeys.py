@@ -1,0 +1,264 @@
+"""Both journeys through the real commands, on digits: profile, prune, interrupt, continue."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from latprof import cli as latprof_cli
+from lookup_tables.device import Device
+from pruner import cli as pruner_cli
+from pruner.data import load_data
+from pruner.prune import load_run
+from tests.toys import small_resnet
+
+FACTORY = f"{small_resnet.__code__.co_filename}:small_resnet"
+
+
+def command(monkeypatch, main, *arguments) -> int:
+    """Run a command as the shell would; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def latprof(monkeypatch):
+    return lambda *arguments: command(monkeypatch, latprof_cli.main, *arguments)
+
+
+@pytest.fixture
+def pruner(monkeypatch):
+    return lambda *arguments: command(monkeypatch, pruner_cli.main, *arguments)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A traced network, its table on this machine, and trained weights, made by the commands."""
+    folder = tmp_path_factory.mktemp("workshop")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("latprof.profile.TARGET_S", 0.02)  # a table is needed here, not a good one
+    run = lambda main, *arguments: command(patch, main, *arguments)  # noqa: E731 - two lines of use
+    net = folder / "small_resnet.json"
+    made = [
+        run(pruner_cli.main, "trace", "--model", FACTORY, "--input", "1x8x8", "--out", net),
+        run(
+            latprof_cli.main, "profile", "--network", net, "--out", folder / "table",
+            "--levels", "3", "--samples", "12", "--budget", "60s",
+        ),
+        run(
+            pruner_cli.main, "train", "--model", FACTORY, "--data", "digits", "--epochs", "6",
+            "--out", folder / "dense.safetensors",
+        ),
+    ]  # fmt: skip
+    patch.undo()
+    assert made == [0, 0, 0]
+    return folder
+
+
+def prune_arguments(workshop, out, **changes):
+    options = {
+        "model": FACTORY, "weights": workshop / "dense.safetensors", "data": "digits",
+        "table": workshop / "table", "speedup": 1.2, "episodes": 6, "epochs": 1, "out": out,
+    } | changes  # fmt: skip
+    return [a for name, value in options.items() for a in (f"--{name.replace('_', '-')}", value)]
+
+
+def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert printed == result
+    assert result["asked"]["speedup"] == pytest.approx(1.2)
+    assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
+    assert result["measured"]["speedup_low"] <= result["measured"]["speedup_high"]
+    assert result["accuracy"]["fine_tuned"] > 0.5
+    assert result["accuracy"]["exported"] == pytest.approx(
+        result["accuracy"]["fine_tuned"], abs=0.01
+    )
+    assert result["device"]["threads"] == 1
+    for name in ("architecture.json", "model.safetensors", "model.onnx", "report.html"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "http" not in report
+    assert "layer1.0.conv1" in report
+
+
+def test_a_finished_run_is_loaded_and_evaluated(workshop, tmp_path, pruner, capsys):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    model = load_run(tmp_path / "run")
+    x, _ = load_data("digits").test.batch(torch.arange(4))
+    assert model(x).shape == (4, 10)
+    capsys.readouterr()
+    assert pruner("evaluate", "--run", tmp_path / "run", "--data", "digits", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["accuracy"] == result["accuracy"]["fine_tuned"]
+    assert answer["onnx_accuracy"] == result["accuracy"]["exported"]
+
+
+@pytest.mark.parametrize("stage", ["search", "fine-tune"])
+def test_an_interrupted_run_continues_to_the_same_answer(
+    workshop, tmp_path, pruner, monkeypatch, stage
+):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "whole")) == 0
+    real = pruner_cli._Stages.__call__
+
+    def interrupt(self, step, done, total, text):
+        if step == stage and done == 4:
+            raise KeyboardInterrupt
+        real(self, step, done, total, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pruner_cli._Stages, "__call__", interrupt)
+        assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 130
+    assert not (tmp_path / "cut" / "result.json").exists()
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 0
+    for name in ("architecture.json", "model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_predict_prints_what_scripts_need(workshop, tmp_path, latprof, capsys):
+    path = tmp_path / "a.json"
+    path.write_text('{"widths": {"conv1": 8}, "removed": ["layer1.0"]}')
+    arguments = ["--network", workshop / "small_resnet.json", "--architecture", path]
+    assert latprof("predict", "--table", workshop / "table", *arguments, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["low_ms"] < answer["latency_ms"] < answer["high_ms"] <= answer["dense_ms"] * 2
+    assert answer["speedup"] == pytest.approx(answer["dense_ms"] / answer["latency_ms"])
+    assert {layer["name"] for layer in answer["layers"]} >= {"conv1", "linear"}
+    assert latprof("predict", "--table", workshop / "table", *arguments) == 0
+    assert "interpolated" in capsys.readouterr().out
+
+
+def test_validate_measures_without_changing_the_table(workshop, latprof, capsys):
+    table = workshop / "table"
+    before = (table / "small_resnet.jsonl").read_bytes()
+    arguments = ["--table", table, "--network", workshop / "small_resnet.json", "--samples", "10"]
+    assert latprof("validate", *arguments, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["architectures"] == 10
+    assert (table / "small_resnet.jsonl").read_bytes() == before
+
+
+def test_export_writes_a_network_that_compare_times(workshop, tmp_path, latprof, capsys):
+    net = workshop / "small_resnet.json"
+    (tmp_path / "dense.json").write_text("{}")
+    (tmp_path / "thin.json").write_text('{"widths": {"conv1": 2}}')
+    for name in ("dense", "thin"):
+        arguments = [
+            "--architecture",
+            tmp_path / f"{name}.json",
+            "--out",
+            tmp_path / f"{name}.onnx",
+        ]
+        assert latprof("export", "--network", net, *arguments) == 0
+    capsys.readouterr()
+    assert latprof("compare", tmp_path / "dense.onnx", tmp_path / "thin.onnx", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["speedup_low"] <= answer["speedup"] <= answer["speedup_high"]
+    assert answer["pairs"] > 0
+
+
+def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
+    net = workshop / "small_resnet.json"
+    assert latprof("profile", "--network", net, "--dry-run", "--out", workshop / "never") == 0
+    assert "72 pruned networks to measure" in capsys.readouterr().out
+    assert not (workshop / "never").exists()
+
+
+def test_networks_and_devices_can_be_listed(workshop, latprof, capsys):
+    assert latprof("networks", "--json") == 0
+    assert "resnet56" in json.loads(capsys.readouterr().out)
+    assert latprof("networks", "--network", "resnet20") == 0
+    assert "group layer2.0.shortcut" in capsys.readouterr().out
+    assert latprof("devices", "--table", workshop / "table", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["threads"] == 1
+    assert latprof("devices") == 0
+    assert "processor" in capsys.readouterr().out
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_not_here_ends_with_code_3(latprof, capsys):
+    assert latprof("profile", "--network", "resnet20", "--device", "titan_rtx") == 3
+    message = capsys.readouterr().err
+    assert message.startswith("error: device titan_rtx is not here. This machine has: CPU")
+    assert "Traceback" not in message
+
+
+def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pruner, capsys):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    device = Device.load(workshop / "table" / "device.json")
+    device.model_copy(update={"name": "other_1t", "processor": "other"}).save(
+        foreign / "device.json"
+    )
+    rows = (workshop / "table" / "small_resnet.jsonl").read_bytes()
+    (foreign / "small_resnet.jsonl").write_bytes(rows)
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=foreign)) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["measured"] is None
+    assert "(other_1t) was measured on another device" in result["not_measured_because"]
+    assert "found other" in result["not_measured_because"]
+    assert "not measured" in capsys.readouterr().out
+
+
+def test_validating_a_foreign_table_is_refused(workshop, tmp_path, latprof, capsys):
+    device = Device.load(workshop / "table" / "device.json")
+    device.model_copy(update={"runtime_version": "0.1"}).save(tmp_path / "device.json")
+    arguments = ["--network", workshop / "small_resnet.json"]
+    assert latprof("validate", "--table", tmp_path, *arguments) == 3
+    assert "runtime_version: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speedup": 500}, "The fastest on the menu"),
+        ({"speedup": -1}, "--speedup must be positive"),
+        ({"method": "magic"}, "--method 'magic' is unknown; choose one of lap"),
+        ({"ranking": "magic"}, "--ranking 'magic' is unknown"),
+        ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
+        ({"weights": "none.safetensors"}, "no such weights file"),
+        ({"table": "no_table"}, "is no latency table"),
+        ({"data": "cifar10"}, "needs --data-dir"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_leaves_nothing_behind(
+    workshop, tmp_path, pruner, capsys, changes, message
+):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **changes)) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "architecture.json").exists()
+
+
+def test_a_run_is_not_continued_with_other_settings(workshop, tmp_path, pruner, capsys):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", speedup=1.3)) == 1
+    assert "begun with other settings: speedup was 1.2, now 1.3" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_is_not_taken_for_a_run(workshop, tmp_path, pruner, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert pruner("prune", *prune_arguments(workshop, tmp_path)) == 1
+    assert "is not empty and is no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["3x32", "axbxc", "0x8x8"])
+def test_a_wrong_input_shape_is_refused(tmp_path, pruner, capsys, text):
+    arguments = ["--model", FACTORY, "--input", text, "--out", tmp_path / "n.json"]
+    assert pruner("trace", *arguments) == 1
+    assert "expected C×H×W" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-5s", "3 days"])
+def test_a_wrong_duration_is_refused(latprof, capsys, text):
+    assert latprof("profile", "--network", "resnet20", f"--budget={text}", "--dry-run") == 1
+    assert "expected a duration such as 90s" in capsys.readouterr().err

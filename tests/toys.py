@@ -1,0 +1,135 @@
+"""Small real things that the tests share: models, networks, and a table from a known cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from latprof.design import design, unseen
+from lookup_tables.device import Device
+from lookup_tables.layer import LayerSpec
+from lookup_tables.network import Architecture, ChannelGroup, Layer, Network
+from lookup_tables.table import LatencyTable, LayerTime, Plan, Run
+from pruner.models.resnet import BasicBlock, CifarResNet
+
+DEVICE = Device(
+    name="toy_1t",
+    kind="cpu",
+    processor="toy",
+    runtime_version="1.0",
+    provider="CPUExecutionProvider",
+)
+
+
+def tiny_resnet() -> nn.Module:
+    """Two stages of two blocks on 1×8×8 images; 4 groups, 3 of its blocks removable."""
+    return CifarResNet(2, widths=(16, 24), colours=1)
+
+
+def small_resnet() -> nn.Module:
+    """One block a stage, wide enough for 1×8×8 images to take a while; the journeys prune it."""
+    return CifarResNet(1, widths=(64, 96), colours=1)
+
+
+class Branches(nn.Module):
+    """Depthwise, concatenation, pooling, upsampling and a flattened linear layer on 3×8×8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.act = nn.ReLU6()
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.left = nn.Conv2d(16, 24, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.right = nn.Conv2d(16, 16, 3, padding=1)
+        self.up = nn.Upsample(scale_factor=2)
+        self.merge = nn.Conv2d(40, 32, 1)
+        self.leaky = nn.LeakyReLU(0.1)
+        self.head = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(128, 10))
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        left = torch.relu(self.left(torch.relu(self.norm(self.depthwise(x)))))
+        right = self.up(torch.relu(self.right(self.pool(x))))
+        return self.head(self.leaky(self.merge(torch.cat([left, right], dim=1))))
+
+
+def block() -> nn.Module:
+    """One block that keeps its shape."""
+    return BasicBlock(8, 8, stride=1)
+
+
+def chain(*widths: int) -> Network:
+    """A plain chain of 3×3 convolutions on 3×16×16; every layer but the last is a group."""
+    layers, previous = [], "input"
+    for i, width in enumerate(widths):
+        group = f"g{i}" if i < len(widths) - 1 else None
+        layers.append(
+            Layer(
+                name=f"conv{i}",
+                kind="conv",
+                inputs=(previous,),
+                channels=width,
+                group=group,
+                kernel=(3, 3),
+                padding=(1, 1),
+                activation="relu",
+            )
+        )
+        previous = f"conv{i}"
+    groups = tuple(
+        ChannelGroup(name=f"g{i}", width=w, choices=(w // 4, w // 2, w))
+        for i, w in enumerate(widths[:-1])
+    )
+    return Network(name="chain", input_shape=(3, 16, 16), groups=groups, layers=tuple(layers))
+
+
+def macs_with_steps(spec: LayerSpec) -> float:
+    """Seconds that climb in steps of 8 channels, plus a cost per layer; never 0."""
+    rounded = -(-spec.out_channels // 8) * 8
+    area = spec.out_size[0] * spec.out_size[1]
+    work = spec.in_channels * rounded * spec.kernel[0] * spec.kernel[1] * area
+    return 2e-6 + work * 1e-10
+
+
+def synthetic_table(
+    folder: Path,
+    network: Network,
+    cost: Callable[[LayerSpec], float] = macs_with_steps,
+    levels: int = 4,
+    samples: int = 12,
+) -> LatencyTable:
+    """A table as a perfect profiler would write it on a device that costs `cost` per layer."""
+    table = LatencyTable.create(folder, DEVICE)
+    designed = design(network, levels, seed=0)
+    plan = Plan(
+        network=network.name, fingerprint=network.fingerprint, levels=levels, unseen=samples, seed=0
+    )
+    rows = [_run(network, cost, "design", i, a) for i, a in enumerate(designed)]
+    tests = unseen(network, samples, 0, designed)
+    rows += [_run(network, cost, "unseen", i, a) for i, a in enumerate(tests)]
+    table.append(network.name, [plan, *rows])
+    return table
+
+
+def true_s(network: Network, architecture: Architecture, cost=macs_with_steps) -> float:
+    """What the synthetic device takes for an architecture."""
+    return sum(cost(spec) for _, spec in network.layer_specs(architecture))
+
+
+def _run(network: Network, cost, purpose: str, number: int, architecture: Architecture) -> Run:
+    dense_s = true_s(network, network.dense, cost)
+    whole_s = true_s(network, architecture, cost)
+    layers = tuple(
+        LayerTime(layer=spec, seconds=cost(spec), nodes=1)
+        for _, spec in network.layer_specs(architecture)
+    )
+    return Run(
+        purpose=purpose, run=number, architecture=architecture, dense_s=dense_s, whole_s=whole_s,
+        ratio=whole_s / dense_s, pairs=12, measuring_s=0.1,
+        layers=layers if purpose == "design" else (),
+    )  # fmt: skip
