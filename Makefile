@@ -1,0 +1,80 @@
+# Everything runs in a virtual environment of its own, .venv; `make setup` makes it once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+# For real use; see `make help`.
+DEVICE  ?= cpu
+NETWORK ?= resnet56
+MODEL   ?= resnet56
+DATA    ?= cifar10
+METHOD  ?= lap
+SPEEDUP ?= 1.6
+
+.PHONY: help setup demo test check format profile prune bench picture networks clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo "make profile [DEVICE=cpu] [NETWORK=resnet56] [OUT=folder] [OPTIONS='--threads 2']"
+	@echo "make prune WEIGHTS=file DATA_DIR=folder TABLE=folder OUT=folder"
+	@echo "           [MODEL=resnet56] [DATA=cifar10] [SPEEDUP=1.6] [METHOD=lap] [OPTIONS='--epochs 10']"
+	@echo "make bench [DATA_DIR=CIFAR-10 folder] [WEIGHTS_DIR=published ResNets] [TABLE=folder]"
+
+setup: $(VENV)/.ready ## Make .venv and install everything into it
+
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -e '.[cpu,pruner,dev]'
+	@touch $@
+
+demo: setup ## Profile this CPU for a small network, prune it to a latency budget, measure
+	$(BIN)/latprof profile --network digits_resnet --budget 90s --out runs/demo/table
+	$(BIN)/pruner train --model digits_resnet --data digits --epochs 20 --out runs/demo/dense.safetensors
+	$(BIN)/pruner prune --model digits_resnet --weights runs/demo/dense.safetensors --data digits \
+	  --table runs/demo/table --speedup 1.5 --episodes 60 --epochs 5 --out runs/demo/run
+
+test: setup ## All tests that need no GPU
+	$(BIN)/pytest
+
+check: setup ## Style, import rules and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: setup ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+profile: setup ## Measure a network on this device into a latency table
+	$(BIN)/latprof profile --network $(NETWORK) --device $(DEVICE) $(if $(OUT),--out $(OUT)) $(OPTIONS)
+
+prune: setup ## Prune a model to a latency budget, offline
+	@test -n "$(WEIGHTS)" -a -n "$(TABLE)" -a -n "$(OUT)" || \
+	  { echo "make prune needs WEIGHTS=, TABLE= and OUT=; see make help"; exit 1; }
+	$(BIN)/pruner prune --model $(MODEL) --weights $(WEIGHTS) --data $(DATA) --table $(TABLE) \
+	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --speedup $(SPEEDUP) --method $(METHOD) --out $(OUT) $(OPTIONS)
+
+bench: setup ## Rerun the benchmarks behind the README's figures, on an idle machine
+	$(BIN)/python -m benchmarks.table_error
+	$(BIN)/python -m benchmarks.latency_model_speed
+	$(BIN)/python -m benchmarks.interference
+ifdef WEIGHTS_DIR
+	$(BIN)/python -m benchmarks.published_accuracy --data-dir $(DATA_DIR) --weights-dir $(WEIGHTS_DIR)
+	$(BIN)/python -m benchmarks.prune_resnet56 --data-dir $(DATA_DIR) --table $(TABLE) \
+	  --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th
+endif
+
+picture: setup ## Draw the README's picture from the committed tables
+	$(BIN)/python -m benchmarks.picture
+
+networks: setup ## Trace the shipped networks again
+	for model in resnet20 resnet56 mobilenet_v1 mobilenet_v1_32 digits_resnet; do \
+	  $(BIN)/pruner trace --model $$model --out lookup_tables/networks/$$model.json || exit 1; done
+
+clean: ## Remove the virtual environment, runs and caches
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,41 @@
+"""Where results go, and what every one of them must say."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from pruner.prune import commit
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, content: dict) -> Path:
+    """Write results/NAME.json with machine, versions, commit and date beside the content."""
+    packages = ("latprof-pruner", "numpy", "torch", "onnxruntime")
+    result = {
+        "made_by": f"benchmarks/{name}.py",
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        **content,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,65 @@
+"""How wrong the committed tables are: their own validation, and what calibration is worth.
+
+Reads the tables only. The unseen architectures were measured by `latprof profile` after the design
+runs, beside the dense network like them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks.results import save
+from latprof.validate import validation
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table import DATA, LatencyTable
+
+
+def main() -> None:
+    tables = {}
+    for folder in sorted(path.parent for path in DATA.glob("*/device.json")):
+        table = LatencyTable.open(folder)
+        tables[folder.name] = {
+            "device": table.device.model_dump(exclude_none=True),
+            "networks": {name: describe(name, table) for name in table.networks()},
+        }
+    print(save("table_error", {"tables": tables}))
+
+
+def describe(name: str, table: LatencyTable) -> dict:
+    """One network's errors; `recomputed_rmspe` must agree with what the profiler wrote."""
+    network = Network.load(name)
+    written = table.validation(name)
+    recomputed = validation(network, table, table.settled_runs(network, "unseen"))
+    assert abs(recomputed.rmspe - written.rmspe) < 1e-6, "the table's own error does not hold"
+    runs = table.runs(network)
+    return {
+        **written.model_dump(exclude={"row"}),
+        "rmspe_without_node_overhead": _rmspe_of_scaled_sum(network, table),
+        "runs": len(runs),
+        "repeated_runs": sum(run.attempt > 0 for run in runs),
+        "dense_ms": LatencyModel(network, table).dense_s * 1e3,
+    }
+
+
+def _rmspe_of_scaled_sum(network: Network, table: LatencyTable) -> float:
+    """The same entries with the plain calibration a · sum + b, no term for nodes."""
+    model = LatencyModel(network, table)
+    shares = model.shares
+
+    def total(run) -> float:
+        specs = network.layer_specs(run.architecture)
+        return sum(shares.get(spec, np.nan) for _, spec in specs)
+
+    design = table.settled_runs(network, "design")
+    x = np.array([[total(run), 1.0] for run in design])
+    y = np.array([run.ratio for run in design])
+    line, *_ = np.linalg.lstsq(x / y[:, None], np.ones(len(y)), rcond=None)
+    unseen = table.settled_runs(network, "unseen")
+    predicted = np.array([[total(run), 1.0] for run in unseen]) @ line
+    errors = predicted / [run.ratio for run in unseen] - 1
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+if __name__ == "__main__":
+    main()
