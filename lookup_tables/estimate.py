@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lookup_tables.calibration import calibrate, layer_shares
 from lookup_tables.errors import NotMeasured, TableError
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, Layer, Network
@@ -27,11 +28,6 @@ from lookup_tables.surface import Surface
 from lookup_tables.table import LatencyTable, Run
 
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
-# What one expects of (a, c · dense seconds, b) before measuring, and by how much it may differ;
-# without it the three cannot be told apart on networks whose node count never changes.
-_PRIOR_MEAN = np.array([1.0, 0.0, 0.0])
-_PRIOR_SPREAD = np.array([0.2, 10e-6, 0.05])  # -, seconds, -
-_RUN_NOISE = 0.01  # relative, of one whole-network ratio
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
 
 
@@ -70,15 +66,6 @@ class Term:
     interpolated_s: np.ndarray
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """latency / dense = a · Σ seconds / dense + c · nodes + b."""
-
-    a: float
-    c: float
-    b: float
-
-
 class LatencyModel:
     """Predicts any architecture of one network on one device."""
 
@@ -95,8 +82,8 @@ class LatencyModel:
         self._where = str(table.path(network.name))
         # The quiet level of the machine; a few percent of runs are always faster than usual.
         self.dense_s = float(np.percentile([run.dense_s for run in runs], 20))
-        self.shares, nodes = _layer_shares(runs)
-        self.calibration = _calibrate(runs, self.shares, nodes, self.dense_s)
+        self.shares, nodes = layer_shares(runs)
+        self.calibration = calibrate(runs, self.shares, nodes, self.dense_s)
         self._surfaces = self._build_surfaces(nodes)
         unseen = table.settled_runs(network, "unseen")
         self.interval_90 = self._interval(unseen, runs)
@@ -319,38 +306,3 @@ def _look_up(term: Term, positions: list[np.ndarray]) -> tuple[np.ndarray, np.nd
         flat = flat * size + position
     of_which = term.interpolated_s.ravel().take(flat) if term.interpolated_s.any() else 0.0
     return term.seconds.ravel().take(flat), of_which
-
-
-def _layer_shares(runs: list[Run]) -> tuple[dict[LayerSpec, float], dict[LayerSpec, float]]:
-    """LayerSpec → seconds / dense seconds (median over runs) and nodes (median)."""
-    shares: dict[LayerSpec, list[float]] = {}
-    nodes: dict[LayerSpec, list[int]] = {}
-    for run in runs:
-        for entry in run.layers:
-            shares.setdefault(entry.layer, []).append(entry.seconds / run.dense_s)
-            nodes.setdefault(entry.layer, []).append(entry.nodes)
-    # Median, not mean: one interruption among eight runs should not move the answer.
-    return (
-        {spec: float(np.median(values)) for spec, values in shares.items()},
-        {spec: float(np.median(values)) for spec, values in nodes.items()},
-    )
-
-
-def _calibrate(runs: list[Run], shares, nodes, dense_s: float) -> Calibration:
-    """Ridge regression of relative errors towards the prior."""
-    rows = [
-        [
-            sum(shares[entry.layer] for entry in run.layers),
-            sum(nodes[entry.layer] for entry in run.layers),
-            1.0,
-        ]
-        for run in runs
-    ]
-    ratios = np.array([run.ratio for run in runs])
-    features = np.array(rows) / ratios[:, None]
-    spread = _PRIOR_SPREAD / np.array([1.0, dense_s, 1.0])
-    precision = np.diag(1 / spread**2)
-    gram = features.T @ features / _RUN_NOISE**2 + precision
-    target = features.T @ np.ones(len(runs)) / _RUN_NOISE**2 + precision @ _PRIOR_MEAN
-    a, c, b = np.linalg.solve(gram, target)
-    return Calibration(float(a), float(c), float(b))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from lookup_tables.network import Architecture, Network
-from pruner.trace import Segment, Trace
+from pruner.graph_reader import Segment
+from pruner.trace import Trace
 
 Kept = dict[str, Tensor]  # group → ascending indices of the channels that stay
 

@@ -6,7 +6,8 @@ from torch import nn
 from lookup_tables.network import Network, network_names
 from pruner import models
 from pruner.errors import TraceError
-from pruner.trace import menu, trace
+from pruner.graph_reader import menu
+from pruner.trace import trace
 from tests.toys import Branches, tiny_resnet
 
 

@@ -1,0 +1,66 @@
+"""Calibration: from layers timed inside networks to the latency of whole networks.
+
+    latency / dense latency = a · Σ layer seconds / dense seconds + c · nodes + b
+
+`c` takes out what the runtime's profiler adds per node (about 6 µs on CPU), `b` is what a network
+costs beyond its layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookup_tables.layer import LayerSpec
+from lookup_tables.table import Run
+
+# What one expects of (a, c · dense seconds, b) before measuring, and by how much it may differ;
+# without it the three cannot be told apart on networks whose node count never changes.
+_PRIOR_MEAN = np.array([1.0, 0.0, 0.0])
+_PRIOR_SPREAD = np.array([0.2, 10e-6, 0.05])  # -, seconds, -
+_RUN_NOISE = 0.01  # relative, of one whole-network ratio
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """latency / dense = a · Σ seconds / dense + c · nodes + b."""
+
+    a: float
+    c: float
+    b: float
+
+
+def layer_shares(runs: list[Run]) -> tuple[dict[LayerSpec, float], dict[LayerSpec, float]]:
+    """LayerSpec → seconds / dense seconds (median over runs) and nodes (median)."""
+    shares: dict[LayerSpec, list[float]] = {}
+    nodes: dict[LayerSpec, list[int]] = {}
+    for run in runs:
+        for entry in run.layers:
+            shares.setdefault(entry.layer, []).append(entry.seconds / run.dense_s)
+            nodes.setdefault(entry.layer, []).append(entry.nodes)
+    # Median, not mean: one interruption among eight runs should not move the answer.
+    return (
+        {spec: float(np.median(values)) for spec, values in shares.items()},
+        {spec: float(np.median(values)) for spec, values in nodes.items()},
+    )
+
+
+def calibrate(runs: list[Run], shares, nodes, dense_s: float) -> Calibration:
+    """Ridge regression of relative errors towards the prior."""
+    rows = [
+        [
+            sum(shares[entry.layer] for entry in run.layers),
+            sum(nodes[entry.layer] for entry in run.layers),
+            1.0,
+        ]
+        for run in runs
+    ]
+    ratios = np.array([run.ratio for run in runs])
+    features = np.array(rows) / ratios[:, None]
+    spread = _PRIOR_SPREAD / np.array([1.0, dense_s, 1.0])
+    precision = np.diag(1 / spread**2)
+    gram = features.T @ features / _RUN_NOISE**2 + precision
+    target = features.T @ np.ones(len(runs)) / _RUN_NOISE**2 + precision @ _PRIOR_MEAN
+    a, c, b = np.linalg.solve(gram, target)
+    return Calibration(float(a), float(c), float(b))

@@ -1,0 +1,59 @@
+"""Blocks: layers that an identity shortcut lets one remove together."""
+
+from __future__ import annotations
+
+from lookup_tables.network import INPUT, Block, Layer
+
+
+def find_blocks(layers: tuple[Layer, ...]) -> tuple[Block, ...]:
+    """The blocks that an identity shortcut lets one remove, in execution order."""
+    by_name = {layer.name: layer for layer in layers}
+    readers: dict[str, set[str]] = {}
+    for layer in layers:
+        for source in _reads(layer):
+            readers.setdefault(source, set()).add(layer.name)
+    blocks: dict[str, Block] = {}
+    for layer in layers:
+        if not (layer.residual or layer.kind == "add"):
+            continue
+        for shortcut in [layer.residual] if layer.residual else layer.inputs:
+            inside = _between(shortcut, layer, by_name, readers)
+            if inside:
+                name = _common_path(inside) or layer.name
+                name = layer.name if name in blocks else name
+                blocks[name] = Block(
+                    name=name, input=shortcut, output=layer.name, layers=tuple(inside)
+                )
+                break
+    return tuple(blocks.values())
+
+
+def _reads(layer: Layer) -> tuple[str, ...]:
+    return (*layer.inputs, layer.residual) if layer.residual else layer.inputs
+
+
+def _between(shortcut: str, output: Layer, by_name, readers) -> list[str] | None:
+    """The layers from `shortcut` (not included) to `output`, if nothing else enters or leaves."""
+    inside, open_ = {output.name}, [output]
+    while open_:
+        for source in _reads(open_.pop()):
+            if source == shortcut or source in inside:
+                continue
+            if source == INPUT:
+                return None
+            inside.add(source)
+            open_.append(by_name[source])
+    leaves = any(readers[name] - inside for name in inside - {output.name})
+    if leaves or shortcut == INPUT:
+        return None
+    return [name for name in by_name if name in inside]
+
+
+def _common_path(names: list[str]) -> str:
+    paths = [name.split(".")[:-1] for name in names]
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
