@@ -17,7 +17,7 @@ from rich.table import Table
 from latprof.compare import compare as compare_files
 from latprof.design import LEVELS
 from latprof.detect import gpu_names, this_device
-from latprof.errors import DeviceNotHere
+from latprof.errors import DeviceNotHere, OptionError
 from latprof.onnx_model import build
 from latprof.profile import architectures
 from latprof.profile import profile as run_profile
@@ -56,7 +56,7 @@ def main() -> None:
         app()
     except (DeviceNotHere, DeviceMismatch) as error:
         sys.exit(_complain(error, 3))
-    except (ContractError, ValueError) as error:
+    except ContractError as error:
         sys.exit(_complain(error, 1))
 
 
@@ -124,6 +124,9 @@ def profile(
     json_: JsonOption = False,
 ) -> None:
     """Measure a network on this device into a table; continues where it was interrupted."""
+    if levels not in LEVELS or samples < 1:
+        choices = ", ".join(map(str, LEVELS))
+        raise OptionError(f"--levels must be one of {choices}, --samples at least 1")
     target = this_device(device, threads, batch, precision)
     folder = out or DATA / target.name
     loaded = Network.load(network)
@@ -257,10 +260,10 @@ def compare(
 
 
 def seconds(text: str) -> float:
-    """Seconds of a duration such as 90, 90s, 3m or 1.5h; raises ValueError."""
+    """Seconds of a duration such as 90, 90s, 3m or 1.5h; raises OptionError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if not match or float(match[1]) == 0:
-        raise ValueError(f"--budget {text!r}: expected a duration such as 90s, 3m or 1h")
+        raise OptionError(f"--budget {text!r}: expected a duration such as 90s, 3m or 1h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 

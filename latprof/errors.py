@@ -3,5 +3,9 @@
 from lookup_tables.errors import ContractError
 
 
+class OptionError(ContractError):
+    """A command's option that makes no sense."""
+
+
 class DeviceNotHere(ContractError):
     """A device was asked for that this machine does not have."""

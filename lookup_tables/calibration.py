@@ -2,8 +2,8 @@
 
     latency / dense latency = a · Σ layer seconds / dense seconds + c · nodes + b
 
-`c` takes out what the runtime's profiler adds per node (about 6 µs on CPU), `b` is what a network
-costs beyond its layers.
+`c` takes out what the runtime's profiler adds per node (some microseconds on CPU), `b` is what a
+network costs beyond its layers.
 """
 
 from __future__ import annotations

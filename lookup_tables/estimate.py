@@ -1,13 +1,9 @@
 """LatencyModel: architectures in (an array of them), seconds out, with an interval.
 
 A network's latency is the sum over its layers of what the table measured for their shapes inside
-running networks, calibrated on whole-network times:
-
-    latency / dense latency = a · Σ layer seconds / dense seconds + c · nodes + b
-
-`c` takes out what the runtime's profiler adds per node (about 6 µs on CPU), `b` what a network
-costs beyond its layers. Layers that depend on the same groups are summed beforehand into one
-term per set of groups, so that a query is a few dozen look-ups.
+running networks, calibrated on whole-network times (`calibration.py`). Layers that depend on the
+same groups are summed beforehand into one term per set of groups, so that a query is a few dozen
+look-ups.
 """
 
 from __future__ import annotations

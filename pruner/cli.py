@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +27,7 @@ from pruner.finetune import Recipe, fine_tune
 from pruner.methods import METHODS
 from pruner.prune import load_run
 from pruner.prune import prune as run_prune
-from pruner.report import accuracy_rows, speed_rows
+from pruner.report import result_rows
 from pruner.rewards import REWARDS
 from pruner.run_folder import RunFolder, Settings
 from pruner.trace import trace as trace_model
@@ -98,7 +100,7 @@ def train(
     images = load_data(data, data_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint.pt")
-    with _progress() as bar:
+    with _interruptible(out), _progress() as bar:
         task = bar.add_task(f"training {model}", total=1, text="")
         fine_tune(
             built,
@@ -148,12 +150,8 @@ def prune(
         )  # fmt: skip
     except ValidationError as error:
         raise ContractError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-    try:
-        with _progress() as bar:
-            result = run_prune(settings, out, _Stages(bar))
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command continues {out}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with _interruptible(out), _progress() as bar:
+        result = run_prune(settings, out, _Stages(bar))
     _print_result(result, out, json_)
 
 
@@ -213,6 +211,16 @@ def _shape(model: str, text: str | None) -> tuple[int, int, int]:
     return tuple(int(part) for part in parts)
 
 
+@contextmanager
+def _interruptible(out: Path) -> Iterator[None]:
+    """Ctrl-C says how to continue and ends with the shell's usual code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
 class _Stages:
     """Progress of a journey: one bar a step."""
 
@@ -244,13 +252,12 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         print(json.dumps(result, indent=1))
         return
     settings = result["settings"]
-    screen = Console()
+    heading, rows = result_rows(result)
     title = f"{settings['model']} on {result['device']['name']}, {settings['method']}"
-    for (heading, rows), name in ((speed_rows(result), title), (accuracy_rows(result), None)):
-        table = Table(*heading, title=name)
-        for row in rows:
-            table.add_row(*row)
-        screen.print(table)
+    table = Table(*heading, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
     if result["measured"] is None:
         print(f"not measured: {result['not_measured_because']}")
         print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")

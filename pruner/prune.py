@@ -50,7 +50,7 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
     Completion(journey.latency).require(journey.budget_s, journey.score)
     _ = journey.data
-    origin = {"versions": versions(), "commit": commit()}
+    origin = {"versions": versions(), "commit": commit(), "input_shape": journey.shape}
     run = RunFolder.begin(out, settings, origin)
     with run.timed("search"):
         architecture = search(journey, run)
@@ -156,7 +156,7 @@ def choose(journey: Journey, log: SearchLog) -> Architecture:
 def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
     """The pruned model, fine-tuned; its weights are saved."""
     if run.weights.exists():
-        return load_pruned(journey, run, architecture)
+        return load_pruned(journey.trace, run)
     settings = journey.settings
     model = journey.cut(architecture)
     recipe = Recipe(epochs=settings.epochs, distill=settings.distill, seed=settings.seed)
@@ -173,8 +173,9 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
     return model
 
 
-def load_pruned(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
-    model = shrink(journey.trace, architecture)
+def load_pruned(traced: Trace, run: RunFolder) -> nn.Module:
+    """The run's architecture with its fine-tuned weights."""
+    model = shrink(traced, Architecture.load(run.architecture))
     load_weights(model, run.weights)
     return model.eval()
 
@@ -184,8 +185,10 @@ def load_run(path: str | Path) -> nn.Module:
     run = RunFolder.open(path)
     if not run.weights.exists():
         raise ModelError(f"{path}: the run has not been fine-tuned yet; continue it first")
-    journey = Journey(run.settings, lambda *_: None)
-    return load_pruned(journey, run, Architecture.load(run.architecture))
+    model = models.build(run.settings.model)
+    shape = tuple(run.origin()["input_shape"])
+    traced = trace(model, shape, models.short_name(run.settings.model))
+    return load_pruned(traced, run)
 
 
 def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:

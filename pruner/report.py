@@ -27,8 +27,7 @@ def write_report(
     title = f"{result['settings']['model']} on {result['device']['name']}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        _table(*speed_rows(result)),
-        _table(*accuracy_rows(result)),
+        _table(*result_rows(result)),
         "<h2>Layer by layer</h2>",
         _layers(latency, architecture),
         "<h2>How it was made</h2>",
@@ -43,29 +42,33 @@ def write_report(
     )
 
 
-def speed_rows(result: dict) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of the speed table: asked, predicted, measured."""
-    rows = []
-    for name in ("asked", "predicted", "measured"):
-        entry = result[name]
-        if entry is None:
-            rows.append([name, "not here", "", ""])
-            continue
-        spread = ""
-        if name == "predicted":
-            spread = f"{entry['low_ms']:.3f} … {entry['high_ms']:.3f} ms"
-        elif name == "measured":
-            spread = f"{entry['speedup_low']:.2f} … {entry['speedup_high']:.2f}×"
-        rows.append([name, f"{entry['speedup']:.2f}×", f"{entry['latency_ms']:.3f} ms", spread])
-    return ["", "speedup", "latency", "interval"], rows
+def result_rows(result: dict) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the one table that tells a run: asked, predicted, measured, accuracy."""
+    asked, predicted, measured = (result[name] for name in ("asked", "predicted", "measured"))
+    accuracy = {
+        name: f"{value:.2%}" for name, value in result["accuracy"].items() if name != "test_images"
+    }
+    rows = [
+        ["dense", "1.00×", f"{asked['dense_ms']:.3f} ms", "", accuracy["dense"]],
+        ["asked", *_speed(asked), "", ""],
+        [
+            "predicted, cut",
+            *_speed(predicted),
+            f"{predicted['low_ms']:.3f} … {predicted['high_ms']:.3f} ms",
+            accuracy["pruned"],
+        ],
+    ]
+    if measured is None:
+        rows.append(["not measured here, fine-tuned", "", "", "", accuracy["fine_tuned"]])
+    else:
+        spread = f"{measured['speedup_low']:.2f} … {measured['speedup_high']:.2f}×"
+        rows.append(["measured, fine-tuned", *_speed(measured), spread, accuracy["fine_tuned"]])
+    rows.append(["exported to ONNX", "", "", "", accuracy["exported"]])
+    return ["", "speedup", "latency", "range", "test accuracy"], rows
 
 
-def accuracy_rows(result: dict) -> tuple[list[str], list[list[str]]]:
-    """Heading and row of the accuracy table, on the test set."""
-    accuracy = result["accuracy"]
-    heading = ["test accuracy", "dense", "pruned", "fine-tuned", "exported"]
-    names = ("dense", "pruned", "fine_tuned", "exported")
-    return heading, [["", *(f"{accuracy[name]:.2%}" for name in names)]]
+def _speed(entry: dict) -> list[str]:
+    return [f"{entry['speedup']:.2f}×", f"{entry['latency_ms']:.3f} ms"]
 
 
 def _layers(latency: LatencyModel, architecture: Architecture) -> str:

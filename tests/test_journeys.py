@@ -258,6 +258,12 @@ def test_a_wrong_input_shape_is_refused(tmp_path, pruner, capsys, text):
     assert "expected C×H×W" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--levels=6", "--samples=0"])
+def test_a_wrong_design_is_refused_with_the_right_ones(latprof, capsys, option):
+    assert latprof("profile", "--network", "resnet20", option, "--dry-run") == 1
+    assert "--levels must be one of 2, 3, 4, 5, 7, 8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["soon", "0", "-5s", "3 days"])
 def test_a_wrong_duration_is_refused(latprof, capsys, text):
     assert latprof("profile", "--network", "resnet20", f"--budget={text}", "--dry-run") == 1

@@ -45,6 +45,14 @@ def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):
     assert seen[-1][0] == seen[-1][1]  # progress ends at its total
 
 
+def test_a_finished_profile_is_not_measured_again(tmp_path, monkeypatch):
+    first = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    content = (tmp_path / "t" / "tiny.jsonl").read_bytes()
+    monkeypatch.setattr(journey, "_most_doubtful", lambda *_: None)
+    assert profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS) == first
+    assert (tmp_path / "t" / "tiny.jsonl").read_bytes() == content
+
+
 def test_an_interrupted_profile_continues_with_what_is_missing(tmp_path, monkeypatch):
     real, calls = journey.Bench.measure, []
 
