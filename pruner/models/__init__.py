@@ -10,8 +10,17 @@ from pathlib import Path
 from torch import nn
 
 from pruner.errors import ModelError
+from pruner.models.imagenet import (
+    mobilenet_v2,
+    mobilenet_v2_cifar,
+    resnet18,
+    resnet50,
+    vgg16,
+    vgg16_cifar,
+)
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet56
+from pruner.models.yolov3 import yolov3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,13 @@ MODELS = {
     "resnet56": KnownModel(resnet56, (3, 32, 32)),
     "mobilenet_v1": KnownModel(mobilenet_v1, (3, 224, 224)),
     "mobilenet_v1_32": KnownModel(mobilenet_v1_cifar, (3, 32, 32)),
+    "mobilenet_v2": KnownModel(mobilenet_v2, (3, 224, 224)),
+    "mobilenet_v2_32": KnownModel(mobilenet_v2_cifar, (3, 32, 32)),
+    "resnet18": KnownModel(resnet18, (3, 224, 224)),
+    "resnet50": KnownModel(resnet50, (3, 224, 224)),
+    "vgg16": KnownModel(vgg16, (3, 224, 224)),
+    "vgg16_32": KnownModel(vgg16_cifar, (3, 32, 32)),
+    "yolov3": KnownModel(yolov3, (3, 416, 416)),
     "digits_resnet": KnownModel(digits_resnet, (1, 8, 8)),
 }
 
@@ -61,8 +77,8 @@ def short_name(name: str) -> str:
 
 
 def _load_factory(path: Path, name: str) -> Callable[[], nn.Module]:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file; --model expects file.py:factory")
+    if path.suffix != ".py" or not path.is_file():
+        raise ModelError(f"{path}: no such Python file; --model expects file.py:factory")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,0 +1,53 @@
+"""torchvision's networks as they are, and the versions for 32×32 images.
+
+Ours: for 32×32 images the early reductions keep the size, as is usual for CIFAR-10, and VGG-16
+has one linear layer behind its convolutions.
+"""
+
+from __future__ import annotations
+
+import torchvision
+from torch import nn
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 for 224×224 images, 1000 classes (He et al. 2016, arXiv 1512.03385, table 1)."""
+    return torchvision.models.resnet18()
+
+
+def resnet50() -> nn.Module:
+    """ResNet-50 for 224×224 images, 1000 classes (the same table)."""
+    return torchvision.models.resnet50()
+
+
+def vgg16() -> nn.Module:
+    """VGG-16 with BatchNorm for 224×224 images, 1000 classes (arXiv 1409.1556, table 1, D)."""
+    return torchvision.models.vgg16_bn()
+
+
+def vgg16_cifar() -> nn.Module:
+    """VGG-16 with BatchNorm for 32×32 images, 10 classes: 14.7 M parameters."""
+    features = torchvision.models.vgg16_bn().features
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(512, 10))
+
+
+def mobilenet_v2() -> nn.Module:
+    """MobileNet-V2 for 224×224 images, 1000 classes (arXiv 1801.04381, table 2)."""
+    return torchvision.models.mobilenet_v2()
+
+
+def mobilenet_v2_cifar() -> nn.Module:
+    """MobileNet-V2 for 32×32 images, 10 classes; last maps of 4×4."""
+    # expansion, channels, repeats, stride
+    stages = [
+        [1, 16, 1, 1],
+        [6, 24, 2, 1],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
+    model = torchvision.models.mobilenet_v2(num_classes=10, inverted_residual_setting=stages)
+    model.features[0][0].stride = (1, 1)
+    return model

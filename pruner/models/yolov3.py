@@ -1,0 +1,99 @@
+"""YOLOv3: Redmon and Farhadi 2018 (arXiv 1804.02767), table 1 and section 2.3.
+
+75 convolutions, 23 residual blocks, two routes back to the backbone, three heads. The outputs are
+the raw maps of the heads, (n, anchors · (5 + classes), h, w), coarse to fine.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ANCHORS = 3  # per head
+# Width and number of residual blocks of Darknet-53's stages.
+STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
+
+
+class ConvNorm(nn.Module):
+    """Convolution, BatchNorm, LeakyReLU of slope 0.1."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.act = nn.LeakyReLU(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+class Residual(nn.Module):
+    """A 1×1 convolution to half the width and a 3×3 one back, beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduce = ConvNorm(width, width // 2, 1)
+        self.expand = ConvNorm(width // 2, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.expand(self.reduce(x))
+
+
+class Head(nn.Module):
+    """Five convolutions whose result is routed on, and two that predict."""
+
+    def __init__(self, in_channels: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.neck = nn.Sequential(
+            ConvNorm(in_channels, width, 1),
+            ConvNorm(width, 2 * width, 3),
+            ConvNorm(2 * width, width, 1),
+            ConvNorm(width, 2 * width, 3),
+            ConvNorm(2 * width, width, 1),
+        )
+        self.widen = ConvNorm(width, 2 * width, 3)
+        self.predict = nn.Conv2d(2 * width, outputs, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        routed = self.neck(x)
+        return routed, self.predict(self.widen(routed))
+
+
+class YoloV3(nn.Module):
+    """Darknet-53 with three heads, for images whose sides are multiples of 32."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        outputs = ANCHORS * (5 + classes)
+        self.stem = ConvNorm(3, 32, 3)
+        stages, before = [], 32
+        for width, blocks in STAGES:
+            down = ConvNorm(before, width, 3, stride=2)
+            stages.append(nn.Sequential(down, *(Residual(width) for _ in range(blocks))))
+            before = width
+        self.stages = nn.ModuleList(stages)
+        self.coarse = Head(1024, 512, outputs)
+        self.to_middle = ConvNorm(512, 256, 1)
+        self.middle = Head(256 + 512, 256, outputs)
+        self.to_fine = ConvNorm(256, 128, 1)
+        self.fine = Head(128 + 256, 128, outputs)
+        self.up = nn.Upsample(scale_factor=2)
+        self.up_again = nn.Upsample(scale_factor=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        routed, coarse = self.coarse(maps[4])
+        x = torch.cat([self.up(self.to_middle(routed)), maps[3]], dim=1)
+        routed, middle = self.middle(x)
+        x = torch.cat([self.up_again(self.to_fine(routed)), maps[2]], dim=1)
+        _, fine = self.fine(x)
+        return coarse, middle, fine
+
+
+def yolov3() -> nn.Module:
+    """YOLOv3 for 416×416 images and the 80 classes of COCO: 62 M parameters."""
+    return YoloV3(classes=80)
