@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from latprof.compare import compare as compare_files
+from latprof.compare import require_batch
 from latprof.design import LEVELS
 from latprof.detect import gpu_names, this_device
 from latprof.errors import DeviceNotHere, OptionError
@@ -38,8 +39,10 @@ console = Console(stderr=True)
 NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
 TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
 DeviceOption = Annotated[str, typer.Option(help="This machine's `cpu`, or its name.")]
-ThreadsOption = Annotated[int, typer.Option(help="Threads the runtime may use.")]
-BatchOption = Annotated[int, typer.Option(help="Images per run.")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
+SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to validate on.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 ArchitectureOption = Annotated[
@@ -113,20 +116,19 @@ def profile(
     network: NetworkOption,
     device: DeviceOption = "cpu",
     levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
-    samples: Annotated[int, typer.Option(help="Unseen architectures for validation.")] = 40,
+    samples: SamplesOption = 40,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     precision: PrecisionOption = "fp32",
     budget: Annotated[str, typer.Option(help="Most seconds of measuring: 90, 90s, 3m.")] = "3m",
-    seed: Annotated[int, typer.Option(help="Chooses the variants.")] = 0,
+    seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="The table's folder.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure a network on this device into a table; continues where it was interrupted."""
-    if levels not in LEVELS or samples < 1:
-        choices = ", ".join(map(str, LEVELS))
-        raise OptionError(f"--levels must be one of {choices}, --samples at least 1")
+    if levels not in LEVELS:
+        raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
     target = this_device(device, threads, batch, precision)
     folder = out or DATA / target.name
     loaded = Network.load(network)
@@ -159,8 +161,8 @@ def profile(
 def validate(
     table: TableOption,
     network: NetworkOption,
-    samples: Annotated[int, typer.Option(help="How many unseen architectures.")] = 40,
-    seed: Annotated[int, typer.Option(help="Chooses them.")] = 1,
+    samples: SamplesOption = 40,
+    seed: SeedOption = 1,
     json_: JsonOption = False,
 ) -> None:
     """Measure unseen architectures and report the table's error; changes nothing."""
@@ -241,6 +243,9 @@ def compare(
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
     device = _open_here(table).device if table else this_device("cpu", threads)
+    if table:
+        for path in (dense, pruned):
+            require_batch(path, device.batch)
     result = compare_files(dense, pruned, device)
     answer = {
         "latency_ms": result.latency_s * 1e3,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from latprof.cpu import Running
 from lookup_tables.device import Device
@@ -52,6 +53,16 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
     )
 
 
+def require_batch(path: Path, batch: int) -> None:
+    """Raise ContractError unless the file is made for this batch size."""
+    (first, *_) = _inputs(path).values()
+    if first[0] not in (0, batch):
+        raise ContractError(
+            f"{path} is made for batches of {first[0]}, the table's device runs {batch}; export "
+            "it for that batch size"
+        )
+
+
 def _rounds(dense: Path, pruned: Path, device: Device) -> tuple[np.ndarray, np.ndarray]:
     """(dense, pruned) seconds of each round."""
     first, second = (Running(str(path), _feed(path), device) for path in (dense, pruned))
@@ -63,14 +74,24 @@ def _rounds(dense: Path, pruned: Path, device: Device) -> tuple[np.ndarray, np.n
 
 def _feed(path: Path) -> dict[str, np.ndarray]:
     """Random inputs of the shapes the file declares; a free dimension becomes 1."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.standard_normal([size or 1 for size in shape]).astype(np.float32)
+        for name, shape in _inputs(path).items()
+    }
+
+
+def _inputs(path: Path) -> dict[str, list[int]]:
+    """Input name → its dimensions, 0 for a free one."""
     if not path.is_file():
         raise ContractError(f"{path}: no such ONNX file")
-    rng = np.random.default_rng(0)
-    feed = {}
-    graph = onnx.load(str(path), load_external_data=False).graph
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except DecodeError:
+        raise ContractError(f"{path}: not a readable ONNX file") from None
     weights = {tensor.name for tensor in graph.initializer}
-    for entry in graph.input:
-        if entry.name not in weights:
-            shape = [d.dim_value or 1 for d in entry.type.tensor_type.shape.dim]
-            feed[entry.name] = rng.standard_normal(shape).astype(np.float32)
-    return feed
+    return {
+        entry.name: [d.dim_value for d in entry.type.tensor_type.shape.dim]
+        for entry in graph.input
+        if entry.name not in weights
+    }

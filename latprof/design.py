@@ -23,9 +23,11 @@ REMOVALS = 8  # extra runs with blocks removed, so that calibration sees shallow
 
 
 def design(network: Network, levels: int, seed: int) -> list[Architecture]:
-    """levels² architectures that hold every pair of widths of every layer, and a few shallower.
+    """levels² architectures that hold every pair of widths of every layer, and a few more.
 
-    Raises ValueError if `levels` is not one of LEVELS.
+    With removable blocks, some lose a part of them; the dense and the narrowest network come last,
+    so that sums of widths behind a concatenation stay within what was measured. Raises
+    ValueError if `levels` is not one of LEVELS.
     """
     rng = np.random.default_rng([seed, 1])
     directions = _assign_directions(network, levels, rng)
@@ -42,22 +44,25 @@ def design(network: Network, levels: int, seed: int) -> list[Architecture]:
             architectures.append(Architecture(widths=widths))
     if network.blocks:
         architectures += [_random(network, rng, remove=True) for _ in range(REMOVALS)]
-    return architectures
+    narrowest = Architecture(widths={group.name: group.choices[0] for group in network.groups})
+    return [*architectures, network.dense, narrowest]
 
 
 def unseen(network: Network, count: int, seed: int, exclude: Sequence[Architecture] = ()):
     """`count` random architectures on the menu, none of them in `exclude`.
 
-    Where the network has removable blocks, every fourth also loses a random part of them.
+    Where the network has removable blocks, every fourth also loses a random part of them. A
+    network with too few architectures on its menu also gets widths between the menu's.
     """
     rng = np.random.default_rng([seed, 2])
     taken = {architecture.model_dump_json() for architecture in exclude}
     found: list[Architecture] = []
-    for _ in range(100 * count):  # a network with few architectures may not have that many
+    tries = 100 * count
+    for number in range(2 * tries):
         if len(found) == count:
             break
         remove = bool(network.blocks) and len(found) % 4 == 3
-        architecture = _random(network, rng, remove)
+        architecture = _random(network, rng, remove, any_width=number >= tries)
         if architecture.model_dump_json() not in taken:
             taken.add(architecture.model_dump_json())
             found.append(architecture)
@@ -125,8 +130,15 @@ def _width(group: ChannelGroup, level: int, levels: int) -> int:
     return group.choices[round(level * (count - 1) / (levels - 1))]
 
 
-def _random(network: Network, rng: np.random.Generator, remove: bool) -> Architecture:
-    widths = {group.name: int(rng.choice(group.choices)) for group in network.groups}
+def _random(
+    network: Network, rng: np.random.Generator, remove: bool, any_width: bool = False
+) -> Architecture:
+    widths = {
+        group.name: int(rng.integers(group.choices[0], group.width + 1))
+        if any_width
+        else int(rng.choice(group.choices))
+        for group in network.groups
+    }
     removed = ()
     if remove:
         share = rng.uniform(0.1, 0.7)

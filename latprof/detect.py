@@ -24,14 +24,15 @@ def this_device(
     Raises DeviceNotHere, saying what is here and where a table may come from.
     """
     cores = os.cpu_count() or 1
+    here = _cpu(1, 1)
+    known = {"cpu", here.processor, _slug(here.processor), _cpu(threads, batch).name}
+    if asked not in known:
+        raise DeviceNotHere(_not_here(asked, here))
     if not 1 <= threads <= cores:
         raise DeviceNotHere(f"{threads} threads were asked for; this machine has {cores} cores")
     if precision != "fp32":
         raise DeviceNotHere(f"precision {precision} is not supported on CPU; use fp32")
-    device = _cpu(threads, batch)
-    if asked not in ("cpu", device.name, _slug(device.processor)):
-        raise DeviceNotHere(_not_here(asked, device))
-    return device
+    return _cpu(threads, batch)
 
 
 def _cpu(threads: int, batch: int) -> Device:

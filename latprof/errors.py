@@ -9,3 +9,7 @@ class OptionError(ContractError):
 
 class DeviceNotHere(ContractError):
     """A device was asked for that this machine does not have."""
+
+
+class UnmeasuredLayer(ContractError):
+    """A layer that no runtime node was named after."""

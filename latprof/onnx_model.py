@@ -16,7 +16,6 @@ from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Architecture, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
-OUTPUT = "output"
 _NUMPY = {"fp32": np.float32, "fp16": np.float16}
 _ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _ACTIVATION_OPS = {
@@ -24,8 +23,8 @@ _ACTIVATION_OPS = {
     "leaky_relu": ("LeakyRelu", {"alpha": 0.1}),
     "sigmoid": ("Sigmoid", {}),
     "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
-    "hard_swish": ("HardSwish", {}),
 }
+_GATES = {"silu": "sigmoid", "hard_swish": "hard_sigmoid"}  # x · gate(x)
 
 
 def build(
@@ -35,7 +34,7 @@ def build(
     precision: str = "fp32",
     seed: int = 0,
 ) -> onnx.ModelProto:
-    """The architecture as ONNX: input (batch, channels, height, width) → `output`.
+    """The architecture as ONNX: input (batch, channels, height, width) → every layer nobody reads.
 
     Weights are random and keep the scale of activations: zeros and denormals run at other
     speeds than real data. Raises ArchitectureError.
@@ -44,16 +43,18 @@ def build(
     layers = network.layer_specs(architecture)
     for layer, spec in layers:
         writer.add(layer, spec)
-    last, spec = layers[-1]
-    writer.node("Identity", [writer.tensor[last.name]], OUTPUT, OUTPUT)
-    flat = spec.kind == "linear"
-    shape = [batch, spec.out_channels, *([] if flat else spec.out_size)]
     element = _ONNX[precision]
+    specs = {layer.name: spec for layer, spec in layers}
+    outputs = []
+    for name in network.outputs(architecture):
+        flat = not writer.shape_4d[name]
+        shape = [batch, specs[name].out_channels, *([] if flat else specs[name].out_size)]
+        outputs.append(helper.make_tensor_value_info(writer.tensor[name], element, shape))
     graph = helper.make_graph(
         writer.nodes,
         network.name,
         [helper.make_tensor_value_info(INPUT, element, [batch, *network.input_shape])],
-        [helper.make_tensor_value_info(OUTPUT, element, shape)],
+        outputs,
         writer.weights,
     )
     opset = helper.make_opsetid("", OPSET)
@@ -100,7 +101,7 @@ class _Writer:
             name = f"{layer.name}@add"
             tensor = self.node("Add", [tensor, self.tensor[layer.residual]], name, name)
         self.tensor[layer.name] = self._activation(layer, tensor)
-        self.shape_4d[layer.name] = layer.kind != "linear"
+        self.shape_4d[layer.name] = layer.kind != "linear" and self.shape_4d[layer.inputs[0]]
 
     def _conv(self, layer: Layer, spec: LayerSpec, source: str, name: str) -> str:
         groups = spec.out_channels if layer.kind == "depthwise" else spec.groups
@@ -180,8 +181,9 @@ class _Writer:
                 values = np.array(value, dtype=self.dtype)
                 self.weights.append(numpy_helper.from_array(values, bound))
             return self.node("Clip", [tensor, *bounds], name, name)
-        if layer.activation == "silu":
-            gate = self.node("Sigmoid", [tensor], f"{name}@gate", f"{name}@gate")
+        if layer.activation in ("silu", "hard_swish"):  # written out: ORT would name it anew
+            op, attributes = _ACTIVATION_OPS[_GATES[layer.activation]]
+            gate = self.node(op, [tensor], f"{name}@gate", f"{name}@gate", **attributes)
             return self.node("Mul", [tensor, gate], name, name)
         op, attributes = _ACTIVATION_OPS[layer.activation]
         return self.node(op, [tensor], name, name, **attributes)

@@ -59,6 +59,7 @@ def profile(
         report(0, 1, "dropped the incomplete last line of an interrupted profile")
     plan = _keep_plan(table, network, levels, samples, seed)
     chosen = architectures(network, plan)
+    _require_same_runs(table, network, chosen)
     total = sum(map(len, chosen.values()))
     # Two series of rounds a run, up to three times as long in a slow phase; the rest of the budget
     # is for building networks and for second attempts.
@@ -77,10 +78,10 @@ def profile(
         table.append(
             network.name, [as_run(job.purpose, job.run, job.attempt, job.architecture, sample)]
         )
-    known = table.validation(network.name)
-    if bench is None and known is not None:  # the table was complete
+    last = table.rows(network.name)[-1]
+    if isinstance(last, Validation):  # nothing was measured since
         report(total, total, "already measured")
-        return known
+        return last
     result = validation(network, table, table.settled_runs(network, "unseen"))
     table.append(network.name, [result])
     report(total, total, "validated")
@@ -122,6 +123,17 @@ def _keep_plan(table: LatencyTable, network: Network, levels: int, samples: int,
             "Continue with the same options, or profile into another folder with --out"
         )
     return plan
+
+
+def _require_same_runs(table: LatencyTable, network: Network, chosen) -> None:
+    """A menu that changed meanwhile chooses other runs; rows of both must not mix."""
+    for run in table.runs(network):
+        if run.architecture != chosen[run.purpose][run.run]:
+            raise TableError(
+                f"{table.path(network.name)}: {run.purpose} run {run.run} was of another "
+                "architecture: the network's menu has changed since. Profile into another folder "
+                "with --out"
+            )
 
 
 def _jobs(table: LatencyTable, network: Network, chosen) -> Iterator[Job]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import DeviceMismatch, TableError
+from lookup_tables.files import refuse_newer, write_whole
 
 FORMAT = 1
 
@@ -62,7 +63,9 @@ class Device(BaseModel):
         """Read an identity file; raises TableError."""
         path = Path(path)
         try:
-            device = cls.model_validate_json(path.read_text())
+            text = path.read_text()
+            refuse_newer(path, text, FORMAT, TableError)
+            return cls.model_validate_json(text)
         except (FileNotFoundError, NotADirectoryError):
             raise TableError(
                 f"{path.parent} is no latency table: {path.name} is missing. Make one with "
@@ -72,12 +75,6 @@ class Device(BaseModel):
             detail = error.errors()[0]
             where = ".".join(map(str, detail["loc"]))
             raise TableError(f"{path}: {where}: {detail['msg']}") from None
-        if device.format > FORMAT:
-            raise TableError(
-                f"{path}: format {device.format} is newer than the {FORMAT} this version reads; "
-                "upgrade latprof-pruner"
-            )
-        return device
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n")
+        write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")

@@ -70,6 +70,7 @@ class LatencyModel:
         self.network, self.device = network, table.device
         runs = table.settled_runs(network, "design")
         plan = table.plan(network.name)
+        assert plan is not None  # settled_runs has refused a table without one
         if len(runs) < plan.levels**2:
             raise TableError(
                 f"{table.path(network.name)} holds {len(runs)} of {plan.levels**2} design runs; "
@@ -102,12 +103,18 @@ class LatencyModel:
         expected = len(self.network.groups)
         if widths.ndim != 2 or widths.shape[1] != expected:
             raise ValueError(f"widths: expected shape (n, {expected}), got {widths.shape}")
-        if removed is not None and not np.any(removed):
-            removed = None
+        if removed is not None:
+            removed = np.asarray(removed, dtype=bool)  # ~ of an integer 1 is true
+            blocks = len(self.network.blocks)
+            if removed.shape != (len(widths), blocks):
+                raise ValueError(
+                    f"removed: expected shape ({len(widths)}, {blocks}), got {removed.shape}"
+                )
+            removed = removed if removed.any() else None
         totals = np.empty((2, len(widths)))
         for start in range(0, len(widths), CHUNK):
             part = slice(start, start + CHUNK)
-            gone = None if removed is None else np.asarray(removed)[part]
+            gone = None if removed is None else removed[part]
             totals[:, part] = self._sum_terms(widths[part], gone)
         latency_s = totals[0] + self.calibration.b * self.dense_s
         interpolated = np.clip(totals[1] / totals[0], 0, 1)

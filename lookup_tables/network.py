@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lookup_tables.errors import ArchitectureError, NetworkError
+from lookup_tables.files import refuse_newer, write_whole
 from lookup_tables.layer import (
     WEIGHTED,
     Activation,
@@ -106,7 +107,7 @@ class Architecture(_Frozen):
             ) from None
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.model_dump_json(indent=1) + "\n")
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
 
 class Form(NamedTuple):
@@ -148,8 +149,6 @@ class Network(_Frozen):
 
     @model_validator(mode="after")
     def _is_consistent(self):
-        if self.format > FORMAT:
-            raise ValueError(f"format {self.format} is newer than this version's {FORMAT}")
         _unique("group", [group.name for group in self.groups])
         _unique("layer", [INPUT, *(layer.name for layer in self.layers)])
         _unique("block", [block.name for block in self.blocks])
@@ -182,9 +181,11 @@ class Network(_Frozen):
                 raise ValueError(f"layer {layer.name} adds {layer.residual} of another shape")
 
     def _check_blocks(self) -> None:
+        known = {INPUT, *self._layer}
+        _unique("a layer in blocks", [name for block in self.blocks for name in block.layers])
         for block in self.blocks:
-            for name in (*block.layers, block.output):
-                if name not in self._layer:
+            for name in (*block.layers, block.output, block.input):
+                if name not in known:
                     raise ValueError(f"block {block.name} names an unknown layer: {name}")
             if self._outputs[block.input] != self._outputs[block.output]:
                 raise ValueError(f"block {block.name} changes shape and cannot be removed")
@@ -202,7 +203,9 @@ class Network(_Frozen):
                     "pruner trace --model FILE.py:FACTORY --out net.json, then --network net.json"
                 )
         try:
-            return cls.model_validate_json(path.read_text())
+            text = path.read_text()
+            refuse_newer(path, text, FORMAT, NetworkError)
+            return cls.model_validate_json(text)
         except FileNotFoundError:
             raise NetworkError(f"{path}: no such network file") from None
         except ValidationError as error:
@@ -216,7 +219,7 @@ class Network(_Frozen):
         for key in ("groups", "blocks", "layers"):
             rows = ",\n  ".join(json.dumps(row) for row in data.get(key, []))
             lines.append(f' "{key}": [\n  {rows}\n ]' if rows else f' "{key}": []')
-        Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -319,9 +322,11 @@ class Network(_Frozen):
             if self.block_of.get(layer.name) not in removed
         ]
 
-    def output_of(self, architecture: Architecture) -> str:
-        """The layer whose output is the network's, after removals."""
-        return self.kept_layers(architecture)[-1].name
+    def outputs(self, architecture: Architecture) -> list[str]:
+        """The layers that no other layer reads, after removals: the network's outputs."""
+        layers = self.kept_layers(architecture)
+        read = {source for layer in layers for source in (*layer.inputs, layer.residual)}
+        return [layer.name for layer in layers if layer.name not in read]
 
     def layer_specs(self, architecture: Architecture) -> list[tuple[Layer, LayerSpec]]:
         """The layers of an architecture in execution order; raises ArchitectureError."""

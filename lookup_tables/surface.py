@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+_ANSWERED_AT_ONCE = 4096  # questions to scattered points: each looks at all of them
 Point = tuple[int, int]  # input width, output width
 
 
@@ -92,6 +93,11 @@ class Surface:
         return coefficients, self._values - basis @ coefficients
 
     def _scattered(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        starts = range(0, len(x), _ANSWERED_AT_ONCE)
+        parts = [slice(start, start + _ANSWERED_AT_ONCE) for start in starts]
+        return np.concatenate([self._scattered_part(x[p], y[p]) for p in parts])
+
+    def _scattered_part(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         coefficients, residuals = self._plane
         scale = np.array([self._in[-1], self._out[-1]])
         here = np.stack([x, y], axis=-1)[:, None, :] / scale

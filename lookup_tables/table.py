@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
+from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, Network
 
@@ -26,6 +27,7 @@ DATA = Path(__file__).parent / "data"
 # disturbed: on a shared machine the ratio to the dense network shifts by several percent then.
 DISTURBED = 1.06
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -50,7 +52,7 @@ class LayerTime(_Row):
 
     layer: LayerSpec
     seconds: Seconds
-    nodes: Annotated[int, Field(ge=1)]
+    nodes: Annotated[int, Field(ge=0)]  # 0: the runtime fused it into another layer
 
 
 class Run(_Row):
@@ -83,14 +85,14 @@ class Validation(_Row):
 
     row: Literal["validation"] = "validation"
     architectures: int
-    rmspe: float  # root mean square of the relative errors
-    within_5_percent: float  # share
-    rank_correlation: float  # Spearman
-    worst: float  # largest relative error
-    flops_rmspe: float  # of the straight line in MACs, fitted to the same design runs
-    flops_rank_correlation: float
-    interval_90: float  # relative half-width that holds 90 % of unseen architectures
-    measuring_s: float
+    rmspe: Finite  # root mean square of the relative errors
+    within_5_percent: Finite  # share
+    rank_correlation: Finite  # Spearman
+    worst: Finite  # largest relative error
+    flops_rmspe: Finite  # of the straight line in MACs, fitted to the same design runs
+    flops_rank_correlation: Finite
+    interval_90: Finite  # relative half-width that holds 90 % of unseen architectures
+    measuring_s: Finite
     peak_memory_bytes: int
     measured_at: str  # ISO 8601, UTC
     tool_version: str
@@ -147,19 +149,23 @@ class LatencyTable:
                 f"{path}: this table holds no network {network!r} (it holds: {known}). "
                 f"Measure it with: latprof profile --network {network} --out {self.folder}"
             ) from None
-        rows = [_parse(path, number, line) for number, line in enumerate(data.splitlines(), 1)]
+        lines = data.splitlines()
         if data and not data.endswith(b"\n"):
-            raise _truncated(path, len(rows))
+            raise _truncated(path, len(lines))
+        if not lines:
+            raise _truncated(path, 1)
+        refuse_newer(path, lines[0], FORMAT, TableError)
+        rows = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
         _check_order(path, rows)
         self._read[network] = (len(data), rows)
         return rows
 
     def plan(self, network: str) -> Plan | None:
         """How this network's runs were chosen, None if it was never begun."""
-        if not self.path(network).exists():
+        path = self.path(network)
+        if not path.exists() or path.stat().st_size == 0:
             return None
-        rows = self.rows(network)
-        return rows[0] if rows else None
+        return self.rows(network)[0]
 
     def runs(self, network: Network, purpose: str | None = None) -> list[Run]:
         """All runs of a network; raises TableError if the table is of another network."""
@@ -233,7 +239,10 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
         where = ".".join(str(part) for part in detail["loc"] if part not in ("plan", "run"))
         shown = f", found {found!r}" if isinstance(found, int | float | str) and where else ""
         if detail["type"] == "json_invalid":
-            raise _truncated(path, number) from None
+            raise TableError(
+                f"{path}, line {number}: no JSON; the file is damaged. Restore it from where it "
+                "came, or delete it and profile again"
+            ) from None
         raise TableError(
             f"{path}, line {number}: {where}: {detail['msg']}{shown}. "
             "Never edit a table: restore the file, or delete it and profile again"
@@ -242,8 +251,8 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
 
 def _truncated(path: Path, number: int) -> TableError:
     return TableError(
-        f"{path}, line {number}: the line is incomplete or no JSON. If the last writer was "
-        f"killed, `latprof profile --network {path.stem} --out {path.parent}` drops that line "
+        f"{path}, line {number}: the line is incomplete: its writer was killed. "
+        f"`latprof profile --network {path.stem} --out {path.parent}` drops that line "
         "and measures what is missing; the lines before it are kept"
     )
 
@@ -253,16 +262,8 @@ def _check_order(path: Path, rows: list[Row]) -> None:
         raise TableError(f"{path}, line 1: expected the plan, found a {rows[0].row} row")
     seen: dict[tuple, int] = {}
     for number, row in enumerate(rows, 1):
-        if isinstance(row, Plan):
-            if number > 1:
-                raise TableError(
-                    f"{path}, line {number}: a second plan; the file was joined by hand"
-                )
-            if row.format > FORMAT:
-                raise TableError(
-                    f"{path}: format {row.format} is newer than the {FORMAT} this version reads; "
-                    "upgrade latprof-pruner"
-                )
+        if isinstance(row, Plan) and number > 1:
+            raise TableError(f"{path}, line {number}: a second plan; was the file joined by hand?")
         if isinstance(row, Run):
             if row.key in seen:
                 purpose, run, attempt = row.key

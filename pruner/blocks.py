@@ -6,19 +6,24 @@ from lookup_tables.network import INPUT, Block, Layer
 
 
 def find_blocks(layers: tuple[Layer, ...]) -> tuple[Block, ...]:
-    """The blocks that an identity shortcut lets one remove, in execution order."""
+    """The blocks that an identity shortcut lets one remove, in execution order.
+
+    Of blocks within blocks the inner ones are offered: no layer is in two.
+    """
     by_name = {layer.name: layer for layer in layers}
     readers: dict[str, set[str]] = {}
     for layer in layers:
         for source in _reads(layer):
             readers.setdefault(source, set()).add(layer.name)
     blocks: dict[str, Block] = {}
+    taken: set[str] = set()
     for layer in layers:
         if not (layer.residual or layer.kind == "add"):
             continue
         for shortcut in [layer.residual] if layer.residual else layer.inputs:
             inside = _between(shortcut, layer, by_name, readers)
-            if inside:
+            if inside and not taken & set(inside):
+                taken |= set(inside)
                 name = _common_path(inside) or layer.name
                 name = layer.name if name in blocks else name
                 blocks[name] = Block(

@@ -19,7 +19,7 @@ from rich.table import Table
 from lookup_tables.errors import ContractError
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy
-from pruner.data import load_data
+from pruner.data import load_data, require_fit
 from pruner.errors import RunError, TraceError
 from pruner.export import export_onnx
 from pruner.filters import RANKINGS
@@ -46,7 +46,7 @@ ModelOption = Annotated[
 ]
 DataOption = Annotated[str, typer.Option("--data", help="digits, cifar10, imagenet or food101.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
-SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
@@ -70,7 +70,8 @@ def trace(
     ] = None,
 ) -> None:
     """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
-    built = models.build(model)
+    with torch.device("cpu" if weights else "meta"):  # without weights shapes are enough
+        built = models.build(model)
     if weights is not None:
         load_weights(built, weights)
     network = trace_model(built, _shape(model, input_), models.short_name(model)).network
@@ -87,7 +88,7 @@ def train(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     data_dir: DataDirOption = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 30,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
     seed: SeedOption = 0,
 ) -> None:
@@ -98,6 +99,7 @@ def train(
     torch.manual_seed(seed)
     built = models.build(model)
     images = load_data(data, data_dir)
+    require_fit(built, models.input_shape(model) or images.shape, images)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint.pt")
     with _interruptible(out), _progress() as bar:
@@ -129,9 +131,11 @@ def prune(
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
     ranking: Annotated[str, typer.Option(help=", ".join(RANKINGS))] = "l1",
     reward: Annotated[str, typer.Option(help=", ".join(REWARDS))] = "error_sensitivity",
-    episodes: Annotated[int, typer.Option(help="Architectures the search may score.")] = 300,
-    epochs: Annotated[int, typer.Option(help="Of fine-tuning.")] = 2,
-    distill: Annotated[float, typer.Option(help="Weight of the dense network's outputs.")] = 0.5,
+    episodes: Annotated[int, typer.Option(min=1, help="Architectures the search may score.")] = 300,
+    epochs: Annotated[int, typer.Option(min=0, help="Of fine-tuning.")] = 2,
+    distill: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of the dense network's outputs.")
+    ] = 0.5,
     seed: SeedOption = 0,
     json_: JsonOption = False,
 ) -> None:
@@ -175,6 +179,7 @@ def evaluate(
         built = models.build(model)
         load_weights(built, weights)
         shape = models.input_shape(model) or images.shape
+    require_fit(built, shape, images)
     built = built.to(memory_format=torch.channels_last)
     answer = {"accuracy": accuracy(built, images.test), "test_images": len(images.test)}
     if onnx:

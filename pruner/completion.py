@@ -16,7 +16,7 @@ from math import prod
 
 import numpy as np
 
-from lookup_tables.errors import BudgetError
+from lookup_tables.errors import BudgetError, ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
 
@@ -48,6 +48,11 @@ class Completion:
             if not term.groups:
                 self._constant_s += float(term.seconds)
                 continue
+            if not term.seconds.size:
+                raise ContractError(
+                    f"{len(term.groups)} groups meet in layer {term.layers[0].name}; their widths "
+                    "have too many combinations to search. Shorten their menus in the network file"
+                )
             groups = tuple(index[name] for name in term.groups)
             self._own[max(groups)].append(_sorted_factor(groups, term.seconds))
         self._messages = self._eliminate()
@@ -109,7 +114,7 @@ class Completion:
         The error names the fastest one and its price: what it keeps and, with a `score`, its
         accuracy before fine-tuning.
         """
-        fastest = self.fastest()
+        fastest = self.fastest()  # exact, or, with very large tables, the narrowest completion
         fastest_s = self.model.latency_s(fastest)
         if fastest_s <= budget_s:
             return

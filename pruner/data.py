@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruner.errors import DataError
 
@@ -57,6 +57,23 @@ def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Dat
     if name != "digits" and folder is None:
         raise DataError(f"data set {name} needs --data-dir, the folder that holds it")
     return _LOADERS[name](Path(folder) if folder is not None else None, seed)
+
+
+def require_fit(model: nn.Module, shape: tuple[int, int, int], data: Data) -> None:
+    """Raise DataError unless the model reads such images and tells such classes apart."""
+    if tuple(shape) != tuple(data.shape):
+        expected, found = ("×".join(map(str, s)) for s in (shape, data.shape))
+        raise DataError(
+            f"the model is made for {expected} images, those of {data.name} are {found}; "
+            "choose the data set or the model that fits"
+        )
+    with torch.inference_mode():
+        classes = model.eval()(torch.zeros(2, *shape)).shape[-1]
+    if classes != data.classes:
+        raise DataError(
+            f"the model tells {classes} classes apart, {data.name} has {data.classes}; "
+            "choose the data set or the model that fits"
+        )
 
 
 def batches(images: Images, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -233,9 +250,11 @@ def _imagenet(folder: Path, seed: int) -> Data:
                 f"{folder} holds no ImageNet: {part}/ is missing. Unpack ILSVRC2012 so that "
                 "train/ and val/ hold one folder per class (torchvision.datasets.ImageNet does it)"
             )
-    return _from_folders(
-        "imagenet", ImageFolder(folder / "train"), ImageFolder(folder / "val"), seed
-    )
+    try:
+        train, val = (ImageFolder(folder / part) for part in ("train", "val"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no ImageNet: {error}") from None
+    return _from_folders("imagenet", train, val, seed)
 
 
 def _food101(folder: Path, seed: int) -> Data:

@@ -18,7 +18,7 @@ from pruner.task import Task
 
 STATE = (
     "index", "is_depthwise", "in_channels", "out_channels", "kernel", "stride", "parameters",
-    "saved_s", "open_s", "previous_action", "latency_sensitivity", "local_slope",
+    "time_saved", "time_open", "previous_action", "latency_sensitivity", "local_slope",
     "remaining_parameters",
 )  # fmt: skip
 

@@ -20,8 +20,10 @@ OPSET = 18
 TOLERANCE = 1e-3  # largest difference, relative to the largest output
 
 
-def export_onnx(model: nn.Module, input_shape: tuple[int, int, int], path: str | Path) -> float:
-    """Write (1, *input_shape) → outputs as ONNX and compare the two numerically.
+def export_onnx(
+    model: nn.Module, input_shape: tuple[int, int, int], path: str | Path, batch: int = 1
+) -> float:
+    """Write (batch, *input_shape) → outputs as ONNX and compare the two numerically.
 
     Returns the largest difference relative to the largest output; raises ExportError if it
     exceeds TOLERANCE. The file appears only when it is right.
@@ -29,7 +31,7 @@ def export_onnx(model: nn.Module, input_shape: tuple[int, int, int], path: str |
     path = Path(path)
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
     partial = path.with_suffix(".partial.onnx")
-    example = torch.randn(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a user can mend
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -55,12 +57,13 @@ def export_onnx(model: nn.Module, input_shape: tuple[int, int, int], path: str |
 
 
 def largest_difference(
-    model: nn.Module, path: str | Path, input_shape: tuple[int, int, int], count: int = 8
+    model: nn.Module, path: str | Path, input_shape: tuple[int, int, int], runs: int = 8
 ) -> float:
     """Largest |ONNX − PyTorch| over random inputs, relative to the largest output."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = torch.randn(count, *input_shape, generator=torch.Generator().manual_seed(1))
+    batch = session.get_inputs()[0].shape[0]
+    inputs = torch.randn(runs * batch, *input_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model.eval()(inputs).numpy()
-    found = np.concatenate([session.run(None, {INPUT: x[None].numpy()})[0] for x in inputs])
+    found = np.concatenate([session.run(None, {INPUT: x.numpy()})[0] for x in inputs.split(batch)])
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pruner.accuracy import channels_last, fast_arithmetic
 from pruner.data import Images
+from pruner.errors import RunError
 
 SAVE_EVERY = 50  # steps
 
@@ -55,10 +56,11 @@ def fine_tune(
 ) -> None:
     """Train `model` in place; with a checkpoint path, continue from it and save to it."""
     model.to(memory_format=torch.channels_last)
+    made_by = f"{recipe}, {len(images)} images"
     steps_each = max(1, len(images) // recipe.batch)
     total = recipe.epochs * steps_each
     optimizer = _optimizer(model, recipe)
-    step = _restore(checkpoint, model, optimizer)
+    step = _restore(checkpoint, model, optimizer, made_by)
     smoothed_loss = None
     while step < total:
         epoch, position = divmod(step, steps_each)
@@ -71,7 +73,7 @@ def fine_tune(
         step += 1
         smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
         if checkpoint and (step % SAVE_EVERY == 0 or step == total):
-            _save(checkpoint, model, optimizer, step)
+            _save(checkpoint, model, optimizer, step, made_by)
         report(step, total, f"epoch {epoch + 1} of {recipe.epochs}, loss {smoothed_loss:.3f}")
     model.eval()
 
@@ -128,17 +130,25 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mix(seed, 7_919 * (epoch + 1)))
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(path: Path, model: nn.Module, optimizer, step: int, made_by: str) -> None:
     partial = path.with_suffix(".partial")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"step": step, "made_by": made_by}
     torch.save(state, partial)
     os.replace(partial, path)  # a killed save leaves the former checkpoint
 
 
-def _restore(path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(path: Path | None, model: nn.Module, optimizer, made_by: str) -> int:
     if path is None or not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    found = {name: value.shape for name, value in state["model"].items()}
+    if state["made_by"] != made_by or found != shapes:
+        raise RunError(
+            f"{path} is of another training ({state['made_by']}; now {made_by}). Continue with the "
+            "same model, data and options, or delete it"
+        )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return state["step"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import fx, nn
 
 from lookup_tables.network import INPUT, ChannelGroup, Layer, Network
@@ -106,6 +107,7 @@ class _Tensor:
 
     layer: str
     segments: tuple[tuple[str, int], ...]
+    flattened: int = 1  # features that stand for each channel
 
 
 @dataclass
@@ -125,7 +127,7 @@ class GraphReader:
             self._read_input(node)
         elif node.op == "output":
             self._read_output(node)
-        elif _shape(node) is not None:
+        elif shape_of(node) is not None:
             self._read_operation(node)
 
     def _read_input(self, node: fx.Node) -> None:
@@ -134,7 +136,7 @@ class GraphReader:
         self.coupling.add(INPUT)
         self.coupling.freeze(INPUT)
         self.writer[INPUT] = node
-        self.tensors[node] = _Tensor(INPUT, ((INPUT, _shape(node)[1]),))
+        self.tensors[node] = _Tensor(INPUT, ((INPUT, shape_of(node)[1]),))
 
     def _read_output(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
@@ -143,6 +145,12 @@ class GraphReader:
 
     def _read_operation(self, node: fx.Node) -> None:
         kind, module = self._operation(node)
+        if kind is not nn.Linear and kind not in _FLATTENS | _PASSED_ON:
+            for source in node.all_input_nodes:
+                if source in self.tensors and self.tensors[source].flattened > 1:
+                    raise TraceError(
+                        f"layer {self._name(node)} reads flattened maps; only linear layers may"
+                    )
         for kinds, read in _READERS:
             if kind in kinds:
                 read(self, node, module)
@@ -171,10 +179,8 @@ class GraphReader:
 
     def _add_layer(self, node: fx.Node, kind: str, segments, **fields) -> None:
         name = self._name(node)
-        if name in self.layers:
-            raise TraceError(
-                f"layer {name} is called twice; weights used in two places cannot be pruned"
-            )
+        if name in self.layers:  # a module without weights may be called again and again
+            name = node.name
         sources = fields.pop("inputs", None) or [s.layer for s in self._sources(node)]
         self.layers[name] = {"name": name, "kind": kind, "inputs": tuple(sources), **fields}
         self.writer[name] = node
@@ -193,6 +199,14 @@ class GraphReader:
 
     # One reader per kind of node.
 
+    def _claim(self, node: fx.Node, reads, writes) -> None:
+        """Note which channels a module's weights read and write; refuse weights used twice."""
+        if node.target in self.module_channels:
+            raise TraceError(
+                f"layer {node.target} is called twice; weights used in two places cannot be pruned"
+            )
+        self.module_channels[node.target] = (reads, writes)
+
     def _read_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
         (source,) = self._sources(node)
         if conv.dilation != (1, 1) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
@@ -206,36 +220,36 @@ class GraphReader:
             "padding": tuple(conv.padding),
         }
         if conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1:
+            self._claim(node, source.segments, source.segments)
             self._add_layer(node, "depthwise", source.segments, **geometry)
-            self.module_channels[node.target] = (source.segments, source.segments)
             return
         own = self.coupling.add(str(node.target))
         segments = ((own, conv.out_channels),)
         if conv.groups > 1:
             for channels, _ in (*source.segments, *segments):
                 self.coupling.freeze(channels)
+        self._claim(node, source.segments, segments)
         self._add_layer(
             node, "conv", segments, channels=conv.out_channels, groups=conv.groups, **geometry
         )
-        self.module_channels[node.target] = (source.segments, segments)
 
     def _read_linear(self, node: fx.Node, linear: nn.Linear) -> None:
         (source,) = self._sources(node)
         own = self.coupling.add(str(node.target))
         segments = ((own, linear.out_features),)
+        self._claim(node, source.segments, segments)
         self._add_layer(node, "linear", segments, channels=linear.out_features)
-        self.module_channels[node.target] = (source.segments, segments)
 
     def _read_batch_norm(self, node: fx.Node, module: nn.Module) -> None:
         source = node.all_input_nodes[0]
         layer = self._fusable(source)
         segments = self.tensors[source].segments
+        self._claim(node, segments, segments)
         if layer and layer["kind"] in ("conv", "depthwise") and "residual" not in layer:
             self._fuse(node, layer)
             self.batch_norms[layer["name"]] = str(node.target)
         else:
             self._add_layer(node, "batch_norm", segments)
-        self.module_channels[node.target] = (segments, segments)
 
     def _read_activation(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
@@ -250,7 +264,11 @@ class GraphReader:
 
     def _read_add(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "adds")
+        shapes = {shape_of(source) for source in sources}
+        if len(shapes) > 1:
+            raise TraceError(f"layer {self._name(node)} adds tensors of shapes {sorted(shapes)}")
         self._couple(node)
+        names = [self.tensors[source].layer for source in sources]
         order = list(self.layers)
         candidates = [
             (order.index(layer["name"]), source)
@@ -261,12 +279,12 @@ class GraphReader:
         ]
         others = {self.tensors[source].layer for source in sources}
         if not candidates or len(others) == 1:
-            self._add_layer(node, "add", self.tensors[sources[0]].segments)
+            self._add_layer(node, "add", self.tensors[sources[0]].segments, inputs=names)
             return
         position, _ = max(candidates, key=lambda candidate: candidate[0])
         (other,) = others - {order[position]}
         if other != INPUT and order.index(other) > position:  # not computed before
-            self._add_layer(node, "add", self.tensors[sources[0]].segments)
+            self._add_layer(node, "add", self.tensors[sources[0]].segments, inputs=names)
             return
         layer = self.layers[order[position]]
         layer["residual"] = other
@@ -275,13 +293,13 @@ class GraphReader:
     def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "multiplies")
         self._couple(node)
-        larger = sorted(sources, key=lambda s: -math.prod(_shape(s)))  # the gate broadcasts
+        larger = sorted(sources, key=lambda s: -math.prod(shape_of(s)))  # the gate broadcasts
         names = [self.tensors[source].layer for source in larger]
         self._add_layer(node, "multiply", self.tensors[larger[0]].segments, inputs=names)
 
     def _operands(self, node: fx.Node, verb: str) -> list[fx.Node]:
         sources = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        if len(node.args) != 2 or len(sources) != 2 or _shape(sources[1]) is None:
+        if len(node.args) != 2 or len(sources) != 2 or shape_of(sources[1]) is None:
             raise TraceError(f"layer {self._name(node)} {verb} a constant, which is not supported")
         return sources
 
@@ -298,7 +316,7 @@ class GraphReader:
 
     def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if dim % len(_shape(node)) != 1:
+        if dim % len(shape_of(node)) != 1:
             raise TraceError(f"layer {self._name(node)} concatenates along {dim}, not channels")
         parts = [self.tensors[source] for source in node.args[0]]
         segments = [segment for part in parts for segment in part.segments]
@@ -309,7 +327,9 @@ class GraphReader:
         source = self.tensors[node.all_input_nodes[0]]
         options = _options(node, module, ("kernel_size", "stride", "padding"))
         if options.get("ceil_mode") or options.get("dilation") not in (None, 1, (1, 1)):
-            raise TraceError(f"layer {self._name(node)}: pools with ceil_mode or dilation")
+            raise TraceError(
+                f"layer {self._name(node)} pools with ceil_mode or dilation, which is not supported"
+            )
         kernel = _pair(options["kernel_size"])
         self._add_layer(
             node,
@@ -322,8 +342,11 @@ class GraphReader:
 
     def _read_global_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
-        shape = _shape(node)
-        if len(_shape(source)) != 4 or math.prod(shape) != shape[1]:
+        shape = shape_of(node)
+        if shape == shape_of(source):  # an adaptive pool to the size it finds
+            self._read_passed_on(node, module)
+            return
+        if len(shape_of(source)) != 4 or math.prod(shape) != shape[1]:
             raise TraceError(
                 f"layer {self._name(node)}: pools to {shape}; only 1×1 (global) is supported"
             )
@@ -332,7 +355,7 @@ class GraphReader:
     def _read_upsample(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
         options = _options(node, module, ("size", "scale_factor", "mode"))
-        factors = [b / a for a, b in zip(_shape(source)[2:], _shape(node)[2:], strict=True)]
+        factors = [b / a for a, b in zip(shape_of(source)[2:], shape_of(node)[2:], strict=True)]
         if options.get("mode", "nearest") != "nearest" or any(f != int(f) for f in factors):
             raise TraceError(f"layer {self._name(node)}: only nearest upsampling by whole factors")
         stride = tuple(int(factor) for factor in factors)
@@ -340,13 +363,18 @@ class GraphReader:
 
     def _read_flatten(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
-        before, after = _shape(source), _shape(node)
-        if before == after or math.prod(before[1:]) == after[1]:
-            self.tensors[node] = self.tensors[source]  # a linear layer reads it flattened
-            if self.writer[self.tensors[source].layer] is source:
-                self.writer[self.tensors[source].layer] = node
-            return
-        raise TraceError(f"layer {self._name(node)} reshapes {before} to {after}")
+        before, after = shape_of(source), shape_of(node)
+        if before != after and (len(after) != 2 or math.prod(before[1:]) != after[1]):
+            raise TraceError(
+                f"layer {self._name(node)} reshapes {before} to {after}; only flattening to "
+                "(batch, features) is supported"
+            )
+        tensor = self.tensors[source]
+        per_channel = after[1] // sum(width for _, width in tensor.segments)
+        flattened = per_channel if len(after) == 2 else tensor.flattened
+        self.tensors[node] = _Tensor(tensor.layer, tensor.segments, flattened)
+        if self.writer[tensor.layer] is source:
+            self.writer[tensor.layer] = node
 
     def _read_passed_on(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
@@ -366,13 +394,19 @@ class GraphReader:
                 if group:
                     groups[group] = layer["channels"]
         layers = tuple(Layer(**layer) for layer in self.layers.values())
-        return Network(
-            name=name,
-            input_shape=input_shape,
-            groups=tuple(ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items()),
-            blocks=find_blocks(layers),
-            layers=layers,
-        )
+        menus = (ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items())
+        try:
+            return Network(
+                name=name,
+                input_shape=input_shape,
+                groups=tuple(menus),
+                blocks=find_blocks(layers),
+                layers=layers,
+            )
+        except ValidationError as error:
+            raise TraceError(
+                f"{name} has layers that do not fit together: {error.errors()[0]['msg']}"
+            ) from None
 
     def _group(self, channels: str) -> str | None:
         return None if self.coupling.is_frozen(channels) else self.coupling.root(channels)
@@ -420,6 +454,6 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     meta = node.meta.get("tensor_meta")
     return tuple(meta.shape) if hasattr(meta, "shape") else None

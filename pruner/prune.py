@@ -6,6 +6,7 @@ interrupted run continues with the same command and arrives at the same result.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -20,10 +21,11 @@ from torch import nn
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
+from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
-from pruner.data import Data, load_data
+from pruner.data import Data, load_data, require_fit
 from pruner.errors import ModelError
 from pruner.export import export_onnx
 from pruner.filters import RANKINGS
@@ -50,7 +52,13 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
     Completion(journey.latency).require(journey.budget_s, journey.score)
     _ = journey.data
-    origin = {"versions": versions(), "commit": commit(), "input_shape": journey.shape}
+    require_fit(journey.dense, journey.shape, journey.data)
+    origin = {
+        "versions": versions(),
+        "commit": commit(),
+        "input_shape": list(journey.shape),
+        "table": table_identity(settings.table, journey.trace.network.name),
+    }
     run = RunFolder.begin(out, settings, origin)
     with run.timed("search"):
         architecture = search(journey, run)
@@ -195,8 +203,8 @@ def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
     """Both networks as ONNX; the pruned one's largest relative difference from PyTorch."""
     journey.report("export", 0, 1, "writing ONNX")
     if not run.dense_onnx.exists():
-        export_onnx(journey.dense, journey.shape, run.dense_onnx)
-    return export_onnx(model, journey.shape, run.onnx)
+        export_onnx(journey.dense, journey.shape, run.dense_onnx, journey.latency.device.batch)
+    return export_onnx(model, journey.shape, run.onnx, journey.latency.device.batch)
 
 
 def measure(journey: Journey, run: RunFolder) -> dict | NotMeasured:
@@ -249,6 +257,13 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
     write_json(run.result, result)
     write_report(run.report, result, latency, architecture)
     return result
+
+
+def table_identity(folder: str, network: str) -> dict[str, str]:
+    """The device's name and a digest of the network's rows."""
+    table = LatencyTable.open(folder)
+    digest = hashlib.sha256(table.path(network).read_bytes()).hexdigest()
+    return {"device": table.device.name, "rows_sha256": digest}
 
 
 def versions() -> dict[str, str]:

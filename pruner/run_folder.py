@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lookup_tables.files import write_whole
 from pruner.errors import RunError
 
 
@@ -29,12 +30,12 @@ class Settings(BaseModel):
     method: str = "lap"
     ranking: str = "l1"
     reward: str = "error_sensitivity"
-    episodes: int = 300
-    epochs: int = 2
-    distill: float = 0.5
-    seed: int = 0
-    score_images: int = 1500  # held-out images that score a candidate
-    recalibration_images: int = 1000
+    episodes: Annotated[int, Field(ge=1)] = 300
+    epochs: Annotated[int, Field(ge=0)] = 2
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.5
+    seed: Annotated[int, Field(ge=0)] = 0
+    score_images: Annotated[int, Field(ge=1)] = 1500  # held-out images that score a candidate
+    recalibration_images: Annotated[int, Field(ge=1)] = 1000
 
     @model_validator(mode="after")
     def _has_one_budget(self):
@@ -72,10 +73,17 @@ class RunFolder:
         path = Path(path)
         file = path / "settings.json"
         if file.exists():
-            before = cls.open(path).settings
-            _require_same(path, before, settings)
-            return cls(path, before)
-        if path.exists() and any(path.iterdir()):
+            run = cls(path, cls.open(path).settings)
+            _require_same(path, run.settings, settings)
+            if run.origin()["table"] != origin["table"]:
+                raise RunError(
+                    f"{path} was begun with another table, or the table's rows have changed "
+                    f"since: {run.origin()['table']}, now {origin['table']}. Continue with that "
+                    "table, or choose another --out"
+                )
+            return run
+        others = [f for f in path.iterdir() if f.name != "origin.json"] if path.exists() else []
+        if others:
             raise RunError(f"{path} is not empty and is no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "origin.json", origin)
@@ -116,9 +124,7 @@ class RunFolder:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def _require_same(path: Path, before: Settings, now: Settings) -> None:

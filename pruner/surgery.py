@@ -82,7 +82,7 @@ def _narrow(module: nn.Module, reads: Tensor, writes: Tensor) -> None:
         _index(module, "bias", writes, 0)
         module.in_features, module.out_features = len(reads), len(writes)
     elif isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.in_channels and module.groups > 1
+        depthwise = module.groups == module.in_channels == module.out_channels > 1
         if depthwise:
             module.groups = len(writes)
         elif module.groups == 1:  # grouped convolutions are never pruned

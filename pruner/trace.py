@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from lookup_tables.network import Network
 from pruner.errors import TraceError
-from pruner.graph_reader import Channels, GraphReader
+from pruner.graph_reader import Channels, GraphReader, shape_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
     """Trace a model for inputs of (channels, height, width); raises TraceError."""
     module = _symbolic(model)
     _propagate_shapes(module, input_shape)
+    _free_of_constants(module)
     reader = GraphReader(module)
     for node in module.graph.nodes:
         reader.read(node)
@@ -41,6 +43,35 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
         batch_norms=dict(reader.batch_norms),
         node_of={layer: node.name for layer, node in reader.writer.items()},
     )
+
+
+def _free_of_constants(module: fx.GraphModule) -> None:
+    """Rewrite what tracing froze: reshapes to counted features, and dropout that is always off.
+
+    Layers that no output depends on are dropped.
+    """
+    module.graph.eliminate_dead_code()
+    for node in list(module.graph.nodes):
+        if node.target in ("view", "reshape", torch.reshape) and _flattens(node):
+            with module.graph.inserting_before(node):
+                flat = module.graph.call_function(torch.flatten, (node.args[0], 1))
+        elif node.target is F.dropout:
+            share = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            module.add_submodule(node.name, nn.Dropout(share))
+            with module.graph.inserting_before(node):
+                flat = module.graph.call_module(node.name, (node.args[0],))
+        else:
+            continue
+        flat.meta = dict(node.meta)
+        node.replace_all_uses_with(flat)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _flattens(node: fx.Node) -> bool:
+    before, after = shape_of(node.args[0]), shape_of(node)
+    return len(before) > 2 and len(after) == 2 and before[0] == after[0]
 
 
 class _Tracer(fx.Tracer):
@@ -71,7 +102,8 @@ def _propagate_shapes(module: fx.GraphModule, input_shape: tuple[int, int, int])
     module.eval()
     try:
         with torch.no_grad():
-            ShapeProp(module).propagate(torch.zeros(1, *input_shape))
+            device = next(module.parameters(), torch.empty(0)).device  # `meta` needs no weights
+            ShapeProp(module).propagate(torch.zeros(1, *input_shape, device=device))
     except Exception as error:
         shape = "×".join(map(str, input_shape))
         cause = error.__cause__ or error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -11,6 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pruner.errors import ModelError
+
+# What safetensors and torch.load raise for files that are something else or cut short.
+_UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError,
+    ValueError,
+)  # fmt: skip
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -66,7 +73,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except _UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path}: not a readable weights file ({first})") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else state

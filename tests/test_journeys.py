@@ -1,6 +1,7 @@
 """Both journeys through the real commands, on digits: profile, prune, interrupt, continue."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -106,6 +107,7 @@ def test_an_interrupted_run_continues_to_the_same_answer(
     workshop, tmp_path, pruner, monkeypatch, stage
 ):
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "whole")) == 0
+    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
     real = pruner_cli._Stages.__call__
 
     def interrupt(self, step, done, total, text):
@@ -117,6 +119,7 @@ def test_an_interrupted_run_continues_to_the_same_answer(
         patch.setattr(pruner_cli._Stages, "__call__", interrupt)
         assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 130
     assert not (tmp_path / "cut" / "result.json").exists()
+    assert (tmp_path / "cut" / "checkpoint.pt").exists() is (stage == "fine-tune")
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 0
     for name in ("architecture.json", "model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -166,7 +169,7 @@ def test_export_writes_a_network_that_compare_times(workshop, tmp_path, latprof,
 def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
     net = workshop / "small_resnet.json"
     assert latprof("profile", "--network", net, "--dry-run", "--out", workshop / "never") == 0
-    assert "72 pruned networks to measure" in capsys.readouterr().out
+    assert "74 pruned networks to measure" in capsys.readouterr().out
     assert not (workshop / "never").exists()
 
 
@@ -236,7 +239,7 @@ def test_wrong_input_is_one_clear_line_and_leaves_nothing_behind(
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not (tmp_path / "run" / "architecture.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_continued_with_other_settings(workshop, tmp_path, pruner, capsys):
@@ -258,10 +261,55 @@ def test_a_wrong_input_shape_is_refused(tmp_path, pruner, capsys, text):
     assert "expected C×H×W" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--levels=6", "--samples=0"])
-def test_a_wrong_design_is_refused_with_the_right_ones(latprof, capsys, option):
-    assert latprof("profile", "--network", "resnet20", option, "--dry-run") == 1
+def test_a_wrong_number_of_levels_is_refused_with_the_right_ones(latprof, capsys):
+    assert latprof("profile", "--network", "resnet20", "--levels=6", "--dry-run") == 1
     assert "--levels must be one of 2, 3, 4, 5, 7, 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--samples=1", "--batch=0", "--threads=0", "--seed=-1"])
+def test_options_out_of_range_are_refused_by_name(latprof, capsys, option):
+    assert latprof("profile", "--network", "resnet20", option, "--dry-run") == 2
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_model_and_a_data_set_that_do_not_fit_are_refused(workshop, tmp_path, pruner, capsys):
+    (tmp_path / "seven.py").write_text(
+        "from pruner.models.resnet import CifarResNet\n"
+        "def seven():\n    return CifarResNet(1, (8, 8), classes=7, colours=1)\n"
+    )
+    arguments = ["--data", "digits", "--out", tmp_path / "w.safetensors"]
+    assert pruner("train", "--model", f"{tmp_path}/seven.py:seven", *arguments) == 1
+    assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
+    assert pruner("train", "--model", "resnet20", *arguments) == 1
+    assert "made for 3×32×32 images, those of digits are 1×8×8" in capsys.readouterr().err
+
+
+def test_a_run_is_not_continued_with_another_table(workshop, tmp_path, pruner, capsys):
+    table = tmp_path / "table"
+    shutil.copytree(workshop / "table", table)
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=table)) == 0
+    rows = (table / "small_resnet.jsonl").read_text().splitlines(keepends=True)
+    (table / "small_resnet.jsonl").write_text("".join([*rows, rows[-1]]))
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=table)) == 1
+    assert "the table's rows have changed since" in capsys.readouterr().err
+
+
+def test_a_file_for_another_batch_is_not_compared_on_a_tables_device(
+    workshop, tmp_path, latprof, capsys
+):
+    (tmp_path / "a.json").write_text("{}")
+    for batch in (1, 2):
+        arguments = ["--architecture", tmp_path / "a.json", "--batch", batch]
+        arguments += [
+            "--network",
+            workshop / "small_resnet.json",
+            "--out",
+            tmp_path / f"{batch}.onnx",
+        ]
+        assert latprof("export", *arguments) == 0
+    files = [tmp_path / "1.onnx", tmp_path / "2.onnx"]
+    assert latprof("compare", *files, "--table", workshop / "table") == 1
+    assert "made for batches of 2, the table's device runs 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-5s", "3 days"])

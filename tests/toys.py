@@ -13,7 +13,7 @@ from lookup_tables.device import Device
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, ChannelGroup, Layer, Network
 from lookup_tables.table import LatencyTable, LayerTime, Plan, Run
-from pruner.models.resnet import BasicBlock, CifarResNet
+from pruner.models.resnet import CifarResNet
 
 DEVICE = Device(
     name="toy_1t",
@@ -58,9 +58,33 @@ class Branches(nn.Module):
         return self.head(self.leaky(self.merge(torch.cat([left, right], dim=1))))
 
 
-def block() -> nn.Module:
-    """One block that keeps its shape."""
-    return BasicBlock(8, 8, stride=1)
+class Gated(nn.Module):
+    """A squeeze-and-excitation gate: its channels are coupled with what it multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Conv2d(16, 4, 1)
+        self.excite = nn.Conv2d(4, 16, 1)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(self.pool(x)))))
+        return self.last(x * gate)
+
+
+class Merging(nn.Module):
+    """As many branches as asked, concatenated and read by one convolution."""
+
+    def __init__(self, branches: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(3, 16, 3, padding=1) for _ in range(branches))
+        self.last = nn.Conv2d(16 * branches, 8, 1)
+
+    def forward(self, x):
+        return self.last(torch.cat([torch.relu(branch(x)) for branch in self.branches], dim=1))
 
 
 def chain(*widths: int) -> Network:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
-import torch
 from scipy.stats import truncnorm
 from stable_baselines3 import DDPG
 
@@ -41,7 +40,6 @@ def search_lap(task: Task, settings: SearchSettings) -> None:
     env = PruningEnv(task, completion, REWARDS[settings.reward])
     steps = len(completion.menus)
     warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
-    threads = torch.get_num_threads()
     agent = _Agent(
         "MlpPolicy",
         _RewardBaseline(env),
@@ -58,7 +56,6 @@ def search_lap(task: Task, settings: SearchSettings) -> None:
     )
     agent.prior = env
     agent.learn(settings.episodes * steps)
-    torch.set_num_threads(threads)
 
 
 class _RewardBaseline(gym.Wrapper):

@@ -1,4 +1,4 @@
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -29,14 +29,18 @@ def test_every_pair_of_widths_of_every_layer_is_run(name):
     for layer in network.layers:
         geometry = network.geometry[layer.name]
         groups = sorted({g for g, _ in (*geometry.in_form.factors, *geometry.out_form.factors)})
-        seen = {tuple(run.widths[g] for g in groups) for run in runs}
-        assert seen == set(product(*(network.group[g].choices for g in groups)))
+        for pair in combinations(groups, 2) if len(groups) > 2 else [groups]:
+            seen = {tuple(run.widths[g] for g in pair) for run in runs}
+            assert seen == set(product(*(network.group[g].choices for g in pair)))
 
 
 @given(st.sampled_from(LEVELS[:5]), st.integers(0, 20))
-def test_any_number_of_levels_gives_its_square_of_runs(levels, seed):
-    runs = design(chain(16, 16, 16, 8), levels, seed)
-    assert len(runs) == levels**2
+def test_any_number_of_levels_gives_its_square_of_runs_and_the_two_extremes(levels, seed):
+    network = chain(16, 16, 16, 8)
+    runs = design(network, levels, seed)
+    assert len(runs) == levels**2 + 2
+    assert runs[-2] == network.dense
+    assert set(runs[-1].widths.values()) == {4}
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -69,6 +73,7 @@ def test_unseen_architectures_are_new_and_differ():
     assert np.mean([bool(a.removed) for a in tests]) == pytest.approx(0.25, abs=0.1)
 
 
-def test_a_network_with_few_architectures_gives_fewer_unseen_ones():
-    network = chain(8, 8)  # one group of three widths
-    assert len(unseen(network, 40, 0)) == 3
+def test_a_network_with_few_architectures_is_also_tested_between_its_menu():
+    network = chain(8, 8)  # one group of widths 2, 4 and 8
+    tests = unseen(network, 40, 0, exclude=design(network, 3, 0))
+    assert {a.widths["g0"] for a in tests} == {3, 5, 6, 7}

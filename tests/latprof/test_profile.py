@@ -79,24 +79,25 @@ def test_a_killed_profile_loses_at_most_the_row_being_written(tmp_path):
     NETWORK.save(tmp_path / "tiny.json")
     command = [
         sys.executable, "-m", "latprof", "profile", "--network", str(tmp_path / "tiny.json"),
-        "--levels", "2", "--samples", "4", "--budget", "300s", "--out", str(tmp_path / "t"),
+        "--levels", "2", "--samples", "40", "--budget", "300s", "--out", str(tmp_path / "t"),
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     path = tmp_path / "t" / "tiny.jsonl"
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
         time.sleep(0.005)  # waits for another process, measures nothing
+    assert process.poll() is None, "it ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = path.read_bytes()
     complete = before[: before.rfind(b"\n") + 1]
-    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    profile(NETWORK, this_device(), tmp_path / "t", **(OPTIONS | {"samples": 40}))
     assert path.read_bytes().startswith(complete)
     assert LatencyTable.open(tmp_path / "t").validation("tiny") is not None
 
 
 def test_a_spent_budget_keeps_what_was_measured_and_says_so(tmp_path):
     options = OPTIONS | {"budget_s": 1e-3}
-    with pytest.raises(TableError, match=r"1 of 16 runs measured; they are kept"):
+    with pytest.raises(TableError, match=r"1 of 18 runs measured; they are kept"):
         profile(NETWORK, this_device(), tmp_path / "t", **options)
     assert len(LatencyTable.open(tmp_path / "t").runs(NETWORK)) == 1
 

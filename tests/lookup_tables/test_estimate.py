@@ -3,11 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from latprof.design import unseen
 from lookup_tables.errors import ArchitectureError, NotMeasured, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable
-from tests.toys import chain, synthetic_table, true_s
+from pruner.trace import trace
+from tests.toys import Merging, chain, synthetic_table, true_s
 
 NETWORKS = {"chain": chain(16, 32, 16, 8), "resnet20": Network.load("resnet20")}
 
@@ -50,6 +52,24 @@ def test_an_array_is_answered_like_its_members_one_by_one(model_of):
         model.predict(w[None], r[None]).latency_s[0] for w, r in zip(widths, removed, strict=True)
     ]
     assert together == pytest.approx(alone)
+
+
+def test_removals_may_be_given_as_numbers(model_of):
+    network, model = NETWORKS["resnet20"], model_of("resnet20")
+    dense = np.array([[g.width for g in network.groups]])
+    removed = np.zeros((1, len(network.blocks)), int)
+    removed[0, 2] = 1
+    assert model.predict(dense, removed).latency_s == model.predict(dense, removed > 0).latency_s
+    with pytest.raises(ValueError, match=r"removed: expected shape \(1, 7\)"):
+        model.predict(dense, removed[:, :3])
+
+
+def test_sums_of_many_branches_stay_within_what_was_measured(tmp_path):
+    network = trace(Merging(4), (3, 8, 8), "merging").network
+    model = LatencyModel(network, synthetic_table(tmp_path / "t", network, levels=8))
+    for architecture in (network.dense, *unseen(network, 30, seed=9)):
+        expected = true_s(network, architecture)
+        assert model.latency_s(architecture) == pytest.approx(expected, rel=0.25)
 
 
 def test_the_layers_of_an_architecture_add_up_to_its_latency(model_of):

@@ -125,7 +125,7 @@ def test_an_unknown_network_names_the_known_ones_and_the_way_to_ones_own():
         (lambda d: d["groups"][0].update(choices=[4, 2, 8]), "choices must ascend"),
         (lambda d: d["groups"][0].update(choices=[2, 4]), "must end at 8"),
         (lambda d: d["layers"].append(d["layers"][0]), "layer named twice"),
-        (lambda d: d.update(format=2), "newer than this version"),
+        (lambda d: d.update(format=2, outputs=[]), "format 2 is newer than the 1"),
         (lambda d: d["layers"][0].update(channels=5), "its group"),
     ],
 )

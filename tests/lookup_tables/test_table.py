@@ -29,7 +29,7 @@ def edit(table: LatencyTable, line: int, change) -> None:
 def test_rows_survive_being_written_and_read(table):
     written = table.rows("chain")
     assert LatencyTable.open(table.folder).rows("chain") == written
-    assert sum(isinstance(row, Run) for row in written) == 12
+    assert sum(isinstance(row, Run) for row in written) == 14
 
 
 @pytest.mark.parametrize("value", [-1e-5, 0, float("nan"), float("inf")])
@@ -51,15 +51,33 @@ def test_a_duplicate_run_is_refused_naming_both_lines(table):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[2]]) + "\n")
     with pytest.raises(
-        TableError, match="line 14: design run 1, attempt 0 is a duplicate of line 3"
+        TableError, match="line 16: design run 1, attempt 0 is a duplicate of line 3"
     ):
         LatencyTable.open(table.folder).rows("chain")
 
 
-def test_a_newer_format_is_refused(table):
-    edit(table, 1, lambda row: row.update(format=2))
+def test_a_newer_format_is_refused_whatever_else_it_holds(table):
+    edit(table, 1, lambda row: row.update(format=2, clocks=[1, 2]))
     with pytest.raises(TableError, match="format 2 is newer than the 1"):
         LatencyTable.open(table.folder).rows("chain")
+
+
+def test_a_damaged_line_in_the_middle_is_no_truncated_one(table):
+    path = table.path("chain")
+    lines = path.read_text().splitlines(keepends=True)
+    lines[4] = lines[4][:40] + "\n"
+    path.write_text("".join(lines))
+    with pytest.raises(TableError, match="line 5: no JSON; the file is damaged"):
+        LatencyTable.open(table.folder).rows("chain")
+    assert not table.drop_truncated_line("chain")
+
+
+def test_a_file_whose_first_line_was_lost_can_be_begun_again(table):
+    table.path("chain").write_text("")
+    fresh = LatencyTable.open(table.folder)
+    assert fresh.plan("chain") is None
+    with pytest.raises(TableError, match="line 1: the line is incomplete"):
+        fresh.require_network(NETWORK)
 
 
 def test_an_unknown_field_is_refused(table):
@@ -90,10 +108,10 @@ def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
     whole = path.read_bytes()
     path.write_bytes(whole[:-25])
     fresh = LatencyTable.open(table.folder)
-    with pytest.raises(TableError, match=r"line 13: the line is incomplete.*latprof profile"):
+    with pytest.raises(TableError, match=r"line 15: the line is incomplete.*latprof profile"):
         fresh.rows("chain")
     assert fresh.drop_truncated_line("chain")
-    assert len(fresh.rows("chain")) == 12
+    assert len(fresh.rows("chain")) == 14
     assert whole.startswith(path.read_bytes())
 
 
@@ -107,8 +125,11 @@ def test_wherever_a_writer_is_killed_only_the_row_being_written_is_lost(tmp_path
     path.write_bytes(whole[:cut])
     fresh = LatencyTable.open(table.folder)
     fresh.drop_truncated_line("chain")
-    rows = fresh.rows("chain")
-    assert rows == table_rows(table, whole)[: whole[:cut].count(b"\n")]
+    complete = whole[:cut].count(b"\n")
+    if complete == 0:
+        assert fresh.plan("chain") is None  # it can be begun again
+    else:
+        assert fresh.rows("chain") == table_rows(table, whole)[:complete]
 
 
 def table_rows(table: LatencyTable, content: bytes):

@@ -89,5 +89,5 @@ def test_an_unknown_model_names_the_known_ones():
 
 
 def test_a_missing_model_file_is_named(tmp_path):
-    with pytest.raises(ModelError, match="no such file"):
+    with pytest.raises(ModelError, match="no such Python file"):
         models.build(f"{tmp_path}/none.py:f")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
@@ -7,25 +8,9 @@ from lookup_tables.network import Network, network_names
 from pruner import models
 from pruner.errors import TraceError
 from pruner.graph_reader import menu
+from pruner.models.resnet import BasicBlock
 from pruner.trace import trace
-from tests.toys import Branches, tiny_resnet
-
-
-class Gated(nn.Module):
-    """A squeeze-and-excitation gate: its channels are coupled with what it multiplies."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(3, 16, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.squeeze = nn.Conv2d(16, 4, 1)
-        self.excite = nn.Conv2d(4, 16, 1)
-        self.last = nn.Conv2d(16, 4, 1)
-
-    def forward(self, x):
-        x = self.first(x)
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(self.pool(x)))))
-        return self.last(x * gate)
+from tests.toys import Branches, Gated, tiny_resnet
 
 
 class DataDependent(nn.Module):
@@ -45,7 +30,9 @@ def by_name(network):
 @pytest.mark.parametrize("name", network_names())
 def test_the_shipped_network_files_are_what_tracing_gives(name):
     known = models.MODELS[name]
-    assert trace(known.factory(), known.input_shape, name).network == Network.load(name)
+    with torch.device("meta"):
+        model = known.factory()
+    assert trace(model, known.input_shape, name).network == Network.load(name)
 
 
 def test_batch_norm_addition_and_activation_are_fused_into_the_convolution():
@@ -132,17 +119,113 @@ def test_what_cannot_be_traced_is_refused_naming_the_layer(model, message):
         trace(model, (3, 8, 8), "m")
 
 
-def test_a_layer_that_is_called_twice_is_refused():
-    class Twice(nn.Module):
+class FromFunction(nn.Module):
+    """Two convolutions, a pool, and a forward given as a function of them."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.other = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.pool = nn.MaxPool2d(2)
+        self.linear = nn.Linear(48, 5)
+        self.bare = nn.Parameter(torch.ones(1))
+        self.function = forward
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda m, x: m.conv(m.conv(x)), "layer conv is called twice"),
+        (lambda m, x: m.norm(m.conv(m.norm(x))), "layer norm is called twice"),
+        (lambda m, x: m.conv(x) + 1, "layer add adds a constant"),
+        (lambda m, x: m.conv(x) * 2, "layer mul multiplies a constant"),
+        (lambda m, x: m.conv(x) * m.bare, "layer bare: a parameter used outside a module"),
+        (lambda m, x: m.conv(x) + m.conv2(x), "no attribute 'conv2'"),
+        (lambda m, x: m.other(x) + m.other(x), "layer other is called twice"),
+        (lambda m, x: x + m.pool(m.conv(x)).mean((2, 3), keepdim=True), "layer add adds tensors"),
+        (lambda m, x: torch.cat([m.conv(x), m.norm(x)], dim=2), "concatenates along 2"),
+        (lambda m, x: F.max_pool2d(m.conv(x), 3, ceil_mode=True), "pools with ceil_mode"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2), r"only 1×1 \(global\) is supported"),
+        (lambda m, x: F.interpolate(m.conv(x), size=(12, 12)), "only nearest upsampling by whole"),
+        (lambda m, x: m.conv(x).view(1, 3, 4, 16), "only flattening to"),
+        (lambda m, x: m.conv(x).squeeze(), "only flattening to"),
+        (lambda m, x: torch.cat([m.conv(x).flatten(1), m.other(x).flatten(1)], 1), "flattened"),
+    ],
+)
+def test_what_a_forward_may_not_do_is_named(forward, message):
+    with pytest.raises(TraceError, match=message):
+        trace(FromFunction(forward), (3, 8, 8), "m")
+
+
+def test_a_second_input_is_refused():
+    class Two(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    with pytest.raises(TraceError, match=r"second input|cannot run the model"):
+        trace(Two(), (3, 8, 8), "m")
+
+
+def test_a_pool_may_be_called_again_and_again():
+    model = FromFunction(lambda m, x: m.pool(torch.relu(m.other(m.pool(m.conv(x))))))
+    kinds = [layer.kind for layer in trace(model, (3, 8, 8), "m").network.layers]
+    assert kinds == ["conv", "max_pool", "conv", "max_pool"]
+
+
+def test_layers_that_no_output_needs_are_left_out():
+    def forward(m, x):
+        m.other(x)
+        return m.conv(x)
+
+    network = trace(FromFunction(forward), (3, 8, 8), "m").network
+    assert [layer.name for layer in network.layers] == ["conv"]
+
+
+def test_adding_a_tensor_to_itself_reads_it_twice():
+    network = trace(FromFunction(lambda m, x: (lambda y: y + y)(m.conv(x))), (3, 8, 8), "m").network
+    assert network.layers[-1].inputs == ("conv", "conv")
+
+
+def test_dropout_stays_off_in_evaluation_and_on_in_training():
+    def forward(m, x):
+        return m.linear(F.dropout(m.pool(m.conv(x)).flatten(1), 0.5, m.training))
+
+    module = trace(FromFunction(forward).eval(), (3, 8, 8), "m").module
+    x = torch.randn(2, 3, 8, 8)
+    module.eval()
+    assert torch.equal(module(x), module(x))
+    module.train()
+    assert not torch.equal(module(x), module(x))
+
+
+def test_of_blocks_within_blocks_the_inner_ones_are_offered():
+    class Nested(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.body = nn.Sequential(BasicBlock(8, 8, 1), BasicBlock(8, 8, 1))
+            self.tail = nn.Conv2d(8, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, 4, 1)
 
         def forward(self, x):
-            return self.conv(self.conv(x))
+            x = self.stem(x)
+            return self.last(x + self.tail(self.body(x)))
 
-    with pytest.raises(TraceError, match="layer conv is called twice"):
-        trace(Twice(), (3, 8, 8), "m")
+    network = trace(Nested(), (3, 8, 8), "m").network
+    assert [block.name for block in network.blocks] == ["body.0", "body.1"]
+
+
+def test_every_head_of_a_detector_is_an_output():
+    network = Network.load("yolov3")
+    assert sum(layer.kind == "conv" for layer in network.layers) == 75
+    assert len(network.blocks) == 23
+    assert network.outputs(network.dense) == ["coarse.predict", "middle.predict", "fine.predict"]
+    macs = network.macs(network.widths(network.dense))
+    assert 2 * macs == pytest.approx(65.9e9, rel=0.01)  # YOLOv3 at 416, 80 classes
 
 
 @pytest.mark.parametrize(
