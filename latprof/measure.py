@@ -5,7 +5,7 @@ with the runtime's profiler on in the pruned one. Everything is stored relative 
 network of the same round: machines drift by 5 – 15 % within minutes, ratios hardly do. Rounds in
 which the dense network itself was slow are set aside, because in a disturbed phase even the ratio
 shifts by several percent. The two series are kept apart because a third network between the two
-changes what they find in the caches: it moved MobileNet-V1's ratios by 4 %.
+changes what they find in the caches (benchmarks/interference.py).
 """
 
 from __future__ import annotations
