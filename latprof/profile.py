@@ -22,7 +22,7 @@ from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DISTURBED, LatencyTable, Plan, Run, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
-TARGET_S = 0.25  # one series of rounds; more did not lower the error
+TARGET_S = 0.25  # most seconds of one series of rounds
 MOST_ATTEMPTS = 3
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
 
@@ -61,23 +61,7 @@ def profile(
     chosen = architectures(network, plan)
     _require_same_runs(table, network, chosen)
     total = sum(map(len, chosen.values()))
-    # Two series of rounds a run, up to three times as long in a slow phase; the rest of the budget
-    # is for building networks and for second attempts.
-    target_s = 0.12 * budget_s / total
-    bench = None
-    for job in _jobs(table, network, chosen):
-        spent_s = measured_s(table, network)
-        if spent_s > budget_s:
-            _give_up_unless_complete(table, network, chosen, budget_s)
-            break
-        done = total - len(list(_missing(table, network, chosen)))
-        again = f", attempt {job.attempt + 1}" if job.attempt else ""
-        report(done, total, f"{job.purpose} run {job.run}{again}, {spent_s:.0f} s measured")
-        bench = bench or Bench(network, device, min(target_s, TARGET_S))
-        sample = bench.measure(job.architecture, instrumented=job.purpose == "design")
-        table.append(
-            network.name, [as_run(job.purpose, job.run, job.attempt, job.architecture, sample)]
-        )
+    _measure_all(table, network, chosen, budget_s, report)
     last = table.rows(network.name)[-1]
     if isinstance(last, Validation):  # nothing was measured since
         report(total, total, "already measured")
@@ -86,6 +70,27 @@ def profile(
     table.append(network.name, [result])
     report(total, total, "validated")
     return result
+
+
+def _measure_all(table: LatencyTable, network: Network, chosen, budget_s: float, report) -> None:
+    """Run every job and append its row, until all is measured or the budget is spent."""
+    total = sum(map(len, chosen.values()))
+    # Two series of rounds a run, up to three times as long in a slow phase; the rest of the budget
+    # is for building networks and for second attempts.
+    target_s = min(0.12 * budget_s / total, TARGET_S)
+    bench = None
+    for job in _jobs(table, network, chosen):
+        spent_s = measured_s(table, network)
+        if spent_s > budget_s:
+            _give_up_unless_complete(table, network, chosen, budget_s)
+            return
+        done = total - len(list(_missing(table, network, chosen)))
+        again = f", attempt {job.attempt + 1}" if job.attempt else ""
+        report(done, total, f"{job.purpose} run {job.run}{again}, {spent_s:.0f} s measured")
+        bench = bench or Bench(network, table.device, target_s)
+        sample = bench.measure(job.architecture, instrumented=job.purpose == "design")
+        row = as_run(job.purpose, job.run, job.attempt, job.architecture, sample)
+        table.append(network.name, [row])
 
 
 def architectures(network: Network, plan: Plan) -> dict[str, list[Architecture]]:
