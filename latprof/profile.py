@@ -14,7 +14,7 @@ import numpy as np
 
 from latprof.design import design, unseen
 from latprof.measure import Bench
-from latprof.validate import as_run, validation
+from latprof.validate import MOST_ATTEMPTS, as_run, quiet_level_s, validation
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
@@ -23,7 +23,6 @@ from lookup_tables.table import DISTURBED, LatencyTable, Plan, Run, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
 TARGET_S = 0.25  # most seconds of one series of rounds
-MOST_ATTEMPTS = 3
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
 
 
@@ -162,7 +161,7 @@ def _most_doubtful(table: LatencyTable, network: Network, chosen) -> Job | None:
     attempts: dict[tuple[str, int], list[Run]] = {}
     for run in table.runs(network):
         attempts.setdefault((run.purpose, run.run), []).append(run)
-    quiet_s = np.percentile([run.dense_s for runs in attempts.values() for run in runs], 20)
+    quiet_s = quiet_level_s(attempts)
     doubt = {
         key: min(run.dense_s for run in runs) / (quiet_s * DISTURBED)
         for key, runs in attempts.items()

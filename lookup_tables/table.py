@@ -178,7 +178,7 @@ class LatencyTable:
         attempts: dict[int, list[Run]] = {}
         for run in self.runs(network, purpose):
             attempts.setdefault(run.run, []).append(run)
-        return [_settle(attempts[number]) for number in sorted(attempts)]
+        return [settle(attempts[number]) for number in sorted(attempts)]
 
     def validation(self, network: str) -> Validation | None:
         """The last validation written, None before the first."""
@@ -274,7 +274,8 @@ def _check_order(path: Path, rows: list[Row]) -> None:
             seen[row.key] = number
 
 
-def _settle(attempts: list[Run]) -> Run:
+def settle(attempts: list[Run]) -> Run:
+    """The mean of one architecture's undisturbed attempts."""
     quietest = min(attempt.dense_s for attempt in attempts)
     kept = [attempt for attempt in attempts if attempt.dense_s <= DISTURBED * quietest]
     first = kept[0]
