@@ -63,6 +63,7 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.table_error
 	$(BIN)/python -m benchmarks.latency_model_speed
 	$(BIN)/python -m benchmarks.interference
+	$(BIN)/python -m benchmarks.revalidate
 ifdef WEIGHTS_DIR
 	$(BIN)/python -m benchmarks.published_accuracy --data-dir $(DATA_DIR) --weights-dir $(WEIGHTS_DIR)
 	$(BIN)/python -m benchmarks.prune_resnet56 --data-dir $(DATA_DIR) --table $(TABLE) \

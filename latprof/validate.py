@@ -30,6 +30,7 @@ def validation(network: Network, table: LatencyTable, measured_runs: list[Run]) 
     return Validation(
         architectures=len(measured_runs),
         rmspe=_rms(errors),
+        bias=float(np.mean(errors)),
         within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
         rank_correlation=rank_correlation(ratios, measured),
         worst=float(np.abs(errors).max()),

@@ -86,6 +86,7 @@ class Validation(_Row):
     row: Literal["validation"] = "validation"
     architectures: int
     rmspe: Finite  # root mean square of the relative errors
+    bias: Finite | None = None  # mean relative error
     within_5_percent: Finite  # share
     rank_correlation: Finite  # Spearman
     worst: Finite  # largest relative error

@@ -1,0 +1,42 @@
+"""The committed tables against this machine as it is now: fresh processes, other architectures.
+
+A table's own validation is measured right after it; this is what a user meets later. `bias` is the
+mean relative error, what the machine's state has moved all networks alike.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from benchmarks.results import save
+from latprof.detect import this_device
+from latprof.validate import validate
+from lookup_tables.network import Network
+from lookup_tables.table import DATA, LatencyTable
+
+NETWORKS, SAMPLES, SEED = ("resnet56", "mobilenet_v1", "resnet20"), 40, 1
+
+
+def main() -> None:
+    device = this_device()
+    table = LatencyTable.open(DATA / device.name)
+    device.require(table.device, f"table {device.name}")
+    results = {}
+    for name in NETWORKS:
+        found = validate(Network.load(name), table, SAMPLES, SEED)
+        before = table.validation(name)
+        results[name] = {
+            "table_measured_at": before.measured_at,
+            "now": datetime.now(UTC).isoformat(timespec="seconds"),
+            "rmspe": found.rmspe,
+            "bias": found.bias,
+            "within_5_percent": found.within_5_percent,
+            "rank_correlation": found.rank_correlation,
+            "worst": found.worst,
+            "flops_rmspe": found.flops_rmspe,
+        }
+    print(save("revalidate", {"networks": results, "samples": SAMPLES, "seed": SEED}))
+
+
+if __name__ == "__main__":
+    main()
