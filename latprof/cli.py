@@ -35,6 +35,7 @@ app = typer.Typer(
     help="Measure a device once, into a latency table that pruning reads offline.",
 )
 console = Console(stderr=True)
+DOUBTFUL = 0.05  # RMSPE of a table that better not be trusted
 
 NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
 TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
@@ -329,3 +330,8 @@ def _print_validation(network: str, folder: Path, result: Validation, json_: boo
         f"{result.measuring_s:.0f} s of measuring, {result.peak_memory_bytes / 2**20:.0f} MiB; "
         f"90 % interval ±{result.interval_90:.1%}; table: {folder}"
     )
+    if result.rmspe > DOUBTFUL:
+        print(
+            "This error is larger than usual: was the machine busy? Profile again when it is idle, "
+            "into another folder with --out"
+        )

@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from latprof import cli as latprof_cli
 from lookup_tables.device import Device
+from lookup_tables.table import Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.prune import load_run
@@ -145,6 +147,19 @@ def test_validate_measures_without_changing_the_table(workshop, latprof, capsys)
     assert latprof("validate", *arguments, "--json") == 0
     assert json.loads(capsys.readouterr().out)["architectures"] == 10
     assert (table / "small_resnet.jsonl").read_bytes() == before
+
+
+def test_a_doubtful_table_says_so(capsys):
+    result = Validation(
+        architectures=40, rmspe=0.09, within_5_percent=0.6, rank_correlation=0.9, worst=0.2,
+        flops_rmspe=0.1, flops_rank_correlation=0.9, interval_90=0.2, measuring_s=9.0,
+        peak_memory_bytes=1, measured_at="now", tool_version="0",
+    )  # fmt: skip
+    latprof_cli._print_validation("net", Path("table"), result, json_=False)
+    assert "was the machine busy?" in capsys.readouterr().out
+    good = result.model_copy(update={"rmspe": 0.01})
+    latprof_cli._print_validation("net", Path("table"), good, json_=False)
+    assert "busy" not in capsys.readouterr().out
 
 
 def test_export_writes_a_network_that_compare_times(workshop, tmp_path, latprof, capsys):
