@@ -10,12 +10,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from latprof.cpu import Running
+from latprof.measure import quiet_rounds
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError
 
-REPEATS = 7  # fresh sessions: where a session's memory lies moves its time by about 1 %
+REPEATS = 7  # fresh sessions: where a session's memory lies moves its time
 ROUNDS, WARM_UP = 60, 5
-QUIET = 1.08  # a round counts when the first network took at most this much of its quiet time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
     quiet_s = min(float(np.percentile(dense_s, 25)) for dense_s, _ in pairs)
     ratios, dense_times, pairs_kept = [], [], 0
     for dense_s, pruned_s in pairs:
-        level = max(quiet_s, float(np.percentile(dense_s, 25)))
-        kept = dense_s <= QUIET * level
+        kept = quiet_rounds(dense_s, quiet_s)
         ratios.append(float(np.median(pruned_s[kept] / dense_s[kept])))
         dense_times.append(float(np.median(dense_s[kept])))
         pairs_kept += int(kept.sum())

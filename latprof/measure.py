@@ -42,6 +42,12 @@ class Sample:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
+def quiet_rounds(dense_s: np.ndarray, quiet_s: float) -> np.ndarray:
+    """Rounds whose dense run was near the quiet level: (n,) booleans, a quarter of them at least."""
+    level = max(quiet_s, float(np.percentile(dense_s, 25)))
+    return dense_s <= QUIET * level
+
+
 class Bench:
     """The dense network, open and warm, and the quiet level seen so far."""
 
@@ -79,8 +85,7 @@ class Bench:
 
     def is_quiet(self, dense_s: np.ndarray) -> np.ndarray:
         """Which rounds to keep: (n,) booleans, at least a quarter of them."""
-        level = max(self._quiet_s(), float(np.percentile(dense_s, 25)))
-        return dense_s <= QUIET * level
+        return quiet_rounds(dense_s, self._quiet_s())
 
     def _quiet_s(self) -> float:
         return float(np.percentile(self._dense_medians, 20)) if self._dense_medians else 0.0

@@ -17,7 +17,6 @@ class Surface:
     """Answers arrays of widths from a set of measured points."""
 
     def __init__(self, points: dict[Point, float]) -> None:
-        self._points = points
         widths = np.array(list(points), dtype=np.int64)
         self._values = np.array(list(points.values()))
         self._in, self._out = np.unique(widths[:, 0]), np.unique(widths[:, 1])

@@ -123,8 +123,9 @@ class Completion:
         price = f"it keeps {kept:.1%} of the multiply-accumulates"
         if score is not None:
             price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
+        no = "no architecture" if self.exact else "no architecture that was found"
         raise BudgetError(
-            f"no architecture of {network.name} takes {budget_s * 1e3:.3f} ms "
+            f"{no} of {network.name} takes {budget_s * 1e3:.3f} ms "
             f"({dense_s / budget_s:.2f}×) on {self.model.device.name}. The fastest on the menu "
             f"takes {fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), and its price is high: "
             f"{price}. Ask for less"

@@ -104,7 +104,7 @@ def _propagate_shapes(module: fx.GraphModule, input_shape: tuple[int, int, int])
         with torch.no_grad():
             device = next(module.parameters(), torch.empty(0)).device  # `meta` needs no weights
             ShapeProp(module).propagate(torch.zeros(1, *input_shape, device=device))
-    except Exception as error:
+    except Exception as error:  # whatever the user's modules raise on a wrong shape
         shape = "×".join(map(str, input_shape))
         cause = error.__cause__ or error
         raise TraceError(
