@@ -43,7 +43,7 @@ class Sample:
 
 
 def quiet_rounds(dense_s: np.ndarray, quiet_s: float) -> np.ndarray:
-    """Rounds whose dense run was near the quiet level: (n,) booleans, a quarter of them at least."""
+    """Rounds whose dense run was near the quiet level: (n,) booleans, at least a quarter."""
     level = max(quiet_s, float(np.percentile(dense_s, 25)))
     return dense_s <= QUIET * level
 
