@@ -1,9 +1,7 @@
 """GraphReader: turns the nodes of a traced graph into fused layers and coupled channels.
 
-Layers are fused as runtimes fuse them: a convolution takes along its BatchNorm, then one addition,
-then its activation. Channels that are added or multiplied must shrink together (one group);
-concatenated ones stay apart. Channels that reach the network's input, its output or a grouped
-convolution are never pruned.
+What is fused and what is coupled, `lookup_tables/assembly.py` decides; here is what PyTorch calls
+each operation, and which channels each module's weights read and write.
 """
 
 from __future__ import annotations
@@ -11,15 +9,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
 from torch import fx, nn
 
-from lookup_tables.network import INPUT, ChannelGroup, Layer, Network
-from pruner.blocks import find_blocks
+from lookup_tables.assembly import Assembly, Tensor
+from lookup_tables.errors import NetworkError
+from lookup_tables.network import Network
 from pruner.errors import TraceError
 
 _ACTIVATIONS: dict[object, str] = {
@@ -59,95 +57,37 @@ class Channels:
     writes: tuple[Segment, ...]
 
 
-def menu(width: int, levels: int = 8) -> tuple[int, ...]:
-    """Up to `levels` widths worth choosing: multiples of 8, the full width last.
-
-    Below 16 channels the steps are of 2, below 4 of 1.
-    """
-    step = 8 if width >= 16 else 2 if width >= 4 else 1
-    edges = {min(width, step * math.ceil(width * i / levels / step)) for i in range(1, levels + 1)}
-    return tuple(sorted(edges))
-
-
-class _Coupling:
-    """Union-find over channel classes; a frozen class is never pruned."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-        self._frozen: set[str] = set()
-
-    def add(self, name: str) -> str:
-        self._parent[name] = name
-        return name
-
-    def root(self, name: str) -> str:
-        while self._parent[name] != name:
-            name = self._parent[name]
-        return name
-
-    def unite(self, a: str, b: str) -> None:
-        a, b = self.root(a), self.root(b)
-        if a == b:
-            return
-        first, second = sorted((a, b), key=list(self._parent).index)  # named by the earlier layer
-        self._parent[second] = first
-        if second in self._frozen:
-            self._frozen.add(first)
-
-    def freeze(self, name: str) -> None:
-        self._frozen.add(self.root(name))
-
-    def is_frozen(self, name: str) -> bool:
-        return self.root(name) in self._frozen
-
-
-@dataclass
-class _Tensor:
-    """What flows along one edge: who wrote it, and its channels as (class, width) segments."""
-
-    layer: str
-    segments: tuple[tuple[str, int], ...]
-    flattened: int = 1  # features that stand for each channel
-
-
-@dataclass
 class GraphReader:
-    """Walks the graph once; each `_read_…` turns one node into a layer or fuses it into one."""
+    """Walks the graph once; each `_read_…` tells the assembly about one node."""
 
-    module: fx.GraphModule
-    layers: dict[str, dict] = field(default_factory=dict)
-    tensors: dict[fx.Node, _Tensor] = field(default_factory=dict)
-    writer: dict[str, fx.Node] = field(default_factory=dict)  # layer → node of its output so far
-    coupling: _Coupling = field(default_factory=_Coupling)
-    module_channels: dict[str, tuple] = field(default_factory=dict)
-    batch_norms: dict[str, str] = field(default_factory=dict)
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.assembly = Assembly({node: len(node.users) for node in module.graph.nodes})
+        self.module_channels: dict[str, tuple] = {}
+        self.batch_norms: dict[str, str] = {}
+        self._input: fx.Node | None = None
 
     def read(self, node: fx.Node) -> None:
         if node.op == "placeholder":
             self._read_input(node)
         elif node.op == "output":
-            self._read_output(node)
+            for source in node.all_input_nodes:
+                self.assembly.output(source)
         elif shape_of(node) is not None:
             self._read_operation(node)
 
     def _read_input(self, node: fx.Node) -> None:
-        if INPUT in self.writer:
+        if self._input is not None:
             raise TraceError(f"the model takes a second input, {node.name}; only one is supported")
-        self.coupling.add(INPUT)
-        self.coupling.freeze(INPUT)
-        self.writer[INPUT] = node
-        self.tensors[node] = _Tensor(INPUT, ((INPUT, shape_of(node)[1]),))
-
-    def _read_output(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            for channels, _ in self.tensors[source].segments:
-                self.coupling.freeze(channels)
+        self._input = node
+        self.assembly.input(node, shape_of(node)[1])
 
     def _read_operation(self, node: fx.Node) -> None:
         kind, module = self._operation(node)
         if kind is not nn.Linear and kind not in _FLATTENS | _PASSED_ON:
             for source in node.all_input_nodes:
-                if source in self.tensors and self.tensors[source].flattened > 1:
+                tensor = self.assembly.tensors.get(source)
+                if tensor and tensor.flattened > 1:
                     raise TraceError(
                         f"layer {self._name(node)} reads flattened maps; only linear layers may"
                     )
@@ -172,30 +112,13 @@ class GraphReader:
         return node.target, None
 
     def _name(self, node: fx.Node) -> str:
-        return str(node.target) if node.op == "call_module" else node.name
+        """A module's path; a module without weights may be called again and again."""
+        if node.op != "call_module":
+            return node.name
+        return self.assembly.layer_name(str(node.target), node.name)
 
-    def _sources(self, node: fx.Node) -> list[_Tensor]:
-        return [self.tensors[source] for source in node.all_input_nodes if source in self.tensors]
-
-    def _add_layer(self, node: fx.Node, kind: str, segments, **fields) -> None:
-        name = self._name(node)
-        if name in self.layers:  # a module without weights may be called again and again
-            name = node.name
-        sources = fields.pop("inputs", None) or [s.layer for s in self._sources(node)]
-        self.layers[name] = {"name": name, "kind": kind, "inputs": tuple(sources), **fields}
-        self.writer[name] = node
-        self.tensors[node] = _Tensor(name, tuple(segments))
-
-    def _fusable(self, source: fx.Node) -> dict | None:
-        """The layer that wrote `source`, if nobody else reads it and it has no activation yet."""
-        layer = self.layers.get(self.tensors[source].layer)
-        alone = len(source.users) == 1 and self.writer.get(self.tensors[source].layer) is source
-        return layer if layer and alone and layer.get("activation", "none") == "none" else None
-
-    def _fuse(self, node: fx.Node, into: dict) -> None:
-        source = self.writer[into["name"]]
-        self.tensors[node] = self.tensors[source]
-        self.writer[into["name"]] = node
+    def _tensor(self, node: fx.Node) -> Tensor:
+        return self.assembly.tensors[node]
 
     # One reader per kind of node.
 
@@ -208,94 +131,56 @@ class GraphReader:
         self.module_channels[node.target] = (reads, writes)
 
     def _read_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
-        (source,) = self._sources(node)
+        (source,) = self._known_inputs(node)
         if conv.dilation != (1, 1) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise TraceError(
                 f"layer {node.target}: only convolutions with numeric zero padding and without "
                 "dilation are supported"
             )
-        geometry = {
-            "kernel": tuple(conv.kernel_size),
-            "stride": tuple(conv.stride),
-            "padding": tuple(conv.padding),
-        }
-        if conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1:
-            self._claim(node, source.segments, source.segments)
-            self._add_layer(node, "depthwise", source.segments, **geometry)
-            return
-        own = self.coupling.add(str(node.target))
-        segments = ((own, conv.out_channels),)
-        if conv.groups > 1:
-            for channels, _ in (*source.segments, *segments):
-                self.coupling.freeze(channels)
-        self._claim(node, source.segments, segments)
-        self._add_layer(
-            node, "conv", segments, channels=conv.out_channels, groups=conv.groups, **geometry
+        self.assembly.conv(
+            str(node.target),
+            node,
+            source,
+            conv.out_channels,
+            conv.groups,
+            tuple(conv.kernel_size),
+            tuple(conv.stride),
+            tuple(conv.padding),
         )
+        self._claim(node, self._tensor(source).segments, self._tensor(node).segments)
 
     def _read_linear(self, node: fx.Node, linear: nn.Linear) -> None:
-        (source,) = self._sources(node)
-        own = self.coupling.add(str(node.target))
-        segments = ((own, linear.out_features),)
-        self._claim(node, source.segments, segments)
-        self._add_layer(node, "linear", segments, channels=linear.out_features)
+        (source,) = self._known_inputs(node)
+        self.assembly.linear(str(node.target), node, source, linear.out_features)
+        self._claim(node, self._tensor(source).segments, self._tensor(node).segments)
+
+    def _known_inputs(self, node: fx.Node) -> list[fx.Node]:
+        return [source for source in node.all_input_nodes if source in self.assembly.tensors]
 
     def _read_batch_norm(self, node: fx.Node, module: nn.Module) -> None:
         source = node.all_input_nodes[0]
-        layer = self._fusable(source)
-        segments = self.tensors[source].segments
+        segments = self._tensor(source).segments
         self._claim(node, segments, segments)
-        if layer and layer["kind"] in ("conv", "depthwise") and "residual" not in layer:
-            self._fuse(node, layer)
-            self.batch_norms[layer["name"]] = str(node.target)
-        else:
-            self._add_layer(node, "batch_norm", segments)
+        fused = self.assembly.batch_norm(str(node.target), node, source)
+        if fused is not None:
+            self.batch_norms[fused] = str(node.target)
 
     def _read_activation(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
         source = node.all_input_nodes[0]
-        layer = self._fusable(source)
-        if layer and layer["kind"] in ("conv", "depthwise", "linear", "add", "batch_norm"):
-            layer["activation"] = _ACTIVATIONS[kind]
-            self._fuse(node, layer)
-        else:
-            segments = self.tensors[source].segments
-            self._add_layer(node, "activation", segments, activation=_ACTIVATIONS[kind])
+        self.assembly.activation(self._name(node), node, source, _ACTIVATIONS[kind])
 
     def _read_add(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "adds")
         shapes = {shape_of(source) for source in sources}
         if len(shapes) > 1:
             raise TraceError(f"layer {self._name(node)} adds tensors of shapes {sorted(shapes)}")
-        self._couple(node)
-        names = [self.tensors[source].layer for source in sources]
-        order = list(self.layers)
-        candidates = [
-            (order.index(layer["name"]), source)
-            for source in sources
-            if (layer := self._fusable(source))
-            and layer["kind"] in ("conv", "depthwise")
-            and "residual" not in layer
-        ]
-        others = {self.tensors[source].layer for source in sources}
-        if not candidates or len(others) == 1:
-            self._add_layer(node, "add", self.tensors[sources[0]].segments, inputs=names)
-            return
-        position, _ = max(candidates, key=lambda candidate: candidate[0])
-        (other,) = others - {order[position]}
-        if other != INPUT and order.index(other) > position:  # not computed before
-            self._add_layer(node, "add", self.tensors[sources[0]].segments, inputs=names)
-            return
-        layer = self.layers[order[position]]
-        layer["residual"] = other
-        self._fuse(node, layer)
+        self.assembly.add(self._name(node), node, sources)
 
     def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "multiplies")
-        self._couple(node)
         larger = sorted(sources, key=lambda s: -math.prod(shape_of(s)))  # the gate broadcasts
-        names = [self.tensors[source].layer for source in larger]
-        self._add_layer(node, "multiply", self.tensors[larger[0]].segments, inputs=names)
+        self.assembly.multiply(self._name(node), node, larger)
 
     def _operands(self, node: fx.Node, verb: str) -> list[fx.Node]:
         sources = [arg for arg in node.args if isinstance(arg, fx.Node)]
@@ -303,54 +188,41 @@ class GraphReader:
             raise TraceError(f"layer {self._name(node)} {verb} a constant, which is not supported")
         return sources
 
-    def _couple(self, node: fx.Node) -> None:
-        """Channels that meet elementwise shrink together; where segments differ, not at all."""
-        first, *others = (self.tensors[source].segments for source in node.all_input_nodes)
-        for other in others:
-            if [width for _, width in first] == [width for _, width in other]:
-                for (a, _), (b, _) in zip(first, other, strict=True):
-                    self.coupling.unite(a, b)
-            else:
-                for channels, _ in (*first, *other):
-                    self.coupling.freeze(channels)
-
     def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         if dim % len(shape_of(node)) != 1:
             raise TraceError(f"layer {self._name(node)} concatenates along {dim}, not channels")
-        parts = [self.tensors[source] for source in node.args[0]]
-        segments = [segment for part in parts for segment in part.segments]
-        self._add_layer(node, "concat", segments, inputs=[part.layer for part in parts])
+        self.assembly.concat(self._name(node), node, node.args[0])
 
     def _read_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
-        source = self.tensors[node.all_input_nodes[0]]
         options = _options(node, module, ("kernel_size", "stride", "padding"))
         if options.get("ceil_mode") or options.get("dilation") not in (None, 1, (1, 1)):
             raise TraceError(
                 f"layer {self._name(node)} pools with ceil_mode or dilation, which is not supported"
             )
         kernel = _pair(options["kernel_size"])
-        self._add_layer(
+        self.assembly.pool(
+            self._name(node),
             node,
+            node.all_input_nodes[0],
             "max_pool" if kind in _MAX_POOLS else "avg_pool",
-            source.segments,
-            kernel=kernel,
-            stride=_pair(options.get("stride") or kernel),
-            padding=_pair(options.get("padding") or 0),
+            kernel,
+            _pair(options.get("stride") or kernel),
+            _pair(options.get("padding") or 0),
         )
 
     def _read_global_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
         shape = shape_of(node)
         if shape == shape_of(source):  # an adaptive pool to the size it finds
-            self._read_passed_on(node, module)
+            self.assembly.pass_on(node, source)
             return
         if len(shape_of(source)) != 4 or math.prod(shape) != shape[1]:
             raise TraceError(
                 f"layer {self._name(node)}: pools to {shape}; only 1×1 (global) is supported"
             )
-        self._add_layer(node, "global_avg_pool", self.tensors[source].segments)
+        self.assembly.global_pool(self._name(node), node, source)
 
     def _read_upsample(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
@@ -358,8 +230,8 @@ class GraphReader:
         factors = [b / a for a, b in zip(shape_of(source)[2:], shape_of(node)[2:], strict=True)]
         if options.get("mode", "nearest") != "nearest" or any(f != int(f) for f in factors):
             raise TraceError(f"layer {self._name(node)}: only nearest upsampling by whole factors")
-        stride = tuple(int(factor) for factor in factors)
-        self._add_layer(node, "upsample", self.tensors[source].segments, stride=stride)
+        whole = tuple(int(factor) for factor in factors)
+        self.assembly.upsample(self._name(node), node, source, whole)
 
     def _read_flatten(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
@@ -369,47 +241,19 @@ class GraphReader:
                 f"layer {self._name(node)} reshapes {before} to {after}; only flattening to "
                 "(batch, features) is supported"
             )
-        tensor = self.tensors[source]
-        per_channel = after[1] // sum(width for _, width in tensor.segments)
-        flattened = per_channel if len(after) == 2 else tensor.flattened
-        self.tensors[node] = _Tensor(tensor.layer, tensor.segments, flattened)
-        if self.writer[tensor.layer] is source:
-            self.writer[tensor.layer] = node
+        self.assembly.flatten(node, source, after[1] if len(after) == 2 else None)
 
     def _read_passed_on(self, node: fx.Node, module: nn.Module | None) -> None:
-        source = node.all_input_nodes[0]
-        self.tensors[node] = self.tensors[source]
-        if self.writer[self.tensors[source].layer] is source and len(source.users) == 1:
-            self.writer[self.tensors[source].layer] = node
+        self.assembly.pass_on(node, node.all_input_nodes[0])
 
     # The result.
 
     def network(self, name: str, input_shape: tuple[int, int, int]) -> Network:
-        """The layers read so far as a Network."""
-        groups: dict[str, int] = {}
-        for layer in self.layers.values():
-            if layer["kind"] in ("conv", "linear"):
-                group = self._group(layer["name"])
-                layer["group"] = group
-                if group:
-                    groups[group] = layer["channels"]
-        layers = tuple(Layer(**layer) for layer in self.layers.values())
-        menus = (ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items())
+        """The layers read so far as a Network; raises TraceError."""
         try:
-            return Network(
-                name=name,
-                input_shape=input_shape,
-                groups=tuple(menus),
-                blocks=find_blocks(layers),
-                layers=layers,
-            )
-        except ValidationError as error:
-            raise TraceError(
-                f"{name} has layers that do not fit together: {error.errors()[0]['msg']}"
-            ) from None
-
-    def _group(self, channels: str) -> str | None:
-        return None if self.coupling.is_frozen(channels) else self.coupling.root(channels)
+            return self.assembly.network(name, input_shape)
+        except NetworkError as error:
+            raise TraceError(str(error)) from None
 
     def channels(self) -> dict[str, Channels]:
         """Module path → the channels its weights read and write."""
@@ -424,7 +268,7 @@ class GraphReader:
         repeat = 1
         if isinstance(module, nn.Linear):
             repeat = module.in_features // sum(width for _, width in segments)
-        return tuple(Segment(self._group(name), width, repeat) for name, width in segments)
+        return tuple(Segment(self.assembly.group(name), width, repeat) for name, width in segments)
 
 
 _READERS: list[tuple[object, Callable]] = [

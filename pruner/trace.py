@@ -41,7 +41,7 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
         module=module,
         channels=reader.channels(),
         batch_norms=dict(reader.batch_norms),
-        node_of={layer: node.name for layer, node in reader.writer.items()},
+        node_of={layer: node.name for layer, node in reader.assembly.written.items()},
     )
 
 

@@ -4,10 +4,10 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
+from lookup_tables.assembly import menu
 from lookup_tables.network import Network, network_names
 from pruner import models
 from pruner.errors import TraceError
-from pruner.graph_reader import menu
 from pruner.models.resnet import BasicBlock
 from pruner.trace import trace
 from tests.toys import Branches, Gated, tiny_resnet
