@@ -1,30 +1,77 @@
-"""Surface: one layer family's measured cost over (input width, output width).
+"""Surface: one layer family's cost over (input width, output width).
 
 Measured points are answered as they are: the staircase is the signal, it is neither smoothed nor
-forced to ascend. Between them a declared policy interpolates, and says so; outside the measured
-range there is no answer.
+forced to ascend. Between them a Gaussian process answers, and says so; outside the measured range
+there is no answer.
+
+What a runtime does with a width is not a smooth function of it. ONNX Runtime on x86 runs widths
+that are multiples of 4 in blocks of 16 channels, and any other by another kernel that may take
+three times as long; GPUs have tiles. So widths that are aligned are compared with aligned ones, and
+cost may climb in steps of a block (`ChannelStep`). Which block and which alignment a device has is
+found from its measurements (`find_step`), not assumed.
+
+Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006): prediction, equations 2.25
+and 2.26; leave one out, 5.10 to 5.12. Smearing back from logarithms: Duan, JASA 78 (1983).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
 import numpy as np
 
-_ANSWERED_AT_ONCE = 4096  # questions to scattered points: each looks at all of them
 Point = tuple[int, int]  # input width, output width
+
+# All relative: the process models the logarithm of (cost / a bilinear trend). Benchmarks are
+# insensitive to a factor of two in each (docs/decisions/interpolation.md).
+_SPREAD = 0.4  # of costs around the trend
+_CLASS_SPREAD = 0.3  # of one class of widths as a whole
+_NOISE = 0.03  # of one measured point
+_LENGTH = 0.5  # over which costs resemble each other, as a share of the full width
+_ALIKE = 0.3  # correlation of widths of different classes
+_LARGEST_TABLE = 1 << 21  # cells; larger families are answered point by point
+_EVIDENCE = 5.0  # by which a step's log density must be better than a simpler one's
+_ENOUGH_POINTS = 150  # of one family, to find the step
+_MOST_POINTS = 700  # that a process is fitted to; the others are only answered as they are
+
+
+class ChannelStep(NamedTuple):
+    """How a device takes widths: in blocks, if they are multiples of the alignment."""
+
+    block: int = 1
+    alignment: int = 1
+
+    def classes(self, widths: np.ndarray) -> np.ndarray:
+        """0: less than a block, 1: aligned, 2: neither."""
+        return np.where(widths < self.block, 0, np.where(widths % self.alignment == 0, 1, 2))
+
+    def blocks(self, widths: np.ndarray) -> np.ndarray:
+        """Channels after rounding up to whole blocks."""
+        return -(-widths // self.block) * self.block
+
+
+# Every candidate's alignment divides its block.
+STEPS = (
+    ChannelStep(1, 1),
+    *(ChannelStep(block, a) for block in (4, 8, 16, 32, 64) for a in (1, 2, 4, 8, 16, 32)
+      if a <= block),
+)  # fmt: skip
 
 
 class Surface:
     """Answers arrays of widths from a set of measured points."""
 
-    def __init__(self, points: dict[Point, float]) -> None:
-        widths = np.array(list(points), dtype=np.int64)
+    def __init__(self, points: Mapping[Point, float], step: ChannelStep = STEPS[0]) -> None:
+        self.step = step
+        self._widths = np.array(list(points), dtype=np.int64)
         self._values = np.array(list(points.values()))
-        self._in, self._out = np.unique(widths[:, 0]), np.unique(widths[:, 1])
-        self._widths = widths
-        self._diagonal = bool((widths[:, 0] == widths[:, 1]).all())
-        complete = len(points) == len(self._in) * len(self._out)
-        self._grid = self._as_grid() if complete else None
-        self._plane = None if complete or self._diagonal else self._fit_plane()
+        self._low, self._high = self._widths.min(axis=0), self._widths.max(axis=0)
+        self._diagonal = bool((self._widths[:, 0] == self._widths[:, 1]).all())
+        self._known = np.sort(self._flat(self._widths[:, 0], self._widths[:, 1]))
+        order = np.argsort(self._flat(self._widths[:, 0], self._widths[:, 1]))
+        self._known_values = self._values[order]
 
     def __call__(
         self, in_widths: np.ndarray, out_widths: np.ndarray
@@ -33,92 +80,173 @@ class Surface:
         shape = np.broadcast(in_widths, out_widths).shape
         x = np.broadcast_to(in_widths, shape).ravel()
         y = np.broadcast_to(out_widths, shape).ravel()
-        values = self._interpolate(x, y)
-        inside = (self._in[0] <= x) & (x <= self._in[-1])
-        inside &= (self._out[0] <= y) & (y <= self._out[-1])
-        values = np.where(inside, values, np.nan)
-        interpolated = ~self._is_measured(x, y)
-        return values.reshape(shape), interpolated.reshape(shape)
+        inside = (self._low[0] <= x) & (x <= self._high[0])
+        inside &= (self._low[1] <= y) & (y <= self._high[1])
+        if self._diagonal:
+            inside &= x == y
+        position = np.searchsorted(self._known, self._flat(x, y))
+        position = np.minimum(position, len(self._known) - 1)
+        measured = inside & (self._known[position] == self._flat(x, y))
+        values = np.where(measured, self._known_values[position], np.nan)
+        open_ = inside & ~measured
+        if open_.any():
+            values[open_] = self._between(x[open_], y[open_])
+        return values.reshape(shape), ~measured.reshape(shape)
 
     @property
     def measured_range(self) -> str:
         """The widths between which there are answers, in words."""
-        return f"{self._in[0]} … {self._in[-1]} → {self._out[0]} … {self._out[-1]}"
+        (a, b), (c, d) = zip(self._low, self._high, strict=True)
+        return f"{a} … {b} → {c} … {d}"
 
-    def interpolation_errors(self) -> list[float]:
-        """Relative errors made at inner measured points when their neighbours must answer."""
-        errors = []
-        for axis, other in ((0, 1), (1, 0)):
-            for fixed in np.unique(self._widths[:, other]):
-                line = self._widths[:, other] == fixed
-                order = np.argsort(self._widths[line, axis])
-                x = self._widths[line, axis][order].astype(float)
-                y = self._values[line][order]
-                for i in range(1, len(x) - 1):
-                    share = (x[i] - x[i - 1]) / (x[i + 1] - x[i - 1])
-                    guess = y[i - 1] + share * (y[i + 1] - y[i - 1])
-                    errors.append(float(guess / y[i] - 1))
-        return errors
+    def relative_spread(self, in_widths: np.ndarray, out_widths: np.ndarray) -> np.ndarray:
+        """Relative standard deviation of each answer: (n,); 0 at measured points."""
+        across = self._kernel(self._fitted, np.stack([in_widths, out_widths], axis=-1))
+        _, inverse, _, _ = self._process
+        variance = _SPREAD**2 + _CLASS_SPREAD**2 - (across * (inverse @ across)).sum(axis=0)
+        _, interpolated = self(in_widths, out_widths)
+        return np.where(interpolated, np.sqrt(np.maximum(variance, 1e-6)), 0.0)
 
-    def _is_measured(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        stride = int(self._out[-1]) + 1
-        return np.isin(x * stride + y, self._widths[:, 0] * stride + self._widths[:, 1])
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every fitted point predicted from the others: (relative error, log density), (n,)."""
+        _, _, errors, variances = self._process
+        density = -0.5 * (errors**2 / variances + np.log(2 * np.pi * variances))
+        return np.expm1(errors), density
 
-    def _as_grid(self) -> np.ndarray:
-        grid = np.empty((len(self._in), len(self._out)))
-        rows = np.searchsorted(self._in, self._widths[:, 0])
-        grid[rows, np.searchsorted(self._out, self._widths[:, 1])] = self._values
-        return grid
+    # -- the process ---------------------------------------------------------------------------
 
-    def _interpolate(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        if self._grid is not None:
-            return _bilinear(self._in, self._out, self._grid, x, y)
+    def _flat(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return x * (int(self._high[1]) + 1) + y
+
+    def _between(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         if self._diagonal:
-            order = np.argsort(self._widths[:, 0])
-            values = np.interp(x, self._widths[order, 0], self._values[order])
-            return np.where(x == y, values, np.nan)
-        return self._scattered(x, y)
+            return self._line[x]
+        if np.prod(self._high + 1) <= _LARGEST_TABLE:
+            return self._table[x, y]
+        return self._answer(np.stack([x, y], axis=-1))
 
-    # Points off a grid (a layer behind a concatenation reads sums of widths): a bilinear surface
-    # through all of them, and what it leaves over, weighted by inverse distance.
+    @cached_property
+    def _line(self) -> np.ndarray:
+        widths = np.arange(self._high[0] + 1)
+        return self._answer(np.stack([widths, widths], axis=-1))
 
-    def _basis(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        u, v = x / self._in[-1], y / self._out[-1]
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """Every answer up to the largest widths; the kernel is a product over the two axes."""
+        weights, *_ = self._process
+        xs, ys = (np.arange(high + 1) for high in self._high)
+        smooth = self._axis_kernel(0, xs) * weights @ self._axis_kernel(1, ys).T * _SPREAD**2
+        same = self._axis_class(0, xs) * weights @ self._axis_class(1, ys).T * _CLASS_SPREAD**2
+        mesh = np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1)
+        return self._trend(mesh) * np.exp(smooth + same) * self._smearing
+
+    def _answer(self, widths: np.ndarray) -> np.ndarray:
+        weights, *_ = self._process
+        parts = np.array_split(widths, max(1, len(widths) * len(weights) // 4_000_000))
+        logs = [weights @ self._kernel(self._fitted, part) for part in parts]
+        return self._trend(widths) * np.exp(np.concatenate(logs)) * self._smearing
+
+    @cached_property
+    def _fitted(self) -> np.ndarray:
+        if len(self._widths) <= _MOST_POINTS:
+            return self._widths
+        kept = np.random.default_rng(0).choice(len(self._widths), _MOST_POINTS, replace=False)
+        return self._widths[np.sort(kept)]
+
+    @cached_property
+    def _fitted_values(self) -> np.ndarray:
+        return self(self._fitted[:, 0], self._fitted[:, 1])[0]
+
+    @cached_property
+    def _cholesky(self) -> np.ndarray:
+        kernel = self._kernel(self._fitted, self._fitted)
+        return np.linalg.cholesky(kernel + _NOISE**2 * np.eye(len(kernel)))
+
+    @cached_property
+    def _process(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(weights, inverse, left-out log errors, left-out variances) of the fitted points."""
+        rest = np.log(self._fitted_values / self._trend(self._fitted))
+        half = np.linalg.solve(self._cholesky, np.eye(len(rest)))
+        inverse = half.T @ half
+        weights = inverse @ rest
+        variances = 1 / np.diag(inverse)
+        return weights, inverse, -weights * variances, variances
+
+    @cached_property
+    def _smearing(self) -> float:
+        """The exponential of a mean logarithm is a median, and sums need means."""
+        _, _, errors, _ = self._process
+        predicted = self._fitted_values * np.exp(errors)
+        return float(np.clip(self._fitted_values.sum() / predicted.sum(), 0.8, 1.25))
+
+    def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        smooth, same = _SPREAD**2, _CLASS_SPREAD**2
+        for axis in (0, 1):
+            smooth = smooth * self._alike(axis, left[:, axis], right[:, axis])
+            same = same * self._same_class(left[:, axis], right[:, axis])
+        return smooth + same
+
+    def _axis_kernel(self, axis: int, widths: np.ndarray) -> np.ndarray:
+        return self._alike(axis, widths, self._fitted[:, axis])
+
+    def _axis_class(self, axis: int, widths: np.ndarray) -> np.ndarray:
+        return self._same_class(widths, self._fitted[:, axis])
+
+    def _alike(self, axis: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        scale = _LENGTH * self._high[axis]
+        apart = (left[:, None] - right) / scale
+        steps = (self.step.blocks(left)[:, None] - self.step.blocks(right)) / scale
+        near = np.exp(-0.5 * (apart**2 + steps**2))
+        return near * np.where(self._same_class(left, right), 1.0, _ALIKE)
+
+    def _same_class(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return self.step.classes(left)[:, None] == self.step.classes(right)
+
+    # -- the trend -----------------------------------------------------------------------------
+
+    def _trend(self, widths: np.ndarray) -> np.ndarray:
+        coefficients, lowest = self._bilinear
+        return np.maximum(self._basis(widths) @ coefficients, lowest)
+
+    def _basis(self, widths: np.ndarray) -> np.ndarray:
+        u, v = np.moveaxis(widths / self._high, -1, 0)
         return np.stack([np.ones_like(u), u, v, u * v], axis=-1)
 
-    def _fit_plane(self) -> tuple[np.ndarray, np.ndarray]:
-        basis = self._basis(self._widths[:, 0], self._widths[:, 1])
-        coefficients, *_ = np.linalg.lstsq(basis, self._values, rcond=None)
-        return coefficients, self._values - basis @ coefficients
-
-    def _scattered(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        starts = range(0, len(x), _ANSWERED_AT_ONCE)
-        parts = [slice(start, start + _ANSWERED_AT_ONCE) for start in starts]
-        return np.concatenate([self._scattered_part(x[p], y[p]) for p in parts])
-
-    def _scattered_part(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        coefficients, residuals = self._plane
-        scale = np.array([self._in[-1], self._out[-1]])
-        here = np.stack([x, y], axis=-1)[:, None, :] / scale
-        squared = ((here - self._widths[None] / scale) ** 2).sum(axis=-1)
-        weights = 1 / (squared + 1e-9)
-        left_over = (weights * residuals).sum(axis=1) / weights.sum(axis=1)
-        values = self._basis(x, y) @ coefficients + left_over
-        return np.maximum(values, self._values.min())  # an extrapolated corner is never free
+    @cached_property
+    def _bilinear(self) -> tuple[np.ndarray, float]:
+        """Least squares of relative errors, and the floor below which the trend never goes."""
+        relative = self._basis(self._widths) / self._values[:, None]
+        gram = relative.T @ relative
+        gram += 1e-6 * np.trace(gram) / len(gram) * np.eye(len(gram))
+        coefficients = np.linalg.solve(gram, relative.sum(axis=0))
+        return coefficients, 0.3 * float(self._values.min())
 
 
-def _bilinear(xs, ys, grid, x, y) -> np.ndarray:
-    i, u = _cell(xs, x)
-    j, v = _cell(ys, y)
-    i1, j1 = np.minimum(i + 1, len(xs) - 1), np.minimum(j + 1, len(ys) - 1)
-    low = grid[i, j] * (1 - v) + grid[i, j1] * v
-    high = grid[i1, j] * (1 - v) + grid[i1, j1] * v
-    return low * (1 - u) + high * u
+def find_step(families: Iterable[Mapping[Point, float]]) -> ChannelStep:
+    """The channel step under which the families' points predict each other best.
+
+    The score is the leave-one-out log density, summed over all points; of equal scores the
+    simpler step wins. Too few points, or none off one grid, tell nothing: then 1.
+    """
+    measured = [dict(points) for points in families if len(points) >= 8]
+    if not measured:
+        return STEPS[0]
+    seen: dict[tuple, float] = {}  # candidates that these widths cannot tell apart
+    best, best_score = STEPS[0], -np.inf
+    widths = np.unique(np.concatenate([np.array(list(points)).ravel() for points in measured]))
+    measured = [_thinned(points) for points in measured]
+    for step in STEPS:
+        alike = (tuple(step.classes(widths)), tuple(step.blocks(widths)))
+        if alike not in seen:
+            seen[alike] = sum(Surface(points, step).left_out()[1].sum() for points in measured)
+        if seen[alike] > best_score + _EVIDENCE:
+            best, best_score = step, seen[alike]
+    return best
 
 
-def _cell(knots: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The index of the knot at or below each x, and how far x is towards the next."""
-    i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 1)
-    after = np.minimum(i + 1, len(knots) - 1)
-    span = np.maximum(knots[after] - knots[i], 1)
-    return i, np.clip((x - knots[i]) / span, 0, 1)
+def _thinned(points: dict[Point, float]) -> dict[Point, float]:
+    if len(points) <= _ENOUGH_POINTS:
+        return points
+    kept = np.random.default_rng(0).choice(len(points), _ENOUGH_POINTS, replace=False)
+    listed = list(points.items())
+    return dict(listed[i] for i in sorted(kept))
