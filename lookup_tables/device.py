@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.files import refuse_newer, write_whole
 
-FORMAT = 1
+FORMAT = 2
+METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 
 class Device(BaseModel):
@@ -33,20 +35,32 @@ class Device(BaseModel):
     runtime: str = "onnxruntime"
     runtime_version: str
     provider: str
-    provider_options: dict[str, str] = {}
+    provider_options: dict[str, str] = {}  # algorithm search, streams
+    session_options: dict[str, str] = {}  # optimisation level, spinning, thread pools
+    layout: Literal["nchw", "nhwc"] = "nchw"  # of the network's input
     precision: Literal["fp32", "fp16"] = "fp32"
     batch: Annotated[int, Field(gt=0)] = 1
     threads: Annotated[int, Field(gt=0)] = 1
-    method: int = 1  # version of the measuring method; latencies of two methods do not compare
+    affinity: str | None = None  # the processors that the threads may run on, as in 0-3,8
+    tool_version: str | None = None
+    method: int = METHOD
 
-    def differences(self, other: Device) -> dict[str, tuple[object, object]]:
-        """Field → (here, there) for everything that decides a latency and differs."""
-        here, there = (device.model_dump(exclude={"name", "format"}) for device in (self, other))
-        return {key: (here[key], there[key]) for key in here if here[key] != there[key]}
+    def differences(self, other: Device, writing: bool = False) -> dict[str, tuple[object, object]]:
+        """Field → (here, there) for everything that decides a latency and differs.
 
-    def require(self, found: Device, where: str) -> None:
+        The tool's version counts only for `writing`: rows of two versions are not mixed, while
+        reading a table of another version with the same `method` is what a table is for. Of
+        nested options the ones that differ are named: `provider_options.cudnn_conv_algo_search`.
+        """
+        names = {"name", "format"} if writing else {"name", "format", "tool_version"}
+        here, there = (_flat(device.model_dump(exclude=names)) for device in (self, other))
+        keys = [*here, *(key for key in there if key not in here)]
+        pairs = {key: (here.get(key), there.get(key)) for key in keys}
+        return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+    def require(self, found: Device, where: str, writing: bool = False) -> None:
         """Raise DeviceMismatch naming every field in which `found` differs from this device."""
-        differences = self.differences(found)
+        differences = self.differences(found, writing)
         if differences:
             detail = "; ".join(
                 f"{field}: expected {expected}, found {actual}"
@@ -65,6 +79,11 @@ class Device(BaseModel):
         try:
             text = path.read_text()
             refuse_newer(path, text, FORMAT, TableError)
+            if _format(text) < FORMAT:
+                raise TableError(
+                    f"{path}: format {_format(text)} was measured by an older method, whose "
+                    "latencies do not compare with this one's. Measure it again: latprof profile"
+                )
             return cls.model_validate_json(text)
         except (FileNotFoundError, NotADirectoryError):
             raise TableError(
@@ -78,3 +97,21 @@ class Device(BaseModel):
 
     def save(self, path: str | Path) -> None:
         write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
+
+
+def _flat(data: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _format(text: str) -> int:
+    try:
+        found = json.loads(text).get("format", FORMAT)
+    except (ValueError, AttributeError):
+        return FORMAT  # no identity at all: validation says so
+    return found if isinstance(found, int) else FORMAT

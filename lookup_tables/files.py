@@ -20,7 +20,7 @@ def write_whole(path: str | Path, text: str) -> None:
 def refuse_newer(path: Path, text: str | bytes, known: int, error: type[ContractError]) -> None:
     """Raise `error` if a JSON object says a newer `format`.
 
-    Asked before anything else is checked: a newer format may hold fields unknown here. What is no
+    Asked before anything else is checked: another format may hold fields unknown here. What is no
     JSON object passes; its reader says so.
     """
     try:

@@ -15,7 +15,7 @@ from tests.toys import DEVICE
         ("batch", 8),
         ("threads", 2),
         ("provider", "CUDAExecutionProvider"),
-        ("method", 2),
+        ("method", 1),
     ],
 )
 def test_a_table_of_another_device_is_refused_naming_what_differs(tmp_path, field, value):
@@ -41,10 +41,34 @@ def test_a_folder_without_identity_is_no_table(tmp_path):
 
 
 def test_a_newer_identity_file_is_refused(tmp_path):
-    text = DEVICE.model_dump_json().replace('"format":1', '"format":2,"clocks":[1,2]')
+    text = DEVICE.model_dump_json().replace('"format":2', '"format":3,"clocks":[1,2]')
     (tmp_path / "device.json").write_text(text)
-    with pytest.raises(TableError, match="format 2 is newer"):
+    with pytest.raises(TableError, match="format 3 is newer"):
         LatencyTable.open(tmp_path)
+
+
+def test_an_identity_of_the_former_method_is_refused_with_what_to_do(tmp_path):
+    text = DEVICE.model_dump_json().replace('"format":2', '"format":1')
+    (tmp_path / "device.json").write_text(text)
+    with pytest.raises(TableError, match=r"format 1 was measured by an older method.* profile"):
+        LatencyTable.open(tmp_path)
+
+
+def test_nested_options_are_compared_one_by_one():
+    options = {"cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"}
+    here = DEVICE.model_copy(update={"provider_options": options})
+    there = DEVICE.model_copy(update={"provider_options": options | {"use_tf32": "1"}})
+    assert here.differences(there) == {"provider_options.use_tf32": ("0", "1")}
+    assert DEVICE.differences(here) == {
+        "provider_options.cudnn_conv_algo_search": (None, "EXHAUSTIVE"),
+        "provider_options.use_tf32": (None, "0"),
+    }
+
+
+def test_the_tools_version_counts_for_writing_only():
+    older = DEVICE.model_copy(update={"tool_version": "0.0.1"})
+    assert DEVICE.differences(older) == {}
+    assert DEVICE.differences(older, writing=True) == {"tool_version": (None, "0.0.1")}
 
 
 def test_an_unknown_field_of_the_identity_is_named(tmp_path):
