@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
+# Has onnxruntime-gpu and pycuda: pip install -e '.[gpu,dev]' in an environment of its own.
+GPU_PYTHON ?= python3
+
 # For real use; see `make help`.
 DEVICE  ?= cpu
 NETWORK ?= resnet56
@@ -11,7 +14,7 @@ DATA    ?= cifar10
 METHOD  ?= lap
 SPEEDUP ?= 1.6
 
-.PHONY: help setup demo test check format profile prune bench picture networks clean
+.PHONY: help setup demo test check gpu-check format profile prune bench picture networks clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +48,16 @@ check: setup ## Style, import rules and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any was skipped
+	@nvidia-smi -L || { echo "gpu-check FAILED: no NVIDIA driver answers; nothing was checked"; exit 1; }
+	@mkdir -p build
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest -m gpu tests/gpu --junitxml=build/gpu-check.xml
+	$(GPU_PYTHON) -c "import sys, xml.etree.ElementTree as E; \
+	  s = next(E.parse('build/gpu-check.xml').iter('testsuite')).attrib; \
+	  ran, skipped = int(s['tests']), int(s['skipped']); \
+	  print(f'{ran - skipped} GPU checks ran, {skipped} skipped'); \
+	  sys.exit(skipped > 0 or ran == 0)"
 
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .

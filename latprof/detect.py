@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime as ort
@@ -15,15 +18,48 @@ from latprof.errors import DeviceNotHere
 from lookup_tables.device import Device
 from lookup_tables.table import DATA
 
+GRAPH = "enable_cuda_graph"
+SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 
-def this_device(
-    asked: str = "cpu", threads: int = 1, batch: int = 1, precision: str = "fp32"
-) -> Device:
-    """The device of this machine that `asked` names: `cpu`, or the processor's own short name.
 
-    Raises DeviceNotHere, saying what is here and where a table may come from.
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How networks are to be run on a device; all of it is part of the device's identity."""
+
+    threads: int = 1
+    batch: int = 1
+    precision: str = "fp32"
+    cuda_graph: bool = False
+    nhwc: bool = False
+    algorithm_search: str = "EXHAUSTIVE"  # cuDNN's: EXHAUSTIVE, HEURISTIC or DEFAULT
+
+    @classmethod
+    def of(cls, device: Device) -> Usage:
+        """How a table's device is used."""
+        options = device.provider_options
+        return cls(
+            threads=device.threads,
+            batch=device.batch,
+            precision=device.precision,
+            cuda_graph=options.get(GRAPH) == "1",
+            nhwc=options.get("prefer_nhwc") == "1",
+            algorithm_search=options.get("cudnn_conv_algo_search", cls.algorithm_search),
+        )
+
+
+def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
+    """The device of this machine that `asked` names: `cpu`, `cuda`, or the hardware's short name.
+
+    A short name is what the hardware reports, in lower case and without its maker:
+    `NVIDIA TITAN RTX` is titan_rtx. Raises DeviceNotHere, saying what is here and where a table
+    may come from.
     """
+    if asked != "cpu":
+        for gpu in gpus():
+            if asked in ("cuda", gpu.slug, gpu.name) or asked == _gpu_name(gpu, usage):
+                return _cuda(gpu, usage)
     cores = os.cpu_count() or 1
+    threads, batch, precision = usage.threads, usage.batch, usage.precision
     here = _cpu(1, 1)
     known = {"cpu", here.processor, _slug(here.processor), _cpu(threads, batch).name}
     if asked not in known:
@@ -32,6 +68,8 @@ def this_device(
         raise DeviceNotHere(f"{threads} threads were asked for; this machine has {cores} cores")
     if precision != "fp32":
         raise DeviceNotHere(f"precision {precision} is not supported on CPU; use fp32")
+    if usage.cuda_graph or usage.nhwc:
+        raise DeviceNotHere("CUDA graphs and NHWC need a GPU: name one with --device")
     return _cpu(threads, batch)
 
 
@@ -45,10 +83,31 @@ def _cpu(threads: int, batch: int) -> Device:
         processor_detail=detail,
         runtime_version=ort.__version__,
         provider="CPUExecutionProvider",
-        provider_options={"graph_optimization_level": "all", "execution_mode": "sequential"},
+        session_options={
+            "graph_optimization_level": "all",
+            "execution_mode": "sequential",
+            "thread_pool": "one a process",
+            "spinning": "on",
+        },
         batch=batch,
         threads=threads,
+        affinity=affinity(),
+        tool_version=version("latprof-pruner"),
     )
+
+
+def affinity() -> str | None:
+    """The processors that this process may run on, as in 0-3,8; None where nobody knows."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    allowed = sorted(os.sched_getaffinity(0))
+    runs: list[list[int]] = []
+    for processor in allowed:
+        if runs and processor == runs[-1][1] + 1:
+            runs[-1][1] = processor
+        else:
+            runs.append([processor, processor])
+    return ",".join(f"{a}-{b}" if a < b else f"{a}" for a, b in runs)
 
 
 def _processor() -> tuple[str, dict[str, str | int]]:
@@ -76,10 +135,10 @@ def _slug(text: str) -> str:
 
 
 def _not_here(asked: str, device: Device) -> str:
-    gpus = gpu_names()
+    found = gpus()
     here = f"CPU {device.processor!r} (--device cpu, table {device.name})"
-    if gpus:
-        here += f" and GPU {', '.join(gpus)} (profiling on CUDA is not part of this version)"
+    if found:
+        here += "".join(f" and GPU {gpu.name!r} (--device {gpu.slug})" for gpu in found)
     else:
         here += "; no NVIDIA GPU was found"
     committed = DATA / asked
@@ -95,10 +154,107 @@ def _not_here(asked: str, device: Device) -> str:
     )
 
 
-def gpu_names() -> list[str]:
-    """The NVIDIA GPUs that the driver reports; none without a driver."""
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card as the driver reports it."""
+
+    name: str
+    uuid: str
+    memory: str
+    driver: str
+    compute_capability: str
+    max_sm_clock: str
+
+    @property
+    def slug(self) -> str:
+        """The short name by which users ask for it: no maker, no memory size."""
+        return re.sub(r"^(nvidia_)?((geforce|tesla|quadro)_)?", "", _slug(self.name))
+
+
+_QUERY = "name,uuid,memory.total,driver_version,compute_cap,clocks.max.sm"
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA GPUs that the driver reports, in its order; none without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return answer.stdout.split("\n")[:-1] if answer.returncode == 0 else []
+    return parse_gpus(answer.stdout) if answer.returncode == 0 else []
+
+
+def parse_gpus(listing: str) -> list[Gpu]:
+    """One Gpu a line of `nvidia-smi --format=csv,noheader`; lines of another shape are skipped."""
+    rows = (line.split(", ") for line in listing.splitlines())
+    return [Gpu(*(field.strip() for field in row)) for row in rows if len(row) == len(fields(Gpu))]
+
+
+def _gpu_name(gpu: Gpu, usage: Usage) -> str:
+    parts = [gpu.slug]
+    parts += [usage.precision] if usage.precision != "fp32" else []
+    parts += ["nhwc"] if usage.nhwc else []
+    parts += ["graph"] if usage.cuda_graph else []
+    parts += [f"b{usage.batch}"] if usage.batch != 1 else []
+    return "_".join(parts)
+
+
+def _cuda(gpu: Gpu, usage: Usage) -> Device:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise DeviceNotHere(
+            f"GPU {gpu.name!r} is here, but this ONNX Runtime cannot use it: "
+            "pip uninstall onnxruntime, then pip install 'latprof-pruner[gpu]'"
+        )
+    if usage.threads != 1:
+        raise DeviceNotHere("threads are a matter of CPUs; leave --threads out on a GPU")
+    if usage.algorithm_search not in SEARCHES:
+        raise DeviceNotHere(
+            f"--algorithm-search {usage.algorithm_search}: expected one of {', '.join(SEARCHES)}"
+        )
+    return Device(
+        name=_gpu_name(gpu, usage),
+        kind="cuda",
+        processor=gpu.name,
+        processor_detail={
+            "uuid": gpu.uuid,
+            "memory": gpu.memory,
+            "compute_capability": gpu.compute_capability,
+            "max_sm_clock": gpu.max_sm_clock,
+        },
+        driver=gpu.driver,
+        cuda=_library_version("libcudart.so", "cudaRuntimeGetVersion"),
+        cudnn=_library_version("libcudnn.so", "cudnnGetVersion"),
+        runtime_version=ort.__version__,
+        provider="CUDAExecutionProvider",
+        provider_options={
+            "cudnn_conv_algo_search": usage.algorithm_search,
+            "cudnn_conv_use_max_workspace": "1",
+            "do_copy_in_default_stream": "1",
+            "use_tf32": "0",
+            "prefer_nhwc": "1" if usage.nhwc else "0",
+            GRAPH: "1" if usage.cuda_graph else "0",
+        },
+        session_options={"graph_optimization_level": "all", "execution_mode": "sequential"},
+        layout="nhwc" if usage.nhwc else "nchw",
+        precision=usage.precision,
+        batch=usage.batch,
+        affinity=affinity(),
+        tool_version=version("latprof-pruner"),
+    )
+
+
+def _library_version(name: str, function: str) -> str:
+    """The version number a CUDA library reports about itself, asked where ONNX Runtime loads it."""
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the libraries of NVIDIA's own packages
+    for suffix in ("", *(f".{major}" for major in range(14, 7, -1))):
+        try:
+            ask = getattr(ctypes.CDLL(name + suffix), function)
+        except (OSError, AttributeError):
+            continue
+        if function.startswith("cudnn"):
+            ask.restype = ctypes.c_size_t
+            return str(ask())
+        number = ctypes.c_int()
+        ask(ctypes.byref(number))
+        return f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return "unknown"

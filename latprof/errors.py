@@ -11,5 +11,9 @@ class DeviceNotHere(ContractError):
     """A device was asked for that this machine does not have."""
 
 
+class Throttled(ContractError):
+    """A GPU that would not run at its own clocks for long enough to be measured."""
+
+
 class UnmeasuredLayer(ContractError):
     """A layer that no runtime node was named after."""

@@ -7,6 +7,7 @@ runtime fuses or inserts can be traced back to the layer it belongs to.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Architecture, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
-_NUMPY = {"fp32": np.float32, "fp16": np.float16}
+NUMPY = {"fp32": np.float32, "fp16": np.float16}
 _ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _ACTIVATION_OPS = {
     "relu": ("Relu", {}),
@@ -39,7 +40,7 @@ def build(
     Weights are random and keep the scale of activations: zeros and denormals run at other
     speeds than real data. Raises ArchitectureError.
     """
-    writer = _Writer(np.random.default_rng(seed), _NUMPY[precision])
+    writer = _Writer(np.random.default_rng(seed), NUMPY[precision])
     layers = network.layer_specs(architecture)
     for layer, spec in layers:
         writer.add(layer, spec)
@@ -57,14 +58,80 @@ def build(
         outputs,
         writer.weights,
     )
-    opset = helper.make_opsetid("", OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+    return _model(graph)
 
 
 def random_input(network: Network, batch: int = 1, precision: str = "fp32") -> np.ndarray:
     """An input of (batch, channels, height, width) drawn from a normal distribution."""
     shape = (batch, *network.input_shape)
-    return np.random.default_rng(0).standard_normal(shape).astype(_NUMPY[precision])
+    return np.random.default_rng(0).standard_normal(shape).astype(NUMPY[precision])
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """One layer of an architecture as a network of its own; shapes are (batch, channels, …)."""
+
+    name: str
+    layer: Layer
+    spec: LayerSpec
+    sources: tuple[str, ...]  # the layers it reads, the residual last
+    in_shapes: tuple[tuple[int, ...], ...]
+    out_shape: tuple[int, ...]
+    precision: str
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(f"in{i}" for i in range(len(self.sources)))
+
+    def model(self, seed: int = 0) -> onnx.ModelProto:
+        """Random weights; layers of equal shapes are equal models."""
+        names = self.input_names
+        plain = len(names) - (self.layer.residual is not None)
+        layer = self.layer.model_copy(
+            update={
+                "name": "layer",
+                "inputs": names[:plain],
+                "residual": names[-1] if self.layer.residual else None,
+            }
+        )
+        writer = _Writer(np.random.default_rng(seed), NUMPY[self.precision])
+        element = _ONNX[self.precision]
+        inputs = []
+        for name, shape in zip(names, self.in_shapes, strict=True):
+            writer.tensor[name], writer.shape_4d[name] = name, len(shape) == 4
+            inputs.append(helper.make_tensor_value_info(name, element, shape))
+        writer.add(layer, self.spec)
+        output = helper.make_tensor_value_info(writer.tensor["layer"], element, self.out_shape)
+        return _model(helper.make_graph(writer.nodes, "layer", inputs, [output], writer.weights))
+
+
+def layer_models(
+    network: Network, architecture: Architecture, batch: int = 1, precision: str = "fp32"
+) -> list[LayerModel]:
+    """Every layer of an architecture as a network of its own, in execution order."""
+    shapes: dict[str, tuple[int, ...]] = {INPUT: (batch, *network.input_shape)}
+    models = []
+    for layer, spec in network.layer_specs(architecture):
+        flat = layer.kind == "linear" or len(shapes[layer.inputs[0]]) == 2
+        shapes[layer.name] = (batch, spec.out_channels, *(() if flat else spec.out_size))
+        sources = (*layer.inputs, *([layer.residual] if layer.residual else []))
+        models.append(
+            LayerModel(
+                name=layer.name,
+                layer=layer,
+                spec=spec,
+                sources=sources,
+                in_shapes=tuple(shapes[source] for source in sources),
+                out_shape=shapes[layer.name],
+                precision=precision,
+            )
+        )
+    return models
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
 
 class _Writer:

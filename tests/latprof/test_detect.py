@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from latprof.detect import this_device
+from latprof import detect
+from latprof.detect import Usage, parse_gpus, this_device
 from latprof.errors import DeviceNotHere
 
 
@@ -29,13 +30,94 @@ def test_a_device_that_is_not_here_says_what_is_and_where_a_table_may_come_from(
 
 def test_more_threads_than_cores_are_refused():
     with pytest.raises(DeviceNotHere, match=f"this machine has {os.cpu_count()} cores"):
-        this_device("cpu", threads=10_000)
+        this_device("cpu", Usage(threads=10_000))
 
 
 def test_half_precision_is_refused_on_cpu():
     with pytest.raises(DeviceNotHere, match="fp16 is not supported on CPU"):
-        this_device("cpu", precision="fp16")
+        this_device("cpu", Usage(precision="fp16"))
 
 
 def test_threads_and_batch_are_part_of_the_name():
-    assert this_device("cpu", batch=4).name.endswith("_1t_b4")
+    assert this_device("cpu", Usage(batch=4)).name.endswith("_1t_b4")
+
+
+def test_cuda_graphs_and_layouts_are_refused_on_cpu():
+    with pytest.raises(DeviceNotHere, match="need a GPU"):
+        this_device("cpu", Usage(cuda_graph=True))
+
+
+def test_a_tables_device_is_used_as_it_was_measured():
+    device = this_device("cpu", Usage(batch=4))
+    assert this_device(device.kind, Usage.of(device)) == device
+
+
+def test_the_processors_this_process_may_use_are_part_of_the_identity(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 0, 1, 2}, raising=False)
+    assert this_device("cpu").affinity == "0-2,5"
+
+
+LISTING = (
+    "NVIDIA TITAN RTX, GPU-1f, 24576 MiB, 550.54, 7.5, 2100 MHz\n"
+    "NVIDIA GeForce RTX 3090, GPU-2a, 24576 MiB, 550.54, 8.6, 2100 MHz\n"
+    "NVIDIA H100 80GB HBM3, GPU-3c, 81559 MiB, 550.54, 9.0, 1980 MHz\n"
+    "No devices were found\n"
+)
+
+
+def test_gpus_are_known_by_what_the_hardware_reports():
+    cards = parse_gpus(LISTING)
+    assert [gpu.slug for gpu in cards] == ["titan_rtx", "rtx_3090", "h100_80gb_hbm3"]
+    assert cards[0].uuid == "GPU-1f"
+    assert cards[1].compute_capability == "8.6"
+
+
+def test_a_gpu_without_a_runtime_for_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(detect, "gpus", lambda: parse_gpus(LISTING))
+    monkeypatch.setattr(detect.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DeviceNotHere, match=r"cannot use it: .*latprof-pruner\[gpu\]"):
+        this_device("titan_rtx")
+
+
+@pytest.fixture
+def titan(monkeypatch):
+    """A machine with the cards above and a runtime for them; no card is touched."""
+    monkeypatch.setattr(detect, "gpus", lambda: parse_gpus(LISTING))
+    monkeypatch.setattr(detect.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(detect, "_library_version", lambda name, function: "12.4")
+
+
+def test_everything_that_decides_a_gpus_latency_is_in_its_identity(titan):
+    plain = this_device("titan_rtx")
+    assert (plain.name, plain.kind, plain.driver, plain.cuda) == (
+        "titan_rtx", "cuda", "550.54", "12.4",
+    )  # fmt: skip
+    others = {
+        "titan_rtx_fp16_b8": Usage(batch=8, precision="fp16"),
+        "titan_rtx_graph": Usage(cuda_graph=True),
+        "titan_rtx_nhwc": Usage(nhwc=True),
+        "titan_rtx": Usage(algorithm_search="HEURISTIC"),
+    }
+    for name, usage in others.items():
+        other = this_device("titan_rtx", usage)
+        assert other.name == name
+        assert plain.differences(other)
+        assert this_device(other.name, usage) == other
+    different = plain.differences(this_device("titan_rtx", Usage(algorithm_search="HEURISTIC")))
+    assert different == {
+        "provider_options.cudnn_conv_algo_search": ("EXHAUSTIVE", "HEURISTIC"),
+    }
+
+
+def test_cuda_means_the_first_card(titan):
+    assert this_device("cuda").processor == "NVIDIA TITAN RTX"
+
+
+def test_an_unknown_algorithm_search_is_refused_with_the_known_ones(titan):
+    with pytest.raises(DeviceNotHere, match="EXHAUSTIVE, HEURISTIC, DEFAULT"):
+        this_device("titan_rtx", Usage(algorithm_search="FAST"))
+
+
+def test_an_absent_gpu_is_told_beside_the_ones_that_are_here(titan):
+    with pytest.raises(DeviceNotHere, match=r"GPU 'NVIDIA TITAN RTX' \(--device titan_rtx\)"):
+        this_device("a100")

@@ -1,0 +1,112 @@
+"""What the NVIDIA driver says about a card while it is measured: clocks, heat, power, throttling.
+
+NVML is the driver's own library (package nvidia-ml-py, module pynvml). Samples taken while the
+card held its clocks down are dropped and counted: an average over them would belong to no state
+the card stays in.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+from types import ModuleType
+
+from latprof.errors import DeviceNotHere
+from lookup_tables.device import Device
+from lookup_tables.table import Conditions
+
+# Bits of nvmlDeviceGetCurrentClocksEventReasons that mean: slower than the card could be.
+# Idling, application clocks and display clocks are no faults of the moment.
+THROTTLING = {
+    0x04: "software power cap",
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
+
+
+def reasons(mask: int) -> tuple[str, ...]:
+    """The throttling reasons in a bit mask, by name; other bits are ignored."""
+    return tuple(name for bit, name in THROTTLING.items() if mask & bit)
+
+
+def library() -> ModuleType:
+    """NVML, started; raises DeviceNotHere where there is no driver or no binding to it."""
+    try:
+        import pynvml
+    except ImportError:
+        raise DeviceNotHere(
+            "measuring a GPU needs nvidia-ml-py: pip install 'latprof-pruner[gpu]'"
+        ) from None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise DeviceNotHere(f"no NVIDIA driver answers: {error}") from None
+    return pynvml
+
+
+class Monitor:
+    """Asks the card after every sample; `conditions` sums up since it was last asked."""
+
+    def __init__(self, device: Device, nvml: ModuleType | None = None) -> None:
+        self._nvml = nvml or library()
+        self._handle = handle_of(str(device.processor_detail.get("uuid", "")), self._nvml)
+        self._kept: list[tuple[float, float, float, float]] = []
+        self._dropped: Counter[str] = Counter()
+        self._dropped_samples = 0
+
+    def throttled(self) -> bool:
+        """Whether the sample just taken must be dropped; it is counted either way."""
+        nvml, handle = self._nvml, self._handle
+        why = reasons(_event_reasons(nvml, handle))
+        if why:
+            self._dropped.update(why)
+            self._dropped_samples += 1
+            return True
+        self._kept.append(
+            (
+                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+                nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            )
+        )
+        return False
+
+    def conditions(self) -> Conditions:
+        """Medians over the samples kept since the last call; then it starts anew."""
+        sm, memory, temperature, power = (float(median(c)) for c in zip(*self._kept, strict=True))
+        found = Conditions(
+            sm_clock_mhz=sm,
+            memory_clock_mhz=memory,
+            temperature_c=temperature,
+            power_w=power,
+            throttled=self._dropped_samples,
+            reasons=tuple(sorted(self._dropped)),
+        )
+        self._kept.clear()
+        self._dropped.clear()
+        self._dropped_samples = 0
+        return found
+
+    def complaint(self) -> str:
+        """Why measuring was given up, and what to do."""
+        why = ", ".join(sorted(self._dropped)) or "an unknown reason"
+        return (
+            f"the GPU throttled ({why}) in every one of the last samples; none was kept. Let it "
+            "cool down, lift its power limit or lock a lower clock, then run the same command again"
+        )
+
+
+def handle_of(uuid: str, nvml: ModuleType):
+    """The card with this UUID, the first one where it is not known."""
+    if uuid:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    return nvml.nvmlDeviceGetHandleByIndex(0)
+
+
+def _event_reasons(nvml: ModuleType, handle) -> int:
+    ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    ask = ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # its name before 2023
+    return int(ask(handle))

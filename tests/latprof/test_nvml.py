@@ -1,0 +1,60 @@
+"""What NVML says, without a card: the library is played back."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from latprof.nvml import THROTTLING, Monitor, reasons
+from tests.toys import DEVICE
+
+GPU = DEVICE.model_copy(update={"kind": "cuda", "processor_detail": {"uuid": "GPU-1"}})
+
+
+def played_back(masks):
+    """A library that reports these throttle masks, one a sample, and rising clocks."""
+    clocks = iter(range(1000, 2000, 10))
+    remaining = iter(masks)
+    return SimpleNamespace(
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetClockInfo=lambda handle, kind: next(clocks) if kind == 1 else 7000,
+        nvmlDeviceGetTemperature=lambda handle, kind: 61,
+        nvmlDeviceGetPowerUsage=lambda handle: 180_000,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: next(remaining),
+    )
+
+
+def test_idling_and_application_clocks_are_no_throttling():
+    assert reasons(0x1 | 0x2 | 0x100) == ()
+
+
+@pytest.mark.parametrize(("bit", "name"), THROTTLING.items())
+def test_every_reason_to_run_slower_is_named(bit, name):
+    assert reasons(bit | 0x1) == (name,)
+
+
+def test_throttled_samples_are_dropped_and_counted():
+    monitor = Monitor(GPU, played_back([0, 0x04, 0x20 | 0x04, 0]))
+    assert [monitor.throttled() for _ in range(4)] == [False, True, True, False]
+    found = monitor.conditions()
+    assert (found.throttled, found.reasons) == (
+        2, ("software power cap", "software thermal slowdown"),
+    )  # fmt: skip
+    assert found.sm_clock_mhz == 1005  # the median of the two that were kept
+    assert (found.temperature_c, found.power_w) == (61, 180)
+
+
+def test_conditions_start_anew_for_every_run():
+    monitor = Monitor(GPU, played_back([0x04, 0, 0]))
+    monitor.throttled(), monitor.throttled()
+    assert monitor.conditions().throttled == 1
+    monitor.throttled()
+    assert monitor.conditions().throttled == 0
+
+
+def test_a_card_that_only_throttles_is_complained_about_with_the_reason():
+    monitor = Monitor(GPU, played_back([0x40]))
+    monitor.throttled()
+    assert "hardware thermal slowdown" in monitor.complaint()
