@@ -1,16 +1,17 @@
 """Which layer each runtime node belongs to.
 
 Every node and tensor of the profiled model is called `LAYER@SOMETHING`, and whatever the runtime
-fuses or lays out anew keeps a part of such a name. Nodes that the runtime inserts have names of
-their own: one that prepares an input belongs to the layer that follows, any other to the layer
-before it. So the sum over layers is the sum over nodes.
+fuses or lays out anew keeps a part of such a name. Nodes that the runtime inserts to change a
+tensor's layout have names of their own; they belong to the layer that wrote the tensor, because
+whether one is needed depends on how that layer ran and on who reads its channels: both follow from
+that layer's own two widths. So the sum over layers is the sum over nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from latprof.cpu import NodeTime
 from latprof.errors import UnmeasuredLayer
 from lookup_tables.layer import WEIGHTED, LayerSpec
 from lookup_tables.network import Layer
@@ -19,6 +20,15 @@ from lookup_tables.table import LayerTime
 _PREPARES_AN_INPUT = {"ReorderInput"}
 # What a layer takes that the runtime fused away: not 0, because nothing in a table ever is.
 TOKEN_S = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTime:
+    """One runtime node's mean seconds a run; `name` still holds the layer's name before `@`."""
+
+    name: str
+    op: str
+    seconds: float
 
 
 def attribute(
@@ -32,20 +42,23 @@ def attribute(
     seconds = {layer.name: 0.0 for layer, _ in layers}
     count = dict.fromkeys(seconds, 0)
     longest_first = sorted(seconds, key=len, reverse=True)
+    source = {layer.name: layer.inputs[0] for layer, _ in layers}
     current, waiting = layers[0][0].name, []
+
+    def give(name: str, node: NodeTime) -> None:
+        seconds[name] += node.seconds
+        count[name] += 1
+
     for node in nodes:
         name = next((name for name in longest_first if f"{name}@" in node.name), None)
-        if name is not None:
-            current = name
-            mine = [*waiting, node]
-            waiting = []
-        elif node.op in _PREPARES_AN_INPUT:
+        if name is None and node.op in _PREPARES_AN_INPUT:
             waiting.append(node)
             continue
-        else:
-            mine = [node]
-        seconds[current] += sum(n.seconds for n in mine)
-        count[current] += len(mine)
+        current = name or current
+        give(current, node)
+        for prepared in waiting:
+            give(source[current] if source[current] in seconds else current, prepared)
+        waiting = []
     for layer, spec in layers:
         if count[layer.name] == 0 and layer.kind in WEIGHTED:
             raise UnmeasuredLayer(

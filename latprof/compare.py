@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from latprof.cpu import Running
-from latprof.measure import quiet_rounds
+from latprof.measure import Rounds, runtime
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError
 
@@ -32,13 +31,13 @@ class Comparison:
 
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions."""
-    pairs = [_rounds(Path(dense), Path(pruned), device) for _ in range(REPEATS)]
-    quiet_s = min(float(np.percentile(dense_s, 25)) for dense_s, _ in pairs)
+    series = [_rounds(Path(dense), Path(pruned), device) for _ in range(REPEATS)]
+    quiet_s = min(float(np.percentile(rounds.dense_s, 25)) for rounds in series)
     ratios, dense_times, pairs_kept = [], [], 0
-    for dense_s, pruned_s in pairs:
-        kept = quiet_rounds(dense_s, quiet_s)
-        ratios.append(float(np.median(pruned_s[kept] / dense_s[kept])))
-        dense_times.append(float(np.median(dense_s[kept])))
+    for rounds in series:
+        kept = rounds.kept(quiet_s)
+        ratios.append(float(np.median(rounds.pruned_s[kept] / rounds.beside_s[kept])))
+        dense_times.append(float(np.median(rounds.beside_s[kept])))
         pairs_kept += int(kept.sum())
     ratio = float(np.median(ratios))
     dense_time_s = float(np.median(dense_times))
@@ -62,13 +61,16 @@ def require_batch(path: Path, batch: int) -> None:
         )
 
 
-def _rounds(dense: Path, pruned: Path, device: Device) -> tuple[np.ndarray, np.ndarray]:
-    """(dense, pruned) seconds of each round."""
-    first, second = (Running(str(path), _feed(path), device) for path in (dense, pruned))
+def _rounds(dense: Path, pruned: Path, device: Device) -> Rounds:
+    running = runtime(device).Running
+    first, second = (running(str(path), _feed(path), device) for path in (dense, pruned))
     for _ in range(WARM_UP):
         first.run_s(), second.run_s()
-    rows = np.array([(first.run_s(), second.run_s()) for _ in range(ROUNDS)])
-    return rows[:, 0], rows[:, 1]
+    rounds = Rounds([first.run_s()], [], [False] * ROUNDS)
+    for _ in range(ROUNDS):
+        rounds.pruned.append(second.run_s())
+        rounds.dense.append(first.run_s())
+    return rounds
 
 
 def _feed(path: Path) -> dict[str, np.ndarray]:

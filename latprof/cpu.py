@@ -1,33 +1,34 @@
-"""ONNX Runtime on CPU: open a network, time it in pairs, and time every layer inside it."""
+"""ONNX Runtime on CPU: open a network, time it in pairs, and time every layer inside it.
+
+With more than one thread all sessions of a process share one thread pool. With a pool each, the
+idle session's threads spin while the other one is timed and take its cores away.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from latprof.attribution import NodeTime, attribute
+from latprof.errors import OptionError
 from lookup_tables.device import Device
+from lookup_tables.network import Architecture, Network
+from lookup_tables.table import LayerTime
 
 PROVIDER = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTime:
-    """One runtime node's mean seconds a run; `name` still holds the layer's name before `@`."""
-
-    name: str
-    op: str
-    seconds: float
+_pool_threads: int | None = None  # of the pool that this process shares
 
 
 class Running:
     """A network opened in the runtime and ready to be called again and again."""
+
+    has_graph = False
 
     def __init__(self, model: onnx.ModelProto | bytes | str, feed: dict, device: Device) -> None:
         self._session = _open(model, device)
@@ -43,7 +44,15 @@ class Running:
 class Instrumented:
     """A network opened with the runtime's own profiler on."""
 
-    def __init__(self, model: onnx.ModelProto | bytes, feed: dict, device: Device) -> None:
+    def __init__(
+        self,
+        network: Network,
+        architecture: Architecture,
+        model: bytes,
+        feed: dict,
+        device: Device,
+    ) -> None:
+        self._layers = network.layer_specs(architecture)
         self._folder = tempfile.TemporaryDirectory(prefix="latprof-")
         self._session = _open(model, device, profile_into=Path(self._folder.name))
         self._feed = feed
@@ -56,12 +65,16 @@ class Instrumented:
         self._session.run(None, self._feed)
         return time.perf_counter() - start_s
 
-    def node_times(self, dense_s: np.ndarray, kept: np.ndarray) -> list[NodeTime]:
-        """Close the session; every node's seconds in execution order.
+    def layer_times(self, dense_s: np.ndarray, kept: np.ndarray) -> tuple[LayerTime, ...]:
+        """Close the session; every layer's seconds, whatever the runtime made of it.
 
         `dense_s`: (rounds,) the dense network's seconds beside the last runs, `kept`: (rounds,)
-        which of them count. Runs before those were warm-up.
+        which of them count. Runs before those were warm-up. Raises UnmeasuredLayer.
         """
+        return attribute(self.node_times(dense_s, kept), self._layers)
+
+    def node_times(self, dense_s: np.ndarray, kept: np.ndarray) -> list[NodeTime]:
+        """Every node's seconds in execution order; see `layer_times`."""
         path = Path(self._session.end_profiling())
         events = [e for e in json.loads(path.read_text()) if e.get("cat") == "Node"]
         self._folder.cleanup()
@@ -81,10 +94,26 @@ class Instrumented:
         ]
 
 
+class Monitor:
+    """A CPU reports neither clocks nor throttling that could be trusted; pairing has to do."""
+
+    def __init__(self, device: Device) -> None:
+        pass
+
+    def throttled(self) -> bool:
+        return False
+
+    def conditions(self) -> None:
+        return None
+
+
 def _open(model, device: Device, profile_into: Path | None = None) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = device.threads
-    options.inter_op_num_threads = 1
+    if device.threads == 1:
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+    else:
+        _share_pool(device.threads)
+        options.use_per_session_threads = False
     options.log_severity_level = 3
     if profile_into is not None:
         options.enable_profiling = True
@@ -92,3 +121,15 @@ def _open(model, device: Device, profile_into: Path | None = None) -> ort.Infere
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     return ort.InferenceSession(model, options, providers=[PROVIDER])
+
+
+def _share_pool(threads: int) -> None:
+    global _pool_threads
+    if _pool_threads is None:
+        ort.set_global_thread_pool_sizes(threads, 1)
+        _pool_threads = threads
+    elif _pool_threads != threads:
+        raise OptionError(
+            f"this process already runs networks with {_pool_threads} threads; "
+            f"measure {threads} threads in a process of its own"
+        )

@@ -1,10 +1,10 @@
 """Measuring one pruned network beside the dense one, in place and in pairs.
 
-Each round runs the dense network and then the pruned one; a second series of rounds does the same
-with the runtime's profiler on in the pruned one. Everything is stored relative to the dense
-network of the same round: machines drift by 5 – 15 % within minutes, ratios hardly do. Rounds in
-which the dense network itself was slow are set aside, because in a disturbed phase even the ratio
-shifts by several percent. The two series are kept apart because a third network between the two
+The dense network and the pruned one run by turns; a second series of rounds does the same with the
+runtime's profiler on in the pruned one. Everything is stored relative to the dense runs before and
+after: machines drift by 5 – 15 % within minutes, ratios hardly do. Rounds in which the dense
+network itself was slow are set aside, because in a disturbed phase even the ratio shifts by several
+percent. The two series are kept apart because a third network between the two
 changes what they find in the caches (benchmarks/interference.py).
 """
 
@@ -13,18 +13,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
 
 import numpy as np
 
-from latprof.attribution import attribute
-from latprof.cpu import Instrumented, Running
+from latprof.errors import Throttled
 from latprof.onnx_model import build, random_input
 from lookup_tables.device import Device
 from lookup_tables.network import INPUT, Architecture, Network
-from lookup_tables.table import LayerTime
+from lookup_tables.table import Conditions, LayerTime
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
-QUIET = 1.08  # a round counts when the dense network took at most this much of its quiet time
+SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
+FEWEST_SLOW = 5
+MOST_THROTTLED = 50  # rounds in a row before giving up
+INSTRUMENTED = 0.6  # of the rounds, for layers: most are in several runs of the design
+PATIENCE = 4  # times the wanted rounds, while too few were quiet
+QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,57 @@ class Sample:
     ratio: float
     pairs: int
     layers: tuple[LayerTime, ...]
+    layers_dense_s: float | None
     measuring_s: float
+    graph_ratio: float | None = None
+    conditions: Conditions | None = None
 
     def fields(self) -> dict:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def quiet_rounds(dense_s: np.ndarray, quiet_s: float) -> np.ndarray:
-    """Rounds whose dense run was near the quiet level: (n,) booleans, at least a quarter."""
-    level = max(quiet_s, float(np.percentile(dense_s, 25)))
-    return dense_s <= QUIET * level
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Pruned runs, each between two runs of the dense network: n of them and n + 1 dense ones."""
+
+    dense: list[float]
+    pruned: list[float]
+    throttled: list[bool]
+
+    @property
+    def dense_s(self) -> np.ndarray:
+        return np.array(self.dense)
+
+    @property
+    def pruned_s(self) -> np.ndarray:
+        return np.array(self.pruned)
+
+    @property
+    def beside_s(self) -> np.ndarray:
+        """(n,) the dense network beside each pruned run: the mean of before and after."""
+        return (self.dense_s[:-1] + self.dense_s[1:]) / 2
+
+    def kept(self, quiet_s: float) -> np.ndarray:
+        """Which pruned runs count: (n,) booleans, at least a quarter of those not throttled.
+
+        Both dense runs around them must be near the quiet level: what the machine did in between
+        is then likely to have been quiet too.
+        """
+        usable = ~np.array(self.throttled)
+        level = max(quiet_s, float(np.percentile(self.dense_s, 25)))
+        worse = np.maximum(self.dense_s[:-1], self.dense_s[1:])
+        kept = usable & (worse <= QUIET * level)
+        if kept.sum() * 4 >= usable.sum():
+            return kept
+        return usable & (worse <= np.percentile(worse[usable], 25))
+
+
+def runtime(device: Device):
+    """The module that runs networks on such a device: latprof.cpu or latprof.cuda.
+
+    Both have `Running`, `Instrumented` and `Monitor`; only the one that is needed is imported.
+    """
+    return import_module("latprof.cuda" if device.kind == "cuda" else "latprof.cpu")
 
 
 class Bench:
@@ -54,59 +100,103 @@ class Bench:
     def __init__(self, network: Network, device: Device, target_s: float) -> None:
         """`target_s`: how long one series of rounds may take when nothing disturbs."""
         self.network, self.device, self.target_s = network, device, target_s
+        self._runtime = runtime(device)
         self._feed = {INPUT: random_input(network, device.batch, device.precision)}
-        self._dense = Running(self._build(network.dense), self._feed, device)
-        for _ in range(WARM_UP):
-            self._dense.run_s()
+        start_s = time.perf_counter()
+        self._dense = self._runtime.Running(self._build(network.dense), self._feed, device)
+        self.opening_s = time.perf_counter() - start_s
+        self._warm_s = min(self._dense.run_s() for _ in range(WARM_UP))
         self._dense_medians: list[float] = []
+        self._monitor = self._runtime.Monitor(device)
 
     def measure(self, architecture: Architecture, instrumented: bool = True) -> Sample:
         """Run an architecture beside the dense network until enough quiet rounds are in."""
         start_s = time.perf_counter()
         model = self._build(architecture)
-        dense_s, whole_s = self._rounds(Running(model, self._feed, self.device).run_s)
-        quiet = self.is_quiet(dense_s)
-        self._dense_medians.append(float(np.median(dense_s)))
-        layers = self._layer_times(architecture, model) if instrumented else ()
+        pruned = self._runtime.Running(model, self._feed, self.device)
+        rounds = self._rounds(pruned.run_s)
+        kept = rounds.kept(self._quiet_s())
+        self._dense_medians.append(float(np.median(rounds.dense_s)))
+        graph_ratio = self._graph_ratio(pruned)
+        del pruned  # its memory is needed for the instrumented copy
+        dense_s = float(np.median(rounds.beside_s[kept]))
+        ratio = float(np.median(rounds.pruned_s[kept] / rounds.beside_s[kept]))
+        layers, layers_dense_s = (), None
+        if instrumented:
+            layers, layers_dense_s = self._layer_times(architecture, model, dense_s)
         return Sample(
-            dense_s=float(np.median(dense_s[quiet])),
-            whole_s=float(np.median(whole_s[quiet])),
-            ratio=float(np.median(whole_s[quiet] / dense_s[quiet])),
-            pairs=int(quiet.sum()),
+            dense_s=dense_s,
+            whole_s=float(np.median(rounds.pruned_s[kept])),
+            ratio=ratio,
+            pairs=int(kept.sum()),
             layers=layers,
+            layers_dense_s=layers_dense_s,
             measuring_s=time.perf_counter() - start_s,
+            graph_ratio=graph_ratio,
+            conditions=self._monitor.conditions(),
         )
 
-    def _layer_times(self, architecture: Architecture, model: bytes) -> tuple[LayerTime, ...]:
-        profiled = Instrumented(model, self._feed, self.device)
-        dense_s, _ = self._rounds(profiled.run_s)
-        nodes = profiled.node_times(dense_s, self.is_quiet(dense_s))
-        return attribute(nodes, self.network.layer_specs(architecture))
+    def series_s(self, pruned_share: float) -> float:
+        """Seconds that one series of rounds takes when nothing disturbs; for estimates."""
+        round_s = self._warm_s * (1 + pruned_share)
+        return (self._wanted(round_s) + self._warm_up(round_s)) * round_s
 
-    def is_quiet(self, dense_s: np.ndarray) -> np.ndarray:
-        """Which rounds to keep: (n,) booleans, at least a quarter of them."""
-        return quiet_rounds(dense_s, self._quiet_s())
+    def _layer_times(
+        self, architecture: Architecture, model: bytes, dense_s: float
+    ) -> tuple[tuple[LayerTime, ...], float]:
+        """The layers' seconds where the dense network takes `dense_s`, and what it took then."""
+        profiled = self._runtime.Instrumented(
+            self.network, architecture, model, self._feed, self.device
+        )
+        rounds = self._rounds(profiled.run_s, INSTRUMENTED)
+        kept = rounds.kept(self._quiet_s())
+        beside_s = float(np.median(rounds.beside_s[kept]))
+        times = profiled.layer_times(rounds.beside_s, kept)
+        return tuple(
+            entry.model_copy(update={"seconds": entry.seconds * dense_s / beside_s})
+            for entry in times
+        ), beside_s
+
+    def _graph_ratio(self, pruned) -> float | None:
+        """Both networks replayed as CUDA graphs; None where the runtime has none."""
+        pairs = [
+            (self._dense.graph_s(), pruned.graph_s())
+            for _ in range(FEWEST if self._dense.has_graph else 0)
+        ]
+        ratios = [pruned_s / dense_s for dense_s, pruned_s in pairs]
+        return float(np.median(ratios)) if ratios else None
 
     def _quiet_s(self) -> float:
-        return float(np.percentile(self._dense_medians, 20)) if self._dense_medians else 0.0
+        return float(np.percentile(self._dense_medians, 10)) if self._dense_medians else 0.0
 
-    def _rounds(self, run_pruned_s: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
-        """Seconds of (dense, pruned), each (rounds,); the warm-up is left out."""
-        for _ in range(WARM_UP):
-            self._round(run_pruned_s)
-        rows = [self._round(run_pruned_s)]
-        wanted = int(np.clip(self.target_s / sum(rows[0]), FEWEST, MOST))
+    def _rounds(self, run_pruned_s: Callable[[], float], share: float = 1.0) -> Rounds:
+        """One series of rounds; the warm-up is left out."""
+        first = self._dense.run_s() + run_pruned_s()
+        for _ in range(self._warm_up(first) - 1):
+            self._dense.run_s(), run_pruned_s()
+        wanted = self._wanted(first / share)
         limit_s = self._quiet_s() * QUIET or np.inf
-        # In a slow phase go on for three times as long, in the hope of quiet rounds.
-        while len(rows) < 3 * wanted:
-            rows.append(self._round(run_pruned_s))
-            if len(rows) >= wanted and sum(dense_s <= limit_s for dense_s, _ in rows) >= wanted:
+        rounds, quiet, before_quiet = Rounds([self._dense.run_s()], [], []), 0, False
+        # In a slow phase go on for longer, in the hope of quiet rounds.
+        while len(rounds.pruned) < PATIENCE * wanted:
+            rounds.pruned.append(run_pruned_s())
+            rounds.dense.append(self._dense.run_s())
+            rounds.throttled.append(self._monitor.throttled())
+            if all(rounds.throttled[-MOST_THROTTLED:]) and len(rounds.pruned) >= MOST_THROTTLED:
+                raise Throttled(self._monitor.complaint())
+            after_quiet = rounds.dense[-1] <= limit_s and not rounds.throttled[-1]
+            quiet += before_quiet and after_quiet
+            before_quiet = after_quiet
+            if quiet >= wanted:
                 break
-        dense_s, pruned_s = np.array(rows).T
-        return dense_s, pruned_s
+        return rounds
 
-    def _round(self, run_pruned_s: Callable[[], float]) -> tuple[float, float]:
-        return self._dense.run_s(), run_pruned_s()
+    def _wanted(self, round_s: float) -> int:
+        fewest = FEWEST if round_s < SLOW_S else FEWEST_SLOW
+        return int(np.clip(self.target_s / round_s, fewest, MOST))
+
+    def _warm_up(self, round_s: float) -> int:
+        return WARM_UP if round_s < SLOW_S else 1
 
     def _build(self, architecture: Architecture) -> bytes:
         model = build(self.network, architecture, self.device.batch, self.device.precision)

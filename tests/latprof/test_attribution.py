@@ -63,19 +63,20 @@ def test_every_layer_with_weights_is_timed_in_the_real_runtime(name):
             assert entry.seconds > TOKEN_S
 
 
-def test_layout_changes_go_to_the_layer_they_prepare_or_follow():
+def test_layout_changes_go_to_the_layer_that_wrote_the_tensor():
     found = attribute(
         nodes(
-            ("ReorderInput_1", "ReorderInput", 1.0),
+            ("ReorderInput_1", "ReorderInput", 1.0),  # of the network's input: for its reader
             ("conv0@activation_nchwc", "Conv", 2.0),
-            ("ReorderOutput_7", "ReorderOutput", 4.0),
+            ("ReorderOutput_7", "ReorderOutput", 4.0),  # of what conv0 wrote
             ("fused conv1@conv", "FusedConv", 8.0),
-            ("conv2@conv", "Conv", 16.0),
+            ("ReorderInput_2", "ReorderInput", 16.0),  # of what conv1 wrote
+            ("conv2@conv", "Conv", 32.0),
         ),
         LAYERS,
     )
-    assert [entry.seconds for entry in found] == [7.0, 8.0, 16.0]
-    assert [entry.nodes for entry in found] == [3, 1, 1]
+    assert [entry.seconds for entry in found] == [7.0, 24.0, 32.0]
+    assert [entry.nodes for entry in found] == [3, 2, 1]
 
 
 def test_a_layer_whose_name_ends_another_ones_is_not_mistaken_for_it():

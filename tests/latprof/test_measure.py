@@ -1,8 +1,9 @@
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from latprof.detect import this_device
-from latprof.measure import Bench
+from latprof.measure import PATIENCE, Bench, Rounds
 from lookup_tables.network import Architecture
 from pruner.trace import trace
 from tests.toys import tiny_resnet
@@ -29,11 +30,34 @@ def test_an_uninstrumented_run_has_whole_network_times_only(bench):
     assert bench.measure(Architecture(), instrumented=False).layers == ()
 
 
-def test_rounds_in_a_slow_phase_are_set_aside(bench):
-    quiet = bench.is_quiet(np.array([1.0, 1.02, 1.0, 1.5, 1.01, 3.0]) * 10)
-    assert quiet.tolist() == [True, True, True, False, True, False]
+def rounds(dense, throttled=()):
+    count = len(dense) - 1
+    return Rounds(list(dense), [1.0] * count, [i in throttled for i in range(count)])
 
 
-def test_at_least_a_quarter_of_the_rounds_is_kept(bench):
-    slow = 1000.0 * np.arange(1, 9)
-    assert bench.is_quiet(slow).sum() >= 2
+def test_a_round_counts_if_the_dense_network_was_quiet_before_and_after():
+    kept = rounds([1.0, 1.02, 1.0, 1.5, 1.01, 1.0, 3.0]).kept(quiet_s=1.0)
+    assert kept.tolist() == [True, True, False, False, True, False]
+
+
+def test_throttled_rounds_never_count():
+    kept = rounds([1.0] * 9, throttled={0, 3}).kept(quiet_s=1.0)
+    assert kept.tolist() == [i not in {0, 3} for i in range(8)]
+
+
+@given(st.lists(st.floats(0.5, 50.0), min_size=9, max_size=40), st.floats(0, 1))
+def test_at_least_a_quarter_of_the_rounds_is_kept(dense, quiet_s):
+    kept = rounds(dense).kept(quiet_s)
+    assert kept.sum() * 4 >= len(kept) - 3
+
+
+def test_the_dense_network_beside_a_round_is_the_mean_of_before_and_after():
+    assert rounds([1.0, 2.0, 4.0]).beside_s.tolist() == [1.5, 3.0]
+
+
+def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypatch):
+    slow = iter([1.0, 1.0] * 1000)
+    monkeypatch.setattr(bench, "_dense_medians", [0.5])
+    monkeypatch.setattr(bench._dense, "run_s", lambda: next(slow))
+    series = bench._rounds(lambda: 1.0)
+    assert len(series.pruned) == PATIENCE * bench._wanted(2.0)
