@@ -9,7 +9,7 @@ get different directions, q² runs hold every (input width, output width) pair o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,15 +19,17 @@ from lookup_tables.network import Architecture, ChannelGroup, Network
 _BINARY_FIELDS = {4: 0b111, 8: 0b1011}
 _PRIMES = (2, 3, 5, 7, 11, 13)
 LEVELS = tuple(sorted((*_PRIMES, *_BINARY_FIELDS)))
-REMOVALS = 8  # extra runs with blocks removed, so that calibration sees shallower networks
+_MOST_MISSES = 1000  # draws that gave nothing new before a network counts as exhausted
+SMALLER = 12  # extra runs of thin and shallow networks, so that calibration holds for them too
 
 
 def design(network: Network, levels: int, seed: int) -> list[Architecture]:
-    """levels² architectures that hold every pair of widths of every layer, and a few more.
+    """The corners, levels² architectures that hold every pair of widths of every layer, and more.
 
-    With removable blocks, some lose a part of them; the dense and the narrowest network come last,
-    so that sums of widths behind a concatenation stay within what was measured. Raises
-    ValueError if `levels` is not one of LEVELS.
+    First the dense and the narrowest network: whatever lies between can be predicted from then
+    on, sums of widths behind a concatenation too. The others follow in random order, so that any
+    part of the list is a fair sample: the array, and thin or shallow networks. Raises ValueError
+    if `levels` is not one of LEVELS.
     """
     rng = np.random.default_rng([seed, 1])
     directions = _assign_directions(network, levels, rng)
@@ -42,28 +44,62 @@ def design(network: Network, levels: int, seed: int) -> list[Architecture]:
                 level = shuffles[group.name][add[multiply[a, x], multiply[b, y]]]
                 widths[group.name] = _width(group, level, levels)
             architectures.append(Architecture(widths=widths))
-    if network.blocks:
-        architectures += [_random(network, rng, remove=True) for _ in range(REMOVALS)]
-    narrowest = Architecture(widths={group.name: group.choices[0] for group in network.groups})
-    return [*architectures, network.dense, narrowest]
+    menu = {group.name: level_widths(group, levels) for group in network.groups}
+    architectures += [_smaller(network, menu, rng) for _ in range(min(SMALLER, levels**2))]
+    narrowest = Architecture(
+        widths={group.name: narrowest_width(group) for group in network.groups}
+    )
+    shuffled = [architectures[i] for i in rng.permutation(len(architectures))]
+    return [network.dense, narrowest, *shuffled]
 
 
-def unseen(network: Network, count: int, seed: int, exclude: Sequence[Architecture] = ()):
-    """`count` random architectures on the menu, none of them in `exclude`.
+def narrowest_width(group: ChannelGroup) -> int:
+    """The least width a table answers for: a tenth of the full one, or the menu's if narrower."""
+    return min(group.choices[0], max(1, group.width // 10))
 
-    Where the network has removable blocks, every fourth also loses a random part of them. A
-    network with too few architectures on its menu also gets widths between the menu's.
+
+def quarter_width(group: ChannelGroup) -> int:
+    """Where "any width" begins: a quarter of the full one, rounded up."""
+    return -(-group.width // 4)
+
+
+def any_width(network: Network, rng: np.random.Generator, lowest=quarter_width) -> Architecture:
+    """Widths drawn between `lowest` (of a group) and the full one, whatever the menu."""
+    return Architecture(
+        widths={
+            group.name: int(rng.integers(lowest(group), group.width + 1))
+            for group in network.groups
+        }
+    )
+
+
+def unseen(
+    network: Network,
+    count: int,
+    seed: int,
+    exclude: Sequence[Architecture] = (),
+    menu: Mapping[str, Sequence[int]] | None = None,
+) -> list[Architecture]:
+    """`count` random architectures, none of them in `exclude`: by turns on the menu and any width.
+
+    `menu` maps groups to widths; without it the network's own.
+
+    Where the network has removable blocks, every fourth on the menu also loses a random part of
+    them. A network with too few architectures on its menu gets other widths instead. A longer
+    list begins with the shorter one.
     """
     rng = np.random.default_rng([seed, 2])
+    menu = menu or {group.name: group.choices for group in network.groups}
     taken = {architecture.model_dump_json() for architecture in exclude}
     found: list[Architecture] = []
-    tries = 100 * count
-    for number in range(2 * tries):
-        if len(found) == count:
-            break
-        remove = bool(network.blocks) and len(found) % 4 == 3
-        architecture = _random(network, rng, remove, any_width=number >= tries)
+    misses = 0
+    while len(found) < count and misses < _MOST_MISSES:
+        off_menu = len(found) % 2 == 1 or misses > _MOST_MISSES // 2
+        remove = bool(network.blocks) and len(found) % 8 == 6
+        architecture = any_width(network, rng) if off_menu else _random(network, menu, rng, remove)
+        misses += 1
         if architecture.model_dump_json() not in taken:
+            misses = 0
             taken.add(architecture.model_dump_json())
             found.append(architecture)
     return found
@@ -122,6 +158,11 @@ def _neighbours(network: Network) -> dict[str, set[str]]:
     return neighbours
 
 
+def level_widths(group: ChannelGroup, levels: int) -> tuple[int, ...]:
+    """The widths of a group's menu that a design of so many levels runs."""
+    return tuple(sorted({_width(group, level, levels) for level in range(levels)}))
+
+
 def _width(group: ChannelGroup, level: int, levels: int) -> int:
     """A group with fewer widths than levels repeats them; of more it skips inner ones."""
     count = len(group.choices)
@@ -130,17 +171,21 @@ def _width(group: ChannelGroup, level: int, levels: int) -> int:
     return group.choices[round(level * (count - 1) / (levels - 1))]
 
 
-def _random(
-    network: Network, rng: np.random.Generator, remove: bool, any_width: bool = False
-) -> Architecture:
-    widths = {
-        group.name: int(rng.integers(group.choices[0], group.width + 1))
-        if any_width
-        else int(rng.choice(group.choices))
+def _smaller(network: Network, menu, rng: np.random.Generator) -> Architecture:
+    """Widths up to a random share of the full ones; where there are blocks, some are removed."""
+    ceiling = rng.uniform(0.2, 1.0)
+    thinner = {
+        group.name: [w for w in menu[group.name] if w <= ceiling * group.width]
+        or menu[group.name][:1]
         for group in network.groups
     }
+    return _random(network, thinner, rng, remove=bool(network.blocks))
+
+
+def _random(network: Network, menu, rng: np.random.Generator, remove: bool) -> Architecture:
+    widths = {group.name: int(rng.choice(menu[group.name])) for group in network.groups}
     removed = ()
     if remove:
-        share = rng.uniform(0.1, 0.7)
+        share = rng.uniform(0.1, 0.9)
         removed = tuple(block.name for block in network.blocks if rng.random() < share)
     return Architecture(widths=widths, removed=removed)

@@ -2,28 +2,55 @@
 
 Every run is one row, on disk before the next begins. Whatever is missing is measured; what is
 there is kept, so a killed profile continues with the same command.
+
+Runs come in legs. A leg measures some designed networks layer by layer and a few unseen ones as a
+whole, then repeats what was disturbed; after it the error on the unseen ones is known, and the
+profile stops if that is what was asked for. The designed networks are an orthogonal array on the
+menu and, between the menu's widths, those that the table is least sure of.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from latprof.design import design, unseen
+from latprof.design import (
+    any_width,
+    design,
+    level_widths,
+    narrowest_width,
+    quarter_width,
+    unseen,
+)
 from latprof.measure import Bench
-from latprof.validate import MOST_ATTEMPTS, as_run, quiet_level_s, validation
+from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
 from lookup_tables.network import Architecture, Network
-from lookup_tables.table import DISTURBED, LatencyTable, Plan, Run, Validation
+from lookup_tables.table import LatencyTable, Plan, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
-TARGET_S = 0.25  # most seconds of one series of rounds
+TARGET_S = 0.15  # most seconds of one series of rounds
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
+CANDIDATES = 24  # networks between the menu's widths, of which the table is least sure of one
+LEGS = 6
+FEWEST_JUDGED = 14  # unseen networks of each kind before an error counts as reached
+_UNSEEN_MOST = 400  # beyond any budget
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """When to stop: at an error (relative, on unseen networks), when the seconds are spent, or,
+    with neither, after the whole design and `samples` unseen networks of each kind."""
+
+    error: float | None = None
+    budget_s: float = np.inf
+    samples: int = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,77 +63,236 @@ class Job:
     architecture: Architecture
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The table's error on its menu and at any width, and what ended the profile."""
+
+    menu: Validation
+    any: Validation
+
+    @property
+    def stopped(self) -> str:
+        return self.menu.stopped
+
+
 def profile(
     network: Network,
     device: Device,
     folder: str | Path,
     *,
     levels: int = 8,
-    samples: int = 40,
-    budget_s: float = 180.0,
+    goal: Goal = Goal(),
     seed: int = 0,
     report: Report = lambda done, total, text: None,
-) -> Validation:
+) -> Outcome:
     """Measure a network on a device into a table; returns the table's error.
 
-    `budget_s` bounds the seconds of measuring, earlier sessions included: when it is spent before
-    every run is in, TableError says so and the rows stay. Raises DeviceMismatch for a table of
-    another device.
+    Raises DeviceMismatch for a table of another device, and TableError if the budget was spent
+    before there was enough to predict from; the rows stay.
     """
-    table = LatencyTable.create(folder, device)
-    if table.drop_truncated_line(network.name):
-        report(0, 1, "dropped the incomplete last line of an interrupted profile")
-    plan = _keep_plan(table, network, levels, samples, seed)
-    chosen = architectures(network, plan)
-    _require_same_runs(table, network, chosen)
-    total = sum(map(len, chosen.values()))
-    _measure_all(table, network, chosen, budget_s, report)
-    last = table.rows(network.name)[-1]
-    if isinstance(last, Validation):  # nothing was measured since
-        report(total, total, "already measured")
-        return last
-    result = validation(network, table, table.settled_runs(network, "unseen"))
-    table.append(network.name, [result])
-    report(total, total, "validated")
-    return result
+    journey = _Journey(network, device, folder, levels, goal, seed, report)
+    return journey.finish(journey.measure())
 
 
-def _measure_all(table: LatencyTable, network: Network, chosen, budget_s: float, report) -> None:
-    """Run every job and append its row, until all is measured or the budget is spent."""
-    total = sum(map(len, chosen.values()))
-    # Two series of rounds a run, up to three times as long in a slow phase; the rest of the budget
-    # is for building networks and for second attempts.
-    target_s = min(0.12 * budget_s / total, TARGET_S)
-    bench = None
-    for job in _jobs(table, network, chosen):
-        spent_s = measured_s(table, network)
-        if spent_s > budget_s:
-            _give_up_unless_complete(table, network, chosen, budget_s)
+class _Journey:
+    """One call of `profile`: the table as it grows, the bench, the clock."""
+
+    def __init__(self, network, device, folder, levels, goal: Goal, seed, report: Report) -> None:
+        self.network, self.goal, self.report = network, goal, report
+        self.table = LatencyTable.create(folder, device)
+        if self.table.drop_truncated_line(network.name):
+            report(0, 1, "dropped the incomplete last line of an interrupted profile")
+        plan = _keep_plan(self.table, network, levels, seed)
+        self.designed = design(network, plan.levels, plan.seed)
+        self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
+        self.seed = plan.seed
+        self._off_menu = off_menu_of_a_leg(plan.levels)
+        _require_same_runs(self.table, network, self.designed, self.unseen)
+        self._spent_before_s = sum(run.measuring_s for run in self.table.runs(network))
+        self._start_s = time.perf_counter()
+        self._bench: Bench | None = None
+        self._measured_now = 0
+
+    def _most_unseen(self) -> int:
+        return _UNSEEN_MOST if self.goal.error else 2 * self.goal.samples
+
+    # -- legs ----------------------------------------------------------------------------------
+
+    def measure(self) -> str:
+        """Run legs until the goal is met; returns what ended it."""
+        leg = 0
+        while True:
+            for job in self._leg(leg):
+                if self._spent_s() > self.goal.budget_s:
+                    return "budget"
+                self._run(job, leg)
+            leg += 1
+            if self.goal.error is not None and self._reached():
+                return "error"
+            if leg >= LEGS and not self._unseen_of(leg):
+                return "complete"
+
+    def _leg(self, leg: int) -> Iterator[Job]:
+        """What is missing of this leg, then what was disturbed so far."""
+        yield from self._missing("design", self.designed, _share(self.designed, leg))
+        if self.table.settled_runs(self.network, "design"):
+            yield from self._least_sure(leg)
+        yield from self._missing("unseen", self.unseen, self._unseen_of(leg))
+        yield from self._doubtful()
+        if leg >= LEGS - 1:
+            yield from self._doubtful()
+
+    def _unseen_of(self, leg: int) -> range:
+        each = -(-2 * self.goal.samples // LEGS)
+        return range(min(each * leg, len(self.unseen)), min(each * (leg + 1), len(self.unseen)))
+
+    def _missing(self, purpose: str, listed: list[Architecture], numbers: range) -> Iterator[Job]:
+        have = {run.run for run in self.table.runs(self.network, purpose)}
+        for number in numbers:
+            if number not in have:
+                yield Job(purpose, number, 0, listed[number])
+
+    def _least_sure(self, leg: int) -> Iterator[Job]:
+        """Networks between the menu's widths, each the least sure of some random ones."""
+        first = len(self.designed) + leg * self._off_menu
+        have = {run.run for run in self.table.runs(self.network, "design")}
+        missing = [n for n in range(first, first + self._off_menu) if n not in have]
+        if not missing:
             return
-        done = total - len(list(_missing(table, network, chosen)))
+        model = self._model()
+        for number in missing:
+            rng = np.random.default_rng([self.seed, 3, number])
+            # Most between a quarter and the full width, where most searches end.
+            lowest = narrowest_width if number % 3 == 0 else quarter_width
+            drawn = [any_width(self.network, rng, lowest) for _ in range(CANDIDATES)]
+            unsure = int(np.argmax(model.spreads(drawn))) if model else 0
+            yield Job("design", number, 0, drawn[unsure])
+
+    def _model(self) -> LatencyModel | None:
+        if len(self.table.settled_runs(self.network, "design")) < FEWEST_RUNS:
+            return None
+        return LatencyModel(self.network, self.table)
+
+    def _doubtful(self) -> list[Job]:
+        """Runs whose every attempt was disturbed, and design runs that stand out.
+
+        Only design runs are judged by how well they are predicted: choosing the unseen ones so
+        would flatter the table.
+        """
+        attempts = attempts_of(self.table.runs(self.network))
+        outliers = self._outliers()
+        again = [
+            key
+            for key, runs in attempts.items()
+            if (is_disturbed(runs, attempts) or (key in outliers and len(runs) == 1))
+            and len(runs) < MOST_ATTEMPTS
+        ]
+        return [
+            Job(purpose, number, len(attempts[purpose, number]), first.architecture)
+            for purpose, number in again
+            for first in attempts[purpose, number][:1]
+        ]
+
+    def _outliers(self) -> set[tuple[str, int]]:
+        runs = self.table.settled_runs(self.network, "design")
+        model = self._model()
+        if model is None:
+            return set()
+        errors = model.errors(runs)
+        spread = 1.4826 * np.median(np.abs(errors - np.median(errors)))
+        limit = OUTLIER * max(spread, 1e-3)
+        return {("design", r.run) for r, e in zip(runs, errors, strict=True) if abs(e) > limit}
+
+    # -- one run -------------------------------------------------------------------------------
+
+    def _run(self, job: Job, leg: int) -> None:
+        if self._bench is None:
+            self._bench = Bench(self.network, self.table.device, TARGET_S)
+        runs = self.table.runs(self.network)
         again = f", attempt {job.attempt + 1}" if job.attempt else ""
-        report(done, total, f"{job.purpose} run {job.run}{again}, {spent_s:.0f} s measured")
-        bench = bench or Bench(network, table.device, target_s)
-        sample = bench.measure(job.architecture, instrumented=job.purpose == "design")
+        text = f"leg {leg + 1}: {job.purpose} {job.run}{again}, {self._spent_s():.0f} s"
+        done, total = len({(run.purpose, run.run) for run in runs}), self._total(leg)
+        self.report(min(done, total), total, text)
+        sample = self._bench.measure(job.architecture, instrumented=job.purpose == "design")
         row = as_run(job.purpose, job.run, job.attempt, job.architecture, sample)
-        table.append(network.name, [row])
+        self.table.append(self.network.name, [row])
+        self._measured_now += 1
+
+    def _total(self, leg: int) -> int:
+        unseen_runs = self._unseen_of(max(leg, LEGS - 1)).stop
+        return len(self.designed) + self._off_menu * max(leg + 1, LEGS) + unseen_runs
+
+    def _spent_s(self) -> float:
+        return self._spent_before_s + time.perf_counter() - self._start_s
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _reached(self) -> bool:
+        if self._model() is None:
+            return False
+        outcome = self._validations("error")
+        return all(
+            v.architectures >= FEWEST_JUDGED and v.rmspe <= self.goal.error
+            for v in (outcome.menu, outcome.any)
+        )
+
+    def _validations(self, stopped: str) -> Outcome:
+        runs = self.table.settled_runs(self.network, "unseen")
+        model = LatencyModel(self.network, self.table)
+        return Outcome(
+            *(
+                validation(model, self.table, runs, widths, self._spent_s(), stopped)
+                for widths in ("menu", "any")
+            )
+        )
+
+    def finish(self, stopped: str) -> Outcome:
+        table, name = self.table, self.network.name
+        written = table.validation(name, "menu"), table.validation(name, "any")
+        if not self._measured_now and all(written):
+            self.report(1, 1, "already measured")
+            return Outcome(*written)
+        judged = len(table.settled_runs(self.network, "unseen"))
+        designed = len(table.settled_runs(self.network, "design"))
+        if designed < FEWEST_RUNS or judged < 2:
+            raise TableError(
+                f"the budget of {self.goal.budget_s:.0f} s is spent with {designed} designed and "
+                f"{judged} unseen networks measured, too few to predict from; they are kept in "
+                f"{table.path(name)}. Continue with a larger --budget"
+            )
+        outcome = self._validations(stopped)
+        table.append(name, [outcome.menu, outcome.any])
+        self.report(1, 1, f"stopped: {stopped}")
+        return outcome
 
 
-def architectures(network: Network, plan: Plan) -> dict[str, list[Architecture]]:
-    """What a plan says to run, by purpose."""
-    designed = design(network, plan.levels, plan.seed)
-    return {
-        "design": designed,
-        "unseen": unseen(network, plan.unseen, plan.seed, exclude=designed),
-    }
+def expected_s(network: Network, device: Device, levels: int, goal: Goal) -> tuple[int, int, float]:
+    """(designed networks, unseen networks, seconds) of a profile, after timing the dense network.
+
+    Goes by the dense network's own time and by what opening it costs; a profile that stops at an
+    error may need fewer or more.
+    """
+    bench = Bench(network, device, TARGET_S)
+    designed = len(design(network, levels, 0)) + LEGS * off_menu_of_a_leg(levels)
+    judged = 2 * goal.samples
+    pruned_share, reopening = 0.6, 1.5  # a random pruned network's time; opening and attribution
+    series_s = bench.series_s(pruned_share)
+    per_unseen_s = series_s + bench.opening_s * pruned_share
+    per_design_s = 2 * series_s + 2 * reopening * bench.opening_s * pruned_share
+    total_s = bench.opening_s + designed * per_design_s + judged * per_unseen_s
+    return designed, judged, min(total_s, goal.budget_s)
 
 
-def measured_s(table: LatencyTable, network: Network) -> float:
-    """Seconds of measuring that the rows so far cost."""
-    return sum(run.measuring_s for run in table.runs(network))
+def off_menu_of_a_leg(levels: int) -> int:
+    """Designed networks between the menu's widths, in every leg: about two thirds of the array."""
+    return max(1, round(levels**2 / 9))
 
 
-def _keep_plan(table: LatencyTable, network: Network, levels: int, samples: int, seed: int) -> Plan:
+def _share(listed: list, leg: int) -> range:
+    return range(len(listed) * leg // LEGS, min(len(listed) * (leg + 1) // LEGS, len(listed)))
+
+
+def _keep_plan(table: LatencyTable, network: Network, levels: int, seed: int) -> Plan:
     """The plan the table already follows, or a new one."""
     plan = table.plan(network.name)
     if plan is None:
@@ -114,90 +300,31 @@ def _keep_plan(table: LatencyTable, network: Network, levels: int, samples: int,
             network=network.name,
             fingerprint=network.fingerprint,
             levels=levels,
-            unseen=samples,
             seed=seed,
+            menu={group.name: level_widths(group, levels) for group in network.groups},
         )
         table.append(network.name, [plan])
         return plan
     table.require_network(network)
-    if (plan.levels, plan.unseen, plan.seed) != (levels, samples, seed):
+    if (plan.levels, plan.seed) != (levels, seed):
         raise TableError(
-            f"{table.path(network.name)} was begun with {plan.levels} levels, {plan.unseen} "
-            f"samples and seed {plan.seed}; asked for are {levels}, {samples} and {seed}. "
-            "Continue with the same options, or profile into another folder with --out"
+            f"{table.path(network.name)} was begun with {plan.levels} levels and seed {plan.seed}; "
+            f"asked for are {levels} and {seed}. Continue with the same options, or profile into "
+            "another folder with --out"
         )
     return plan
 
 
-def _require_same_runs(table: LatencyTable, network: Network, chosen) -> None:
+def _require_same_runs(
+    table: LatencyTable, network: Network, designed: list[Architecture], tests: list[Architecture]
+) -> None:
     """A menu that changed meanwhile chooses other runs; rows of both must not mix."""
+    chosen = {"design": designed, "unseen": tests}
     for run in table.runs(network):
-        if run.architecture != chosen[run.purpose][run.run]:
+        listed: list[Architecture] = chosen[run.purpose]
+        if run.run < len(listed) and run.architecture != listed[run.run]:
             raise TableError(
                 f"{table.path(network.name)}: {run.purpose} run {run.run} was of another "
                 "architecture: the network's menu has changed since. Profile into another folder "
                 "with --out"
             )
-
-
-def _jobs(table: LatencyTable, network: Network, chosen) -> Iterator[Job]:
-    """First what is missing, then what was disturbed; asks the table anew after every job."""
-    for purpose in ("design", "unseen"):
-        yield from _missing(table, network, {purpose: chosen[purpose]})
-    while (job := _most_doubtful(table, network, chosen)) is not None:
-        yield job
-
-
-def _missing(table: LatencyTable, network: Network, chosen) -> Iterator[Job]:
-    have = {(run.purpose, run.run) for run in table.runs(network)}
-    for purpose, listed in chosen.items():
-        for number, architecture in enumerate(listed):
-            if (purpose, number) not in have:
-                yield Job(purpose, number, 0, architecture)
-
-
-def _most_doubtful(table: LatencyTable, network: Network, chosen) -> Job | None:
-    """The run to measure again: the most disturbed one, then a design run that stands out."""
-    attempts: dict[tuple[str, int], list[Run]] = {}
-    for run in table.runs(network):
-        attempts.setdefault((run.purpose, run.run), []).append(run)
-    quiet_s = quiet_level_s(attempts)
-    doubt = {
-        key: min(run.dense_s for run in runs) / (quiet_s * DISTURBED)
-        for key, runs in attempts.items()
-    }
-    # Only the design runs are judged by their residual: choosing the unseen ones by how well
-    # they are predicted would flatter the table.
-    for key, residual in _residuals(table, network).items():
-        if len(attempts[key]) == 1:
-            doubt[key] = max(doubt[key], residual / OUTLIER)
-    open_ = {k: d for k, d in doubt.items() if d > 1 and len(attempts[k]) < MOST_ATTEMPTS}
-    if not open_:
-        return None
-    purpose, number = max(open_, key=open_.get)
-    key = (purpose, number)
-    return Job(purpose, number, len(attempts[key]), chosen[purpose][number])
-
-
-def _residuals(table: LatencyTable, network: Network) -> dict[tuple[str, int], float]:
-    """Design run → its residual in robust standard deviations."""
-    runs = table.settled_runs(network, "design")
-    model = LatencyModel(network, table)
-    predicted = model.predict_architectures([run.architecture for run in runs])
-    errors = predicted.latency_s / model.dense_s / [run.ratio for run in runs] - 1
-    spread = 1.4826 * np.median(np.abs(errors - np.median(errors)))
-    return {
-        ("design", run.run): float(abs(error) / max(spread, 1e-3))
-        for run, error in zip(runs, errors, strict=True)
-    }
-
-
-def _give_up_unless_complete(table, network, chosen, budget_s: float) -> None:
-    left = list(_missing(table, network, chosen))
-    if left:
-        total = sum(map(len, chosen.values()))
-        raise TableError(
-            f"the budget of {budget_s:.0f} s of measuring is spent with {total - len(left)} of "
-            f"{total} runs measured; they are kept in {table.path(network.name)}. "
-            "Continue with a larger --budget"
-        )

@@ -13,22 +13,53 @@ from latprof.design import unseen
 from latprof.measure import Bench, Sample
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
-from lookup_tables.table import DISTURBED, LatencyTable, Run, Validation, settle
+from lookup_tables.table import (
+    DISTURBED,
+    LatencyTable,
+    Run,
+    Validation,
+    Widths,
+    settle,
+    undisturbed,
+)
 
 MOST_ATTEMPTS = 3  # at one architecture
+TARGET_S = 0.25  # most seconds of one series of rounds
+_FEWEST_FOR_A_LINE = 10
 
 
-def validation(network: Network, table: LatencyTable, measured_runs: list[Run]) -> Validation:
-    """Compare the table's predictions, and the FLOPs line's, with measured unseen runs."""
-    model = LatencyModel(network, table)
+def validation(
+    model: LatencyModel,
+    table: LatencyTable,
+    unseen_runs: list[Run],
+    widths: Widths,
+    measuring_s: float,
+    stopped: str | None = None,
+) -> Validation:
+    """Compare the table's predictions, and the FLOPs line's, with measured unseen runs.
+
+    Of the runs those of such widths count, all of them if there are none; those that were
+    disturbed to the end are dropped and counted. The FLOPs line is fitted to design runs of the
+    same kind of widths, where there are enough.
+    """
+    network = model.network
+    quiet = undisturbed(unseen_runs)
+    of_kind = [run for run in quiet if model.off_menu(run.architecture) == (widths == "any")]
+    measured_runs = of_kind or quiet
     design = table.settled_runs(network, "design")
+    alike = [run for run in design if model.off_menu(run.architecture) == (widths == "any")]
     measured = np.array([run.ratio for run in measured_runs])
     predicted = model.predict_architectures([run.architecture for run in measured_runs])
     ratios = predicted.latency_s / model.dense_s
-    flops = flops_line(network, design, measured_runs)
+    flops = flops_line(
+        network, alike if len(alike) >= _FEWEST_FOR_A_LINE else design, measured_runs
+    )
     errors = ratios / measured - 1
+    truth_s = measured * model.dense_s
     return Validation(
+        widths=widths,
         architectures=len(measured_runs),
+        dropped=len(unseen_runs) - len(quiet),
         rmspe=_rms(errors),
         bias=float(np.mean(errors)),
         within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
@@ -36,8 +67,10 @@ def validation(network: Network, table: LatencyTable, measured_runs: list[Run]) 
         worst=float(np.abs(errors).max()),
         flops_rmspe=_rms(flops / measured - 1),
         flops_rank_correlation=rank_correlation(flops, measured),
-        interval_90=model.interval_90,
-        measuring_s=sum(run.measuring_s for run in table.runs(network)),
+        interval_90=model.interval_90 if widths == "menu" else model.interval_90_any,
+        coverage_90=float(np.mean((predicted.low_s <= truth_s) & (truth_s <= predicted.high_s))),
+        stopped=stopped,
+        measuring_s=measuring_s,
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=version("latprof-pruner"),
@@ -53,7 +86,9 @@ def flops_line(network: Network, design: list[Run], unseen: list[Run]) -> np.nda
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two arrays without ties."""
+    """Spearman's rank correlation of two arrays without ties; 0 for fewer than two values."""
+    if len(a) < 2:
+        return 0.0
     return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
 
 
@@ -82,18 +117,35 @@ def validate(
     samples: int,
     seed: int,
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
-) -> Validation:
-    """Measure architectures that the table holds neither as design nor as unseen runs."""
+) -> list[Validation]:
+    """Measure architectures that the table holds neither as design nor as unseen runs.
+
+    Half of the `samples` are on the menu, half of any widths: one Validation each.
+    """
+    runs = fresh_runs(network, table, samples, seed, report)
+    model = LatencyModel(network, table)
+    spent_s = sum(run.measuring_s for run in runs)
+    return [validation(model, table, runs, widths, spent_s) for widths in ("menu", "any")]
+
+
+def fresh_runs(
+    network: Network,
+    table: LatencyTable,
+    samples: int,
+    seed: int,
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Run]:
+    """Architectures unknown to the table, measured beside the dense network."""
     known = [run.architecture for run in table.runs(network)]
-    chosen = unseen(network, samples, seed, exclude=known)
-    bench = Bench(network, table.device, target_s=0.25)
+    chosen = unseen(network, samples, seed, known, table.plan(network.name).menu)
+    bench = Bench(network, table.device, target_s=TARGET_S)
     attempts: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
     for attempt in range(MOST_ATTEMPTS):
         for number in [n for n, runs in attempts.items() if is_disturbed(runs, attempts)]:
             report(number, samples, f"attempt {attempt + 1}")
             sample = bench.measure(chosen[number], instrumented=False)
             attempts[number].append(as_run("unseen", number, attempt, chosen[number], sample))
-    return validation(network, table, [settle(runs) for runs in attempts.values()])
+    return [settle(runs) for runs in attempts.values()]
 
 
 def is_disturbed(runs: list[Run], attempts: dict[object, list[Run]]) -> bool:
@@ -104,12 +156,20 @@ def is_disturbed(runs: list[Run], attempts: dict[object, list[Run]]) -> bool:
     """
     if not runs:
         return True
-    return min(run.dense_s for run in runs) > DISTURBED * quiet_level_s(attempts)
+    return min(run.loudest_s for run in runs) > DISTURBED * quiet_level_s(attempts)
+
+
+def attempts_of(runs: list[Run]) -> dict[tuple[str, int], list[Run]]:
+    """(purpose, run) → its attempts."""
+    attempts: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        attempts.setdefault((run.purpose, run.run), []).append(run)
+    return attempts
 
 
 def quiet_level_s(attempts: dict[object, list[Run]]) -> float:
     """The dense network's time when nothing disturbs: a low percentile of all attempts."""
-    return float(np.percentile([run.dense_s for runs in attempts.values() for run in runs], 20))
+    return float(np.percentile([run.dense_s for runs in attempts.values() for run in runs], 10))
 
 
 def as_run(purpose: str, number: int, attempt: int, architecture: Architecture, sample: Sample):

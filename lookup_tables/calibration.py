@@ -18,7 +18,7 @@ from lookup_tables.table import Run
 # What one expects of (a, c · dense seconds, b) before measuring, and by how much it may differ;
 # without it the three cannot be told apart on networks whose node count never changes.
 _PRIOR_MEAN = np.array([1.0, 0.0, 0.0])
-_PRIOR_SPREAD = np.array([0.2, 10e-6, 0.05])  # -, seconds, -
+_PRIOR_SPREAD = np.array([0.2, 10e-6, 0.005])  # -, seconds, -
 _RUN_NOISE = 0.01  # relative, of one whole-network ratio
 
 

@@ -20,11 +20,14 @@ from lookup_tables.calibration import calibrate, layer_shares
 from lookup_tables.errors import NotMeasured, TableError
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, Layer, Network
-from lookup_tables.surface import Surface
-from lookup_tables.table import LatencyTable, Run
+from lookup_tables.surface import ChannelStep, Surface, find_step
+from lookup_tables.table import LatencyTable, Run, undisturbed
 
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
+FEWEST_RUNS = 4  # design runs below which nothing is predicted
+_FEWEST_UNSEEN = 10  # for an interval of its own
+_NORMAL_90 = 1.645
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,18 @@ class LatencyModel:
     """Predicts any architecture of one network on one device."""
 
     def __init__(self, network: Network, table: LatencyTable) -> None:
-        """Build from a table's design runs; raises TableError if there are too few."""
+        """Build from a table's design runs; raises TableError if there are too few.
+
+        `lowest_widths` has, for every group, the narrowest width that was measured.
+        """
         self.network, self.device = network, table.device
         runs = table.settled_runs(network, "design")
-        plan = table.plan(network.name)
-        assert plan is not None  # settled_runs has refused a table without one
-        if len(runs) < plan.levels**2:
+        runs = undisturbed(runs) if len(runs) > 2 * FEWEST_RUNS else runs
+        if len(runs) < FEWEST_RUNS:
             raise TableError(
-                f"{table.path(network.name)} holds {len(runs)} of {plan.levels**2} design runs; "
-                f"finish it with: latprof profile --network {network.name} --out {table.folder}"
+                f"{table.path(network.name)} holds {len(runs)} design runs, too few to predict "
+                f"from; continue with: latprof profile --network {network.name} "
+                f"--out {table.folder}"
             )
         self._where = str(table.path(network.name))
         # The quiet level of the machine; a few percent of runs are always faster than usual.
@@ -82,8 +88,11 @@ class LatencyModel:
         self.shares, nodes = layer_shares(runs)
         self.calibration = calibrate(runs, self.shares, nodes, self.dense_s)
         self._surfaces = self._build_surfaces(nodes)
-        unseen = table.settled_runs(network, "unseen")
-        self.interval_90 = self._interval(unseen, runs)
+        unseen = undisturbed(table.settled_runs(network, "unseen"))
+        self._grid = {name: set(widths) for name, widths in table.plan(network.name).menu.items()}
+        seen = [network.widths(run.architecture) for run in runs]
+        self.lowest_widths = {name: min(widths[name] for widths in seen) for name in network.group}
+        self.interval_90, self.interval_90_any = self._intervals(unseen, runs)
 
     @classmethod
     def load(cls, network: Network, folder: str | Path) -> LatencyModel:
@@ -118,7 +127,7 @@ class LatencyModel:
             totals[:, part] = self._sum_terms(widths[part], gone)
         latency_s = totals[0] + self.calibration.b * self.dense_s
         interpolated = np.clip(totals[1] / totals[0], 0, 1)
-        half = self.interval_90 + interpolated * self.interpolation_error
+        half = self.interval_90 + interpolated * (self.interval_90_any - self.interval_90)
         return Prediction(
             latency_s,
             latency_s * (1 - np.minimum(half, 0.99)),
@@ -156,9 +165,36 @@ class LatencyModel:
 
     @cached_property
     def interpolation_error(self) -> float:
-        """Relative error that holds 90 % of the cases when a measured width is interpolated."""
-        errors = [abs(e) for s in self._surfaces.values() for e in s.interpolation_errors()]
-        return float(np.quantile(errors, 0.9)) if errors else 0.1
+        """Relative error that holds 90 % of layers when the others must answer for one."""
+        errors = [np.abs(surface.left_out()[0]) for surface in self._surfaces.values()]
+        return float(np.quantile(np.concatenate(errors), 0.9))
+
+    def spreads(self, architectures: Sequence[Architecture]) -> np.ndarray:
+        """Relative standard deviations that interpolating layers brings: (n,).
+
+        What measuring an architecture would teach; 0 where every layer was measured.
+        """
+        asked: dict[tuple, list[tuple[int, int, int]]] = {}
+        for i, architecture in enumerate(architectures):
+            for _, spec in self.network.layer_specs(architecture):
+                asked.setdefault(spec.family, []).append((i, spec.in_channels, spec.out_channels))
+        squares, totals = np.zeros((2, len(architectures)))
+        for family, rows in asked.items():
+            which, x, y = np.array(rows).T
+            seconds, _ = self._surfaces[family](x, y)
+            spread = self._surfaces[family].relative_spread(x, y)
+            np.add.at(squares, which, (spread * seconds) ** 2)
+            np.add.at(totals, which, seconds)
+        return np.sqrt(squares) / totals
+
+    def off_menu(self, architecture: Architecture) -> bool:
+        """Whether a width lies between those of the grid that was measured."""
+        widths = self.network.widths(architecture)
+        return any(width not in self._grid[name] for name, width in widths.items())
+
+    def measured(self) -> list[tuple[LayerSpec, float]]:
+        """Every layer that the table holds, with its calibrated seconds."""
+        return list(self._measured.items())
 
     # -- terms ---------------------------------------------------------------------------------
 
@@ -246,25 +282,43 @@ class LatencyModel:
     # -- building ------------------------------------------------------------------------------
 
     def _build_surfaces(self, nodes: dict[LayerSpec, float]) -> dict[tuple, Surface]:
+        """One surface a family; `steps` says in which steps each kind of layer takes widths."""
+        self._measured: dict[LayerSpec, float] = {}
         points: dict[tuple, dict] = {}
         for spec, share in self.shares.items():
             calibrated = self.calibration.a * share + self.calibration.c * nodes[spec]
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
+            self._measured[spec] = seconds
             points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = seconds
-        return {family: Surface(values) for family, values in points.items()}
+        kinds: dict[str, list[dict]] = {}
+        for (kind, *_), values in points.items():
+            kinds.setdefault(kind, []).append(values)
+        self.steps: dict[str, ChannelStep] = {k: find_step(v) for k, v in kinds.items()}
+        return {family: Surface(v, self.steps[family[0]]) for family, v in points.items()}
 
-    def _interval(self, unseen: list[Run], design: list[Run]) -> float:
-        """Half-width that holds 90 % of architectures: split conformal on the unseen ones.
+    def _intervals(self, unseen: list[Run], design: list[Run]) -> tuple[float, float]:
+        """Half-widths that hold 90 % of architectures: on the menu, and at interpolated widths.
 
-        Without them (a table whose profile has not finished) twice the residual on the design
-        runs, which the calibration has seen.
+        Without enough unseen runs (a table whose profile has not finished) twice the residual on
+        the design runs, which the calibration has seen; without interpolated ones the error of a
+        single interpolated layer.
         """
-        runs, factor = (unseen, 1.0) if len(unseen) >= 10 else (design, 2.0)
-        self.interval_90 = 0.0
+        self.interval_90 = self.interval_90_any = 0.0
+        between = [self.off_menu(run.architecture) for run in unseen]
+        menu = [run for run, off in zip(unseen, between, strict=True) if not off]
+        other = [run for run, off in zip(unseen, between, strict=True) if off]
+        if len(menu) >= _FEWEST_UNSEEN:
+            on_menu = _holds_90(self.errors(menu))
+        else:
+            on_menu = 2 * _holds_90(self.errors(design))
+        if len(other) >= _FEWEST_UNSEEN:
+            return on_menu, max(on_menu, _holds_90(self.errors(other)))
+        return on_menu, on_menu + self.interpolation_error
+
+    def errors(self, runs: list[Run]) -> np.ndarray:
+        """Relative errors of the predicted ratios to the dense network: (runs,)."""
         predicted = self.predict_architectures([run.architecture for run in runs]).latency_s
-        errors = np.sort(np.abs(predicted / self.dense_s / [run.ratio for run in runs] - 1))
-        rank = min(len(errors), int(np.ceil(0.9 * (len(errors) + 1))))
-        return factor * float(errors[rank - 1])
+        return predicted / self.dense_s / np.array([run.ratio for run in runs]) - 1
 
     def _surface(self, spec: LayerSpec) -> Surface:
         if spec.family not in self._surfaces:
@@ -299,6 +353,17 @@ class LatencyModel:
         except NotMeasured as error:
             return error
         raise AssertionError("every layer is measured, yet the sum is not")
+
+
+def _holds_90(errors: np.ndarray) -> float:
+    """The half-width that will hold 90 % of further errors.
+
+    The mean of two estimates: split conformal (Vovk et al. 2005; assumes nothing, but rests on
+    the few largest errors) and the normal one (rests on all errors).
+    """
+    ordered = np.sort(np.abs(errors))
+    rank = min(len(ordered), int(np.ceil(0.9 * (len(ordered) + 1))))
+    return float(0.5 * (ordered[rank - 1] + _NORMAL_90 * np.sqrt(np.mean(errors**2))))
 
 
 def _look_up(term: Term, positions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | float]:

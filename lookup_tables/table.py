@@ -20,15 +20,18 @@ from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, Network
 
-FORMAT = 1
+FORMAT = 2
 IDENTITY = "device.json"
 DATA = Path(__file__).parent / "data"
 # Attempts at one run whose dense network took this much longer than in the quietest were
 # disturbed: on a shared machine the ratio to the dense network shifts by several percent then.
-DISTURBED = 1.06
+DISTURBED = 1.09
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+Widths = Literal["menu", "any"]  # on the menu that was measured, or between its widths too
 
 
 class _Row(BaseModel):
@@ -43,8 +46,8 @@ class Plan(_Row):
     network: str
     fingerprint: str
     levels: int
-    unseen: int
     seed: int
+    menu: dict[str, tuple[int, ...]]  # group → the widths that were measured in all pairs
 
 
 class LayerTime(_Row):
@@ -53,6 +56,17 @@ class LayerTime(_Row):
     layer: LayerSpec
     seconds: Seconds
     nodes: Annotated[int, Field(ge=0)]  # 0: the runtime fused it into another layer
+
+
+class Conditions(_Row):
+    """What a GPU reported while a run was measured: medians over the samples that were kept."""
+
+    sm_clock_mhz: Seconds
+    memory_clock_mhz: Seconds
+    temperature_c: Finite
+    power_w: Finite
+    throttled: Annotated[int, Field(ge=0)]  # samples dropped because the card was throttled
+    reasons: tuple[str, ...] = ()  # why, as NVML names it
 
 
 class Run(_Row):
@@ -73,7 +87,15 @@ class Run(_Row):
     ratio: Seconds
     pairs: Annotated[int, Field(ge=1)]
     measuring_s: Seconds  # wall-clock cost of this row
+    graph_ratio: Seconds | None = None  # CUDA only: both networks replayed as CUDA graphs
+    conditions: Conditions | None = None  # CUDA only
+    layers_dense_s: Seconds | None = None  # the dense network while the layers were timed
     layers: tuple[LayerTime, ...] = ()
+
+    @property
+    def loudest_s(self) -> float:
+        """The dense network's time in the more disturbed of the two series of rounds."""
+        return max(self.dense_s, self.layers_dense_s or 0.0)
 
     @property
     def key(self) -> tuple:
@@ -81,10 +103,15 @@ class Run(_Row):
 
 
 class Validation(_Row):
-    """How wrong the table is on architectures it never saw; the last one written counts."""
+    """How wrong the table is on architectures it never saw; the last one written counts.
+
+    `widths` says which: on the menu that was measured, or any in the measured range.
+    """
 
     row: Literal["validation"] = "validation"
+    widths: Widths = "menu"
     architectures: int
+    dropped: Annotated[int, Field(ge=0)] = 0  # unseen runs that never found a quiet moment
     rmspe: Finite  # root mean square of the relative errors
     bias: Finite | None = None  # mean relative error
     within_5_percent: Finite  # share
@@ -93,6 +120,8 @@ class Validation(_Row):
     flops_rmspe: Finite  # of the straight line in MACs, fitted to the same design runs
     flops_rank_correlation: Finite
     interval_90: Finite  # relative half-width that holds 90 % of unseen architectures
+    coverage_90: Finite | None = None  # share of these architectures that it did hold
+    stopped: Literal["complete", "error", "budget"] | None = None  # what ended the profile
     measuring_s: Finite
     peak_memory_bytes: int
     measured_at: str  # ISO 8601, UTC
@@ -116,7 +145,7 @@ class LatencyTable:
         folder = Path(folder)
         if (folder / IDENTITY).exists():
             table = cls.open(folder)
-            device.require(table.device, f"table {folder}")
+            device.require(table.device, f"table {folder}", writing=True)
             return table
         folder.mkdir(parents=True, exist_ok=True)
         device.save(folder / IDENTITY)
@@ -181,10 +210,10 @@ class LatencyTable:
             attempts.setdefault(run.run, []).append(run)
         return [settle(attempts[number]) for number in sorted(attempts)]
 
-    def validation(self, network: str) -> Validation | None:
-        """The last validation written, None before the first."""
-        found = [row for row in self.rows(network) if isinstance(row, Validation)]
-        return found[-1] if found else None
+    def validation(self, network: str, widths: Widths = "menu") -> Validation | None:
+        """The last validation written for such widths, None before the first."""
+        rows = (row for row in self.rows(network) if isinstance(row, Validation))
+        return next((row for row in reversed([*rows]) if row.widths == widths), None)
 
     def require_network(self, network: Network) -> None:
         """Raise TableError unless the table's rows are of this very network."""
@@ -224,7 +253,8 @@ class LatencyTable:
 
 
 def _to_line(row: Row) -> bytes:
-    data = row.model_dump_json(exclude={"layers"} if isinstance(row, Run) else None)
+    exclude = {"layers"} if isinstance(row, Run) else None
+    data = row.model_dump_json(exclude=exclude, exclude_none=True)
     if isinstance(row, Run) and row.layers:
         layers = [LayerTime.model_dump_json(entry, exclude_defaults=True) for entry in row.layers]
         data = f'{data[:-1]},"layers":[{",".join(layers)}]}}'
@@ -275,19 +305,38 @@ def _check_order(path: Path, rows: list[Row]) -> None:
             seen[row.key] = number
 
 
+def undisturbed(runs: list[Run]) -> list[Run]:
+    """The settled runs whose dense network was near its quiet level: at least three quarters.
+
+    What never found a quiet moment is dropped, as a GPU's throttled samples are: judged by the
+    dense network alone, never by how well the run is predicted.
+    """
+    if not runs:
+        return runs
+    corners = {("design", 0), ("design", 1)}  # the dense and the narrowest: they span the table
+    loudest_s = np.array([run.loudest_s for run in runs])
+    quiet_s = np.percentile([run.dense_s for run in runs], 10)
+    limit_s = max(DISTURBED * quiet_s, np.percentile(loudest_s, 75))
+    return [
+        run
+        for run, loud_s in zip(runs, loudest_s, strict=True)
+        if loud_s <= limit_s or (run.purpose, run.run) in corners
+    ]
+
+
 def settle(attempts: list[Run]) -> Run:
-    """The mean of one architecture's undisturbed attempts."""
-    quietest = min(attempt.dense_s for attempt in attempts)
-    kept = [attempt for attempt in attempts if attempt.dense_s <= DISTURBED * quietest]
+    """The median of one architecture's undisturbed attempts."""
+    quietest = min(attempt.loudest_s for attempt in attempts)
+    kept = [attempt for attempt in attempts if attempt.loudest_s <= DISTURBED * quietest]
     first = kept[0]
     if len(kept) == 1:
         return first
-    dense_s = float(np.mean([attempt.dense_s for attempt in kept]))
-    ratio = float(np.mean([attempt.ratio for attempt in kept]))
+    dense_s = float(np.median([attempt.dense_s for attempt in kept]))
+    ratio = float(np.median([attempt.ratio for attempt in kept]))
     shares = [[entry.seconds / a.dense_s for entry in a.layers] for a in kept]
     layers = [
         entry.model_copy(update={"seconds": float(share) * dense_s})
-        for entry, share in zip(first.layers, np.mean(shares, axis=0), strict=True)
+        for entry, share in zip(first.layers, np.median(shares, axis=0), strict=True)
     ]
     return first.model_copy(
         update={

@@ -131,7 +131,11 @@ def synthetic_table(
     table = LatencyTable.create(folder, DEVICE)
     designed = design(network, levels, seed=0)
     plan = Plan(
-        network=network.name, fingerprint=network.fingerprint, levels=levels, unseen=samples, seed=0
+        network=network.name,
+        fingerprint=network.fingerprint,
+        levels=levels,
+        seed=0,
+        menu={group.name: group.choices for group in network.groups},
     )
     rows = [_run(network, cost, "design", i, a) for i, a in enumerate(designed)]
     tests = unseen(network, samples, 0, designed)

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latprof.design import LEVELS, design, field, unseen
+from latprof.design import (
+    LEVELS,
+    SMALLER,
+    any_width,
+    design,
+    field,
+    level_widths,
+    narrowest_width,
+    unseen,
+)
 from lookup_tables.network import Network, network_names
 from tests.toys import chain
 
@@ -31,16 +40,16 @@ def test_every_pair_of_widths_of_every_layer_is_run(name):
         groups = sorted({g for g, _ in (*geometry.in_form.factors, *geometry.out_form.factors)})
         for pair in combinations(groups, 2) if len(groups) > 2 else [groups]:
             seen = {tuple(run.widths[g] for g in pair) for run in runs}
-            assert seen == set(product(*(network.group[g].choices for g in pair)))
+            assert seen >= set(product(*(network.group[g].choices for g in pair)))
 
 
 @given(st.sampled_from(LEVELS[:5]), st.integers(0, 20))
 def test_any_number_of_levels_gives_its_square_of_runs_and_the_two_extremes(levels, seed):
     network = chain(16, 16, 16, 8)
     runs = design(network, levels, seed)
-    assert len(runs) == levels**2 + 2
-    assert runs[-2] == network.dense
-    assert set(runs[-1].widths.values()) == {4}
+    assert len(runs) == levels**2 + min(SMALLER, levels**2) + 2
+    assert runs[0] == network.dense
+    assert set(runs[1].widths.values()) == {1}
 
 
 @pytest.mark.parametrize("levels", LEVELS)
@@ -70,10 +79,36 @@ def test_unseen_architectures_are_new_and_differ():
     texts = {a.model_dump_json() for a in tests}
     assert len(texts) == 40
     assert not texts & {a.model_dump_json() for a in known}
-    assert np.mean([bool(a.removed) for a in tests]) == pytest.approx(0.25, abs=0.1)
+    menu, other = tests[::2], tests[1::2]
+    assert all(a.widths[g.name] in g.choices for a in menu for g in network.groups)
+    assert all(any(a.widths[g.name] not in g.choices for g in network.groups) for a in other)
+    assert np.mean([bool(a.removed) for a in menu]) == pytest.approx(0.25, abs=0.1)
+
+
+def test_a_longer_list_of_unseen_architectures_begins_with_the_shorter_one():
+    network = Network.load("resnet20")
+    assert unseen(network, 60, 0)[:20] == unseen(network, 20, 0)
+
+
+def test_unseen_architectures_keep_to_the_menu_that_was_measured():
+    network = Network.load("resnet20")
+    menu = {g.name: level_widths(g, 2) for g in network.groups}
+    for architecture in unseen(network, 20, 0, menu=menu)[::2]:
+        assert all(architecture.widths[name] in widths for name, widths in menu.items())
 
 
 def test_a_network_with_few_architectures_is_also_tested_between_its_menu():
     network = chain(8, 8)  # one group of widths 2, 4 and 8
     tests = unseen(network, 40, 0, exclude=design(network, 3, 0))
     assert {a.widths["g0"] for a in tests} == {3, 5, 6, 7}
+
+
+@given(st.integers(0, 1000))
+def test_any_width_means_from_a_quarter_or_from_the_narrowest_measured(seed):
+    network = Network.load("resnet20")
+    rng = np.random.default_rng(seed)
+    quarter, whole = any_width(network, rng), any_width(network, rng, narrowest_width)
+    for group in network.groups:
+        assert group.width / 4 <= quarter.widths[group.name] <= group.width
+        assert group.width // 10 <= whole.widths[group.name] <= group.width
+        assert narrowest_width(group) <= group.choices[0]

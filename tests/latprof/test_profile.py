@@ -1,6 +1,7 @@
 """The profiler on a tiny network, with the real runtime."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import time
 import pytest
 
 from latprof import profile as journey
+from latprof.design import design, unseen
 from latprof.detect import this_device
-from latprof.profile import architectures, profile
+from latprof.profile import Goal, profile
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.table import LatencyTable, Validation
@@ -18,37 +20,51 @@ from pruner.trace import trace
 from tests.toys import DEVICE, tiny_resnet
 
 NETWORK = trace(tiny_resnet(), (1, 8, 8), "tiny").network
-OPTIONS = {"levels": 2, "samples": 4, "budget_s": 300.0}
+GOAL = Goal(samples=6)
+OPTIONS = {"levels": 2, "goal": GOAL}
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Rows are wanted here, not good ones."""
-    monkeypatch.setattr(journey, "TARGET_S", 0.01)
+    monkeypatch.setattr(journey, "TARGET_S", 0.005)
+    monkeypatch.setattr("latprof.measure.PATIENCE", 1)
 
 
 def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):
     seen = []
-    result = profile(
+    outcome = profile(
         NETWORK, this_device(), tmp_path / "t", report=lambda *args: seen.append(args), **OPTIONS
     )
     table = LatencyTable.open(tmp_path / "t")
-    plan = table.plan("tiny")
-    chosen = architectures(NETWORK, plan)
-    for purpose, expected in chosen.items():
-        found = table.settled_runs(NETWORK, purpose)
-        assert [run.architecture for run in found] == expected
+    designed = design(NETWORK, 2, 0)
+    found = [run.architecture for run in table.settled_runs(NETWORK, "design")]
+    assert found[: len(designed)] == designed
+    assert len(found) == len(designed) + journey.LEGS
+    tests = [run.architecture for run in table.settled_runs(NETWORK, "unseen")]
+    assert tests == unseen(NETWORK, 12, 0, designed, table.plan("tiny").menu)
     assert isinstance(table.rows("tiny")[-1], Validation)
-    assert table.validation("tiny") == result
-    assert result.architectures == 4
+    assert table.validation("tiny", "menu") == outcome.menu
+    assert table.validation("tiny", "any") == outcome.any
+    assert outcome.stopped == "complete"
+    assert outcome.menu.architectures + outcome.any.architectures + outcome.menu.dropped == 12
     assert LatencyModel(NETWORK, table).latency_s(NETWORK.dense) > 0
-    assert seen[-1][0] == seen[-1][1]  # progress ends at its total
+    assert all(done <= total for done, total, _ in seen)
+    assert seen[-1][:2] == (1, 1)
+
+
+def test_networks_between_the_menus_widths_are_among_the_designed_ones(tmp_path):
+    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    table = LatencyTable.open(tmp_path / "t")
+    model = LatencyModel(NETWORK, table)
+    between = [model.off_menu(run.architecture) for run in table.settled_runs(NETWORK, "design")]
+    assert sum(between) >= journey.LEGS - 1
 
 
 def test_a_finished_profile_is_not_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(journey._Journey, "_doubtful", lambda self: [])
     first = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     content = (tmp_path / "t" / "tiny.jsonl").read_bytes()
-    monkeypatch.setattr(journey, "_most_doubtful", lambda *_: None)
     assert profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS) == first
     assert (tmp_path / "t" / "tiny.jsonl").read_bytes() == content
 
@@ -71,40 +87,70 @@ def test_an_interrupted_profile_continues_with_what_is_missing(tmp_path, monkeyp
     profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     table = LatencyTable.open(tmp_path / "t")
     assert table.runs(NETWORK)[:4] == kept
-    total = sum(map(len, architectures(NETWORK, table.plan("tiny")).values()))
-    assert len({(run.purpose, run.run) for run in table.runs(NETWORK)}) == total
+    keys = [(run.purpose, run.run, run.attempt) for run in table.runs(NETWORK)]
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_killed_profile_loses_at_most_the_row_being_written(tmp_path):
     NETWORK.save(tmp_path / "tiny.json")
     command = [
         sys.executable, "-m", "latprof", "profile", "--network", str(tmp_path / "tiny.json"),
-        "--levels", "2", "--samples", "40", "--budget", "300s", "--out", str(tmp_path / "t"),
+        "--levels", "2", "--samples", "6", "--out", str(tmp_path / "t"),
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     path = tmp_path / "t" / "tiny.jsonl"
-    while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.005)  # waits for another process, measures nothing
-    assert process.poll() is None, "it ended before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = path.read_bytes()
-    complete = before[: before.rfind(b"\n") + 1]
-    profile(NETWORK, this_device(), tmp_path / "t", **(OPTIONS | {"samples": 40}))
+    moments = random.Random(0)
+    complete = b""
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        rows = complete.count(b"\n") + moments.randint(1, 4)
+        while process.poll() is None and not (
+            path.exists() and path.read_bytes().count(b"\n") >= rows
+        ):
+            time.sleep(0.005)  # waits for another process, measures nothing
+        assert process.poll() is None, "it ended before it could be killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        before = path.read_bytes()
+        assert before.startswith(complete)
+        complete = before[: before.rfind(b"\n") + 1]
+    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     assert path.read_bytes().startswith(complete)
     assert LatencyTable.open(tmp_path / "t").validation("tiny") is not None
 
 
-def test_a_spent_budget_keeps_what_was_measured_and_says_so(tmp_path):
-    options = OPTIONS | {"budget_s": 1e-3}
-    with pytest.raises(TableError, match=r"1 of 18 runs measured; they are kept"):
-        profile(NETWORK, this_device(), tmp_path / "t", **options)
-    assert len(LatencyTable.open(tmp_path / "t").runs(NETWORK)) == 1
+def test_an_error_that_is_reached_ends_the_profile_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(journey, "FEWEST_JUDGED", 1)
+    goal = Goal(error=0.99, samples=6)
+    outcome = profile(NETWORK, this_device(), tmp_path / "t", levels=2, goal=goal)
+    table = LatencyTable.open(tmp_path / "t")
+    assert outcome.stopped == "error"
+    assert len(table.settled_runs(NETWORK, "design")) < len(design(NETWORK, 2, 0))
+    before = len(table.runs(NETWORK))
+    # Another goal continues the same table.
+    again = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    assert again.stopped == "complete"
+    assert len(LatencyTable.open(tmp_path / "t").runs(NETWORK)) > before
+
+
+def test_a_budget_ends_the_profile_with_the_error_reached(tmp_path, monkeypatch):
+    clock = iter(range(0, 100_000, 10))  # every look at it costs ten seconds
+    monkeypatch.setattr(journey._Journey, "_spent_s", lambda self: float(next(clock)))
+    outcome = profile(
+        NETWORK, this_device(), tmp_path / "t", levels=2, goal=Goal(budget_s=300.0, samples=6)
+    )
+    assert outcome.stopped == "budget"
+    assert outcome.menu.architectures > 0
+
+
+def test_a_budget_too_small_to_predict_from_keeps_what_was_measured_and_says_so(tmp_path):
+    goal = Goal(budget_s=1e-9)
+    with pytest.raises(TableError, match=r"0 designed and 0 unseen networks .* larger --budget"):
+        profile(NETWORK, this_device(), tmp_path / "t", levels=2, goal=goal)
 
 
 def test_a_table_begun_with_other_options_is_not_continued(tmp_path):
     table = LatencyTable.create(tmp_path / "t", this_device())
-    journey._keep_plan(table, NETWORK, levels=4, samples=4, seed=0)
+    journey._keep_plan(table, NETWORK, levels=4, seed=0)
     with pytest.raises(TableError, match="begun with 4 levels"):
         profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
 
@@ -113,3 +159,24 @@ def test_a_table_of_another_device_is_not_written_into(tmp_path):
     LatencyTable.create(tmp_path / "t", DEVICE)
     with pytest.raises(DeviceMismatch, match="processor: expected"):
         profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+
+
+def test_a_table_of_another_version_of_the_tool_is_read_but_not_written_into(tmp_path):
+    older = this_device().model_copy(update={"tool_version": "0.0.1"})
+    LatencyTable.create(tmp_path / "t", older)
+    with pytest.raises(DeviceMismatch, match=r"tool_version: expected .*, found 0\.0\.1"):
+        profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    this_device().require(older, "the table")
+
+
+def test_the_network_measured_next_is_the_one_the_table_is_least_sure_of(tmp_path):
+    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    made = journey._Journey(NETWORK, this_device(), tmp_path / "t", 2, GOAL, 0, lambda *_: None)
+    leg = journey.LEGS  # one that was not run
+    model = made._model()
+    for job in made._least_sure(leg):
+        rng = journey.np.random.default_rng([0, 3, job.run])
+        lowest = journey.narrowest_width if job.run % 3 == 0 else journey.quarter_width
+        drawn = [journey.any_width(NETWORK, rng, lowest) for _ in range(journey.CANDIDATES)]
+        most = max(model.spreads(drawn))
+        assert model.spreads([job.architecture])[0] == pytest.approx(most)

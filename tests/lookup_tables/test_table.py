@@ -29,7 +29,7 @@ def edit(table: LatencyTable, line: int, change) -> None:
 def test_rows_survive_being_written_and_read(table):
     written = table.rows("chain")
     assert LatencyTable.open(table.folder).rows("chain") == written
-    assert sum(isinstance(row, Run) for row in written) == 14
+    assert sum(isinstance(row, Run) for row in written) == 23
 
 
 @pytest.mark.parametrize("value", [-1e-5, 0, float("nan"), float("inf")])
@@ -51,14 +51,14 @@ def test_a_duplicate_run_is_refused_naming_both_lines(table):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[2]]) + "\n")
     with pytest.raises(
-        TableError, match="line 16: design run 1, attempt 0 is a duplicate of line 3"
+        TableError, match="line 25: design run 1, attempt 0 is a duplicate of line 3"
     ):
         LatencyTable.open(table.folder).rows("chain")
 
 
 def test_a_newer_format_is_refused_whatever_else_it_holds(table):
-    edit(table, 1, lambda row: row.update(format=2, clocks=[1, 2]))
-    with pytest.raises(TableError, match="format 2 is newer than the 1"):
+    edit(table, 1, lambda row: row.update(format=3, clocks=[1, 2]))
+    with pytest.raises(TableError, match="format 3 is newer than the 2"):
         LatencyTable.open(table.folder).rows("chain")
 
 
@@ -108,10 +108,10 @@ def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
     whole = path.read_bytes()
     path.write_bytes(whole[:-25])
     fresh = LatencyTable.open(table.folder)
-    with pytest.raises(TableError, match=r"line 15: the line is incomplete.*latprof profile"):
+    with pytest.raises(TableError, match=r"line 24: the line is incomplete.*latprof profile"):
         fresh.rows("chain")
     assert fresh.drop_truncated_line("chain")
-    assert len(fresh.rows("chain")) == 14
+    assert len(fresh.rows("chain")) == 23
     assert whole.startswith(path.read_bytes())
 
 
