@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,21 +14,32 @@ import onnx
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from latprof.compare import compare as compare_files
 from latprof.compare import require_batch
 from latprof.design import LEVELS
-from latprof.detect import gpu_names, this_device
+from latprof.detect import SEARCHES, Usage, gpus, this_device
 from latprof.errors import DeviceNotHere, OptionError
 from latprof.onnx_model import build
-from latprof.profile import architectures
+from latprof.onnx_reader import read_onnx
+from latprof.profile import Goal, expected_s
 from latprof.profile import profile as run_profile
+from latprof.repeat import repeat as run_repeat
+from latprof.show import (
+    difference_as_json,
+    print_difference,
+    print_explanation,
+    print_validations,
+    why_it_stopped,
+)
 from latprof.validate import validate as run_validate
+from lookup_tables.device import Device
+from lookup_tables.diff import compare_tables
 from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
-from lookup_tables.table import DATA, LatencyTable, Plan, Validation
+from lookup_tables.staircase import Staircase
+from lookup_tables.table import DATA, LatencyTable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,11 +48,12 @@ app = typer.Typer(
     help="Measure a device once, into a latency table that pruning reads offline.",
 )
 console = Console(stderr=True)
-DOUBTFUL = 0.05  # RMSPE of a table that better not be trusted
 
 NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
 TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
-DeviceOption = Annotated[str, typer.Option(help="This machine's `cpu`, or its name.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="This machine's `cpu` or `cuda`, or the hardware's name.")
+]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
 SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to validate on.")]
@@ -54,7 +68,8 @@ ArchitectureOption = Annotated[
 def main() -> None:
     """Run the command; a user's mistake is one line on standard error, not a traceback.
 
-    Exit codes: 0 done, 1 wrong input, 2 wrong usage, 3 this machine is not the device asked for.
+    Exit codes: 0 done, 1 wrong input, 2 wrong usage, 3 this machine is not the device asked for,
+    4 the error asked for was not reached, 5 two tables differ.
     """
     try:
         app()
@@ -77,10 +92,11 @@ def devices(
     json_: JsonOption = False,
 ) -> None:
     """This machine, or the device a table was measured on."""
-    device = LatencyTable.open(table).device if table else this_device("cpu", threads, batch)
+    usage = Usage(threads=threads, batch=batch)
+    device = LatencyTable.open(table).device if table else this_device("cpu", usage)
     facts = device.model_dump(exclude_none=True, exclude={"format"})
     if not table:
-        facts["gpus"] = gpu_names()
+        facts["gpus"] = [f"{gpu.name} (--device {gpu.slug})" for gpu in gpus()]
     if json_:
         print(json.dumps(facts, indent=1))
         return
@@ -114,28 +130,49 @@ def networks(
 
 @app.command()
 def profile(
-    network: NetworkOption,
+    network: Annotated[
+        str | None, typer.Option("--network", help="A shipped network, or a file.json.")
+    ] = None,
+    onnx_file: Annotated[
+        Path | None, typer.Option("--onnx", help="Instead of --network: an ONNX file.")
+    ] = None,
     device: DeviceOption = "cpu",
     levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
     samples: SamplesOption = 40,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     precision: PrecisionOption = "fp32",
-    budget: Annotated[str, typer.Option(help="Most seconds of measuring: 90, 90s, 3m.")] = "3m",
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="GPU: networks run as CUDA graphs.")
+    ] = False,
+    nhwc: Annotated[bool, typer.Option("--nhwc", help="GPU: channels last.")] = False,
+    algorithm_search: Annotated[
+        str, typer.Option(help=f"GPU, cuDNN's: {', '.join(SEARCHES)}.")
+    ] = SEARCHES[0],
+    error: Annotated[
+        str | None,
+        typer.Option(help="Stop once the error on unseen networks is at most this, as in 2%."),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Spend at most this: 90s, 10m, 1h.")] = "30m",
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="The table's folder.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Measure a network on this device into a table; continues where it was interrupted."""
+    """Measure a network on this device into a table; continues where it was interrupted.
+
+    Without --error it measures the whole design. Exit code 4: the error asked for was not reached;
+    the table is there all the same and says what it reached.
+    """
     if levels not in LEVELS:
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
-    target = this_device(device, threads, batch, precision)
+    usage = Usage(threads, batch, precision, cuda_graph, nhwc, algorithm_search)
+    target = this_device(device, usage)
     folder = out or DATA / target.name
-    loaded = Network.load(network)
-    budget_s = seconds(budget)
+    loaded = _network_or_onnx(network, onnx_file)
+    goal = Goal(share(error) if error else None, seconds(budget), samples)
     if dry_run:
-        _print_plan(loaded, levels, samples, seed, budget_s, folder)
+        _print_plan(loaded, target, levels, goal, folder)
         return
     try:
         with _progress() as bar:
@@ -145,8 +182,7 @@ def profile(
                 target,
                 folder,
                 levels=levels,
-                samples=samples,
-                budget_s=budget_s,
+                goal=goal,
                 seed=seed,
                 report=lambda done, total, text: bar.update(
                     task, completed=done, total=total, text=text
@@ -155,7 +191,15 @@ def profile(
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
-    _print_validation(loaded.name, folder, result, json_)
+    if onnx_file is not None:
+        loaded.save(folder / f"{loaded.name}.network.json")
+    print_validations(loaded.name, folder, [result.menu, result.any], json_)
+    if not json_:
+        if onnx_file is not None:
+            _say_how_alike(loaded, target, onnx_file, folder)
+        print(why_it_stopped(result, goal))
+    if goal.error is not None and max(result.menu.rmspe, result.any.rmspe) > goal.error:
+        raise typer.Exit(4)
 
 
 @app.command()
@@ -178,7 +222,7 @@ def validate(
             seed,
             lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
         )
-    _print_validation(loaded.name, table, result, json_)
+    print_validations(loaded.name, table, result, json_)
 
 
 @app.command()
@@ -221,6 +265,145 @@ def predict(
 
 
 @app.command()
+def steps(
+    table: TableOption,
+    network: NetworkOption,
+    group: Annotated[str | None, typer.Option(help="Show every width of one group.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """The device's staircase: in which steps it takes channels, and the widths worth choosing."""
+    loaded = Network.load(network)
+    model = LatencyModel.load(loaded, table)
+    stairs = Staircase(model)
+    found = {kind: step._asdict() for kind, step in model.steps.items()}
+    if group is not None:
+        if group not in loaded.group:
+            raise OptionError(f"--group {group!r}: {loaded.name} has {', '.join(loaded.group)}")
+        rows = stairs.steps(loaded.group[group])
+        if json_:
+            print(json.dumps([asdict(row) for row in rows], indent=1))
+            return
+        for row in rows:
+            better = f"no faster than {row.better}" if row.better else ""
+            print(f"{row.width:6} {row.seconds * 1e3:9.3f} ms  {'edge' if row.edge else better}")
+        return
+    menu = {g.name: list(g.choices) for g in stairs.menu().groups}
+    if json_:
+        print(json.dumps({"steps": found, "menu": menu}, indent=1))
+        return
+    for kind, step in found.items():
+        print(
+            f"{kind:18} blocks of {step['block']} channels; widths that are multiples of "
+            f"{step['alignment']} or less than a block run alike"
+        )
+    print("widths worth choosing (right edges of the steps):")
+    for name, widths in menu.items():
+        print(f"  {name:24} {', '.join(map(str, widths))}")
+
+
+@app.command()
+def explain(
+    table: TableOption,
+    network: NetworkOption,
+    architecture: ArchitectureOption,
+    top: Annotated[int, typer.Option(min=1, help="So many layers and groups.")] = 8,
+    json_: JsonOption = False,
+) -> None:
+    """Why an architecture is not faster: which layers, which steps, which widths would help."""
+    model = LatencyModel.load(Network.load(network), table)
+    asked = Architecture.load(architecture)
+    stairs = Staircase(model)
+    layers = stairs.layers(asked)
+    wider, narrower = stairs.advice(asked)
+    now_s = model.latency_s(asked)
+    if json_:
+        answer = {
+            "latency_ms": now_s * 1e3,
+            "speedup": model.dense_s / now_s,
+            "layers": [
+                {
+                    "name": layer.name,
+                    "latency_ms": layer.seconds * 1e3,
+                    "dense_ms": layer.dense_s and layer.dense_s * 1e3,
+                    "macs_share": layer.macs_share,
+                    "bound_by": layer.binding,
+                    "lost_ms": layer.lost_s * 1e3,
+                }
+                for layer in layers
+            ],
+            "wider_and_no_slower": [asdict(advice) for advice in wider],
+            "narrower_and_faster": [asdict(advice) for advice in narrower],
+        }
+        print(json.dumps(answer, indent=1))
+        return
+    print_explanation(model, asked, layers, wider[:top], narrower[:top], top)
+
+
+@app.command()
+def repeat(
+    table: TableOption,
+    network: NetworkOption,
+    times: Annotated[int, typer.Option(min=2, help="Fresh processes.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the tables go; kept, so that it can continue.")
+    ] = None,
+    levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
+    samples: SamplesOption = 40,
+    budget: Annotated[str, typer.Option(help="For each table: 90s, 10m, 1h.")] = "30m",
+    json_: JsonOption = False,
+) -> None:
+    """Rebuild a table in fresh processes and report how well it repeats."""
+    opened = _open_here(table)
+    loaded = Network.load(network)
+    folder = out or table / "repeats"
+    options = ["--levels", str(levels), "--samples", str(samples), "--budget", budget]
+    with _progress() as bar:
+        task = bar.add_task(f"repeating {loaded.name}", total=times, text="")
+        result = run_repeat(
+            loaded, opened, times, folder, options, network,
+            lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
+        )  # fmt: skip
+    if json_:
+        print(json.dumps(asdict(result), indent=1))
+        return
+    for what, spread in (("entry", result.entries), ("predicted speedup", result.predictions)):
+        print(
+            f"{spread.count} times {what}: spread {spread.median_spread:.2%} in the median, "
+            f"{spread.p95_spread:.2%} for 95 %, {spread.worst_spread:.1%} at worst"
+        )
+    print(f"entries that differ beyond noise from the first table's: {sum(result.flagged)}")
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A table's folder.")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    network: Annotated[
+        str | None, typer.Option(help="Only this network; else all that both hold.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Show so many entries.")] = 10,
+    json_: JsonOption = False,
+) -> None:
+    """What differs between two tables beyond noise. Exit code 5 if anything does."""
+    tables = LatencyTable.open(first), LatencyTable.open(second)
+    common = sorted(set(tables[0].networks()) & set(tables[1].networks()))
+    asked = [network] if network else common
+    if not asked:
+        raise OptionError(f"{first} and {second} hold no network in common")
+    found = {}
+    for name in asked:
+        loaded = Network.load(name)
+        found[loaded.name] = compare_tables(loaded, *tables)
+    if json_:
+        print(json.dumps({name: difference_as_json(d) for name, d in found.items()}, indent=1))
+    else:
+        for name, difference in found.items():
+            print_difference(name, difference, top)
+    if any(difference.changed for difference in found.values()):
+        raise typer.Exit(5)
+
+
+@app.command()
 def export(
     network: NetworkOption,
     architecture: ArchitectureOption,
@@ -243,7 +426,7 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
-    device = _open_here(table).device if table else this_device("cpu", threads)
+    device = _open_here(table).device if table else this_device("cpu", Usage(threads))
     if table:
         for path in (dense, pruned):
             require_batch(path, device.batch)
@@ -265,6 +448,15 @@ def compare(
     )
 
 
+def share(text: str) -> float:
+    """The share that 2% or 0.02 stands for; raises OptionError outside 0 … 1."""
+    match = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", text.strip())
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value < 1:
+        raise OptionError(f"--error {text!r}: expected a share such as 2% or 0.02")
+    return value
+
+
 def seconds(text: str) -> float:
     """Seconds of a duration such as 90, 90s, 3m or 1.5h; raises OptionError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
@@ -273,12 +465,29 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def _network_or_onnx(network: str | None, file: Path | None) -> Network:
+    if (network is None) == (file is None):
+        raise OptionError("give either --network or --onnx")
+    return Network.load(network) if file is None else read_onnx(file)
+
+
+def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -> None:
+    """The file itself beside the network that stood in for it: the table's trust in one figure."""
+    with tempfile.TemporaryDirectory(prefix="latprof-") as place:
+        stand_in = Path(place) / "dense.onnx"
+        onnx.save(build(network, network.dense, device.batch, device.precision), str(stand_in))
+        result = compare_files(stand_in, file, device)
+    print(
+        f"{file} itself takes {1 / result.speedup:.3f}× of the network that was profiled in its "
+        f"place; as a network file: {folder / network.name}.network.json"
+    )
+
+
 def _open_here(folder: Path) -> LatencyTable:
     """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
     table = LatencyTable.open(folder)
     wanted = table.device
-    asked = "cpu" if wanted.kind == "cpu" else wanted.name
-    device = this_device(asked, wanted.threads, wanted.batch, wanted.precision)
+    device = this_device(wanted.kind, Usage.of(wanted))
     device.require(wanted, f"table {folder} ({wanted.name})")
     return table
 
@@ -295,43 +504,11 @@ def _progress() -> Progress:
     )
 
 
-def _print_plan(network, levels, samples, seed, budget_s: float, folder: Path) -> None:
-    plan = Plan(
-        network=network.name, fingerprint=network.fingerprint, levels=levels, unseen=samples,
-        seed=seed,
-    )  # fmt: skip
-    chosen = architectures(network, plan)
+def _print_plan(network: Network, device: Device, levels: int, goal: Goal, folder: Path) -> None:
+    designed, judged, wanted_s = expected_s(network, device, levels, goal)
     print(
-        f"{network.name}: {len(chosen['design'])} pruned networks to measure layer by layer and "
-        f"{len(chosen['unseen'])} unseen ones to validate, each beside the dense network, within "
-        f"{budget_s:.0f} s of measuring, into {folder}"
+        f"{network.name} on {device.name}: {designed} pruned networks to measure layer by layer "
+        f"and {judged} unseen ones to judge by, each beside the dense network, into {folder}.\n"
+        f"About {wanted_s:.0f} s, by the dense network's own time"
+        + (f"; stops earlier at an error of {goal.error:.1%}" if goal.error else "")
     )
-
-
-def _print_validation(network: str, folder: Path, result: Validation, json_: bool) -> None:
-    if json_:
-        print(result.model_dump_json(indent=1))
-        return
-    table = Table(title=f"{network} on {folder.name}: error on {result.architectures} unseen")
-    for heading in ("", "RMSPE", "within ±5 %", "rank correlation", "worst"):
-        table.add_column(heading, justify="right")
-    table.add_row(
-        "latency table",
-        f"{result.rmspe:.2%}",
-        f"{result.within_5_percent:.0%}",
-        f"{result.rank_correlation:.3f}",
-        f"{result.worst:.1%}",
-    )
-    table.add_row(
-        "FLOPs line", f"{result.flops_rmspe:.2%}", "", f"{result.flops_rank_correlation:.3f}", ""
-    )
-    Console().print(table)
-    print(
-        f"{result.measuring_s:.0f} s of measuring, {result.peak_memory_bytes / 2**20:.0f} MiB; "
-        f"90 % interval ±{result.interval_90:.1%}; table: {folder}"
-    )
-    if result.rmspe > DOUBTFUL:
-        print(
-            "This error is larger than usual: was the machine busy? Profile again when it is idle, "
-            "into another folder with --out"
-        )

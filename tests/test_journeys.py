@@ -1,6 +1,7 @@
 """Both journeys through the real commands, on digits: profile, prune, interrupt, continue."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from latprof import cli as latprof_cli
+from latprof.show import print_validations
 from lookup_tables.device import Device
-from lookup_tables.table import Validation
+from lookup_tables.table import LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.prune import load_run
@@ -51,7 +53,7 @@ def workshop(tmp_path_factory):
         run(pruner_cli.main, "trace", "--model", FACTORY, "--input", "1x8x8", "--out", net),
         run(
             latprof_cli.main, "profile", "--network", net, "--out", folder / "table",
-            "--levels", "3", "--samples", "12", "--budget", "60s",
+            "--levels", "3", "--samples", "12",
         ),
         run(
             pruner_cli.main, "train", "--model", FACTORY, "--data", "digits", "--epochs", "6",
@@ -145,7 +147,9 @@ def test_validate_measures_without_changing_the_table(workshop, latprof, capsys)
     before = (table / "small_resnet.jsonl").read_bytes()
     arguments = ["--table", table, "--network", workshop / "small_resnet.json", "--samples", "10"]
     assert latprof("validate", *arguments, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["architectures"] == 10
+    results = json.loads(capsys.readouterr().out)
+    assert [result["widths"] for result in results] == ["menu", "any"]
+    assert sum(result["architectures"] for result in results) + results[0]["dropped"] == 10
     assert (table / "small_resnet.jsonl").read_bytes() == before
 
 
@@ -155,11 +159,114 @@ def test_a_doubtful_table_says_so(capsys):
         flops_rmspe=0.1, flops_rank_correlation=0.9, interval_90=0.2, measuring_s=9.0,
         peak_memory_bytes=1, measured_at="now", tool_version="0",
     )  # fmt: skip
-    latprof_cli._print_validation("net", Path("table"), result, json_=False)
+    print_validations("net", Path("table"), [result], json_=False)
     assert "was the machine busy?" in capsys.readouterr().out
     good = result.model_copy(update={"rmspe": 0.01})
-    latprof_cli._print_validation("net", Path("table"), good, json_=False)
+    print_validations("net", Path("table"), [good], json_=False)
     assert "busy" not in capsys.readouterr().out
+
+
+def test_explain_names_layers_steps_and_widths(workshop, tmp_path, latprof, capsys):
+    path = tmp_path / "a.json"
+    path.write_text('{"widths": {"conv1": 31, "layer1.0.conv1": 17}}')
+    arguments = ["--table", workshop / "table", "--network", workshop / "small_resnet.json"]
+    arguments += ["--architecture", path]
+    assert latprof("explain", *arguments) == 0
+    assert "of its MACs" in capsys.readouterr().out
+    assert latprof("explain", *arguments, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {layer["bound_by"] for layer in answer["layers"]} <= {"launch", "memory", "compute"}
+    for advice in answer["wider_and_no_slower"]:
+        assert advice["instead"] > advice["width"]
+    for advice in answer["narrower_and_faster"]:
+        assert advice["instead"] < advice["width"]
+        assert advice["saves_s"] > 0
+
+
+def test_steps_lists_the_widths_worth_choosing(workshop, latprof, capsys):
+    arguments = ["--table", workshop / "table", "--network", workshop / "small_resnet.json"]
+    assert latprof("steps", *arguments) == 0
+    assert "widths worth choosing" in capsys.readouterr().out
+    assert latprof("steps", *arguments, "--json") == 0
+    menu = json.loads(capsys.readouterr().out)["menu"]
+    assert menu["conv1"][-1] == 64
+    assert latprof("steps", *arguments, "--group", "conv1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("edge")
+    assert latprof("steps", *arguments, "--group", "nope") == 1
+    assert "--group 'nope': small_resnet has conv1" in capsys.readouterr().err
+
+
+def test_a_table_does_not_differ_from_itself_and_says_so(workshop, latprof, capsys):
+    table = workshop / "table"
+    network = ["--network", workshop / "small_resnet.json"]
+    assert latprof("diff", table, table, *network) == 0
+    assert "0 of" in capsys.readouterr().out
+    assert latprof("diff", table, table, *network, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["small_resnet"]["changed"] == []
+
+
+def test_a_table_that_became_slower_in_part_ends_diff_with_code_5(
+    workshop, tmp_path, latprof, capsys
+):
+    table = LatencyTable.open(workshop / "table")
+    slower = LatencyTable.create(tmp_path / "slower", table.device)
+    rows = []
+    for row in table.rows("small_resnet"):
+        if getattr(row, "layers", ()):
+            layers = tuple(
+                entry.model_copy(update={"seconds": entry.seconds * 4})
+                if entry.layer.in_size == (4, 4)
+                else entry
+                for entry in row.layers
+            )
+            row = row.model_copy(update={"layers": layers})
+        rows.append(row)
+    slower.append("small_resnet", rows)
+    arguments = ["diff", workshop / "table", slower.folder]
+    assert latprof(*arguments, "--network", workshop / "small_resnet.json") == 5
+    printed = capsys.readouterr().out
+    assert "differ beyond noise" in printed
+    assert "at 4×4" in printed
+
+
+def test_a_network_that_exists_only_as_onnx_is_profiled(
+    workshop, tmp_path, latprof, capsys, monkeypatch
+):
+    monkeypatch.setattr("latprof.profile.TARGET_S", 0.005)
+    (tmp_path / "dense.json").write_text("{}")
+    arguments = ["--architecture", tmp_path / "dense.json", "--out", tmp_path / "My Net.onnx"]
+    assert latprof("export", "--network", workshop / "small_resnet.json", *arguments) == 0
+    out = ["--out", tmp_path / "table"]
+    options = ["--onnx", tmp_path / "My Net.onnx", "--levels", "2", "--samples", "4", *out]
+    assert latprof("profile", *options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"My Net\.onnx itself takes \d\.\d+× of the network", printed)
+    saved = tmp_path / "table" / "my_net.network.json"
+    path = tmp_path / "dense.json"
+    table = ["--table", tmp_path / "table", "--network", saved]
+    assert latprof("predict", *table, "--architecture", path) == 0
+
+
+def test_profile_wants_a_network_or_a_file_but_not_both(latprof, capsys):
+    assert latprof("profile") == 1
+    assert "either --network or --onnx" in capsys.readouterr().err
+
+
+def test_an_error_that_was_not_reached_ends_with_code_4(
+    workshop, tmp_path, latprof, capsys, monkeypatch
+):
+    monkeypatch.setattr("latprof.profile.TARGET_S", 0.005)
+    arguments = ["--network", workshop / "small_resnet.json", "--levels", "2", "--samples", "4"]
+    arguments += ["--error", "0.001%", "--budget", "5s", "--out", tmp_path / "t"]
+    assert latprof("profile", *arguments) == 4
+    assert "stopped by the budget of 5 s: reached" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["soon", "0%", "150%", "-1%"])
+def test_a_wrong_error_is_refused(latprof, capsys, text):
+    assert latprof("profile", "--network", "resnet20", f"--error={text}", "--dry-run") == 1
+    assert "expected a share such as 2%" in capsys.readouterr().err
 
 
 def test_export_writes_a_network_that_compare_times(workshop, tmp_path, latprof, capsys):
@@ -184,7 +291,9 @@ def test_export_writes_a_network_that_compare_times(workshop, tmp_path, latprof,
 def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
     net = workshop / "small_resnet.json"
     assert latprof("profile", "--network", net, "--dry-run", "--out", workshop / "never") == 0
-    assert "74 pruned networks to measure" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "120 pruned networks to measure layer by layer" in printed
+    assert re.search(r"About \d+ s", printed)
     assert not (workshop / "never").exists()
 
 

@@ -1,0 +1,108 @@
+"""How well a table repeats: built anew in fresh processes, entry by entry and per network.
+
+A process keeps its memory placement and its machine its mood; only another process at another
+time shows what a figure is worth.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latprof.errors import OptionError
+from lookup_tables.diff import compare_tables, entry_shares, repeats_path, speedups
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.files import write_whole
+from lookup_tables.network import Network
+from lookup_tables.table import LatencyTable
+
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Relative standard deviations over the tables."""
+
+    count: int
+    median_spread: float
+    p95_spread: float
+    worst_spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatability:
+    """What rebuilding a table several times changed."""
+
+    network: str
+    tables: int
+    entries: Spread
+    predictions: Spread  # speedups of random networks, half on the menu, half at any width
+    flagged: tuple[int, ...]  # entries that `latprof diff` flags, first table against each other
+
+
+def repeat(
+    network: Network,
+    table: LatencyTable,
+    times: int,
+    folder: Path,
+    options: list[str],
+    network_option: str,
+    report: Report = lambda done, total, text: None,
+) -> Repeatability:
+    """Profile `times` tables, each in a process of its own, into folder/1 … folder/times.
+
+    What is there already is kept, so an interrupted repeat continues. The result is also written
+    beside the table. Raises OptionError if a profile fails.
+    """
+    device = table.device
+    usage = ["--threads", str(device.threads), "--batch", str(device.batch)]
+    usage += ["--precision", device.precision, "--device", device.kind]
+    tables = []
+    for number in range(1, times + 1):
+        report(number - 1, times, f"table {number} of {times}")
+        out = folder / str(number)
+        command = [sys.executable, "-m", "latprof", "profile", "--network", network_option]
+        command += [*usage, *options, "--out", str(out)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode:
+            raise OptionError(f"table {number} failed: {answer.stderr.strip().splitlines()[-1]}")
+        tables.append(LatencyTable.open(out))
+    result = repeatability(network, tables)
+    write_whole(
+        repeats_path(table.folder, network.name), json.dumps(asdict(result), indent=1) + "\n"
+    )
+    report(times, times, "compared")
+    return result
+
+
+def repeatability(network: Network, tables: list[LatencyTable]) -> Repeatability:
+    """Compare tables of one network on one device that were built independently."""
+    shares = [entry_shares(table, network) for table in tables]
+    common = [spec for spec in shares[0] if all(spec in other for other in shares[1:])]
+    entries = np.array([[measured[spec] for spec in common] for measured in shares])
+    predicted = np.array([speedups(network, LatencyModel(network, table)) for table in tables])
+    first, *others = tables
+    return Repeatability(
+        network=network.name,
+        tables=len(tables),
+        entries=_spread(entries),
+        predictions=_spread(predicted),
+        flagged=tuple(len(compare_tables(network, first, other).changed) for other in others),
+    )
+
+
+def _spread(values: np.ndarray) -> Spread:
+    """`values`: (tables, things)."""
+    spreads = values.std(axis=0, ddof=1) / values.mean(axis=0)
+    return Spread(
+        count=len(spreads),
+        median_spread=float(np.median(spreads)),
+        p95_spread=float(np.percentile(spreads, 95)),
+        worst_spread=float(spreads.max()),
+    )

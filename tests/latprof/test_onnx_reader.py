@@ -1,0 +1,154 @@
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from latprof.onnx_model import build, layer_models
+from latprof.onnx_reader import read_onnx
+from lookup_tables.errors import NetworkError
+from lookup_tables.network import Architecture, Network, network_names
+from pruner.trace import trace
+from tests.toys import Branches, Gated, tiny_resnet
+
+SMALL = [name for name in network_names() if name not in ("yolov3", "vgg16", "resnet50")]
+
+
+def saved(model, folder, name="net"):
+    onnx.save(model, str(folder / f"{name}.onnx"))
+    return folder / f"{name}.onnx"
+
+
+def shapes(network, architecture=None):
+    return [spec for _, spec in network.layer_specs(architecture or network.dense)]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_survives_the_way_through_onnx(tmp_path, name):
+    network = Network.load(name)
+    again = read_onnx(saved(build(network, network.dense), tmp_path))
+    assert shapes(again) == shapes(network)
+    assert [(g.width, g.choices) for g in again.groups] == [
+        (g.width, g.choices) for g in network.groups
+    ]
+    assert len(again.blocks) == len(network.blocks)
+    assert again.input_shape == network.input_shape
+
+
+def test_groups_and_blocks_mean_the_same_after_the_way_through_onnx(tmp_path):
+    network = Network.load("resnet20")
+    again = read_onnx(saved(build(network, network.dense), tmp_path))
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        widths = [int(rng.choice(group.choices)) for group in network.groups]
+        removed = [i for i in range(len(network.blocks)) if rng.random() < 0.3]
+        pair = [
+            Architecture(
+                widths={g.name: w for g, w in zip(net.groups, widths, strict=True)},
+                removed=tuple(net.blocks[i].name for i in removed),
+            )
+            for net in (network, again)
+        ]
+        assert shapes(network, pair[0]) == shapes(again, pair[1])
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [(tiny_resnet(), (1, 8, 8)), (Branches(), (3, 8, 8)), (Gated(), (3, 8, 8))],
+    ids=["tiny_resnet", "branches", "gated"],
+)
+def test_what_pytorch_exports_is_read_like_the_model_itself(tmp_path, module, shape):
+    expected = trace(module, shape, "net").network
+    path = tmp_path / "net.onnx"
+    torch.onnx.export(
+        module.eval(), (torch.zeros(1, *shape),), path, dynamo=True, opset_version=18,
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    found = read_onnx(path)
+    assert [(s.kind, s.in_channels, s.out_channels) for s in shapes(found)] == [
+        (s.kind, s.in_channels, s.out_channels) for s in shapes(expected)
+    ]
+    assert sorted(g.width for g in found.groups) == sorted(g.width for g in expected.groups)
+
+
+def test_the_models_names_are_safe_for_the_profiler(tmp_path):
+    network = Network.load("resnet20")
+    again = read_onnx(saved(build(network, network.dense), tmp_path))
+    assert not any("@" in layer.name for layer in again.layers)
+
+
+def one_node(tmp_path, op, weights=(), shape=(1, 4, 8, 8), out=(1, 4, 8, 8), **attributes):
+    constants = [numpy_helper.from_array(np.asarray(w), f"w{i}") for i, w in enumerate(weights)]
+    node = helper.make_node(op, ["x", *(t.name for t in constants)], ["y"], "n", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info("y", 1, out)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return saved(model, tmp_path)
+
+
+KERNEL = np.zeros((8, 4, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("op", "weights", "attributes", "message"),
+    [
+        ("Softmax", (), {}, "Softmax n is not supported"),
+        ("Conv", (KERNEL,), {"dilations": [2, 2]}, "no|not a plain two-dimensional"),
+        ("Conv", (KERNEL,), {"pads": [0, 0, 1, 1]}, "pads unevenly"),
+        ("Clip", (np.float32(0), np.float32(3)), {}, r"clips to \[0.0, 3.0\]"),
+        ("Mul", (np.float32(2),), {}, "multiplies by a constant"),
+        ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, "adds a constant that is no bias"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_by_node_and_reason(
+    tmp_path, op, weights, attributes, message
+):
+    with pytest.raises(NetworkError, match=message):
+        read_onnx(one_node(tmp_path, op, weights, out=None, **attributes))
+
+
+def test_an_open_image_size_is_refused(tmp_path):
+    with pytest.raises(NetworkError, match="leaves channels, height or width open"):
+        read_onnx(one_node(tmp_path, "Relu", shape=(1, 4, "h", "w")))
+
+
+def test_a_missing_and_a_broken_file_are_told_apart(tmp_path):
+    with pytest.raises(NetworkError, match="no such ONNX file"):
+        read_onnx(tmp_path / "none.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"\x12\x34 not onnx")
+    with pytest.raises(NetworkError, match="not a readable ONNX file"):
+        read_onnx(tmp_path / "broken.onnx")
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2_32"])
+def test_the_layers_one_by_one_are_the_network(tmp_path, name):
+    """What the GPU's profiler chains: same shapes, and each runs on its predecessors' outputs."""
+    network = Network.load(name)
+    tensors = {"input": np.random.default_rng(0).standard_normal((1, *network.input_shape))}
+    tensors["input"] = tensors["input"].astype(np.float32)
+    specs = shapes(network)
+    models = layer_models(network, network.dense)
+    assert [model.spec for model in models] == specs
+    for model in models:
+        session = ort.InferenceSession(
+            model.model().SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        feed = dict(
+            zip(model.input_names, (tensors[source] for source in model.sources), strict=True)
+        )
+        (tensors[model.name],) = session.run(None, feed)
+        assert tensors[model.name].shape == model.out_shape
+        assert np.isfinite(tensors[model.name]).all()
+
+
+def test_layers_of_one_shape_share_one_model():
+    models = layer_models(Network.load("resnet20"), Architecture())
+    first, second = (m for m in models if m.name in ("layer1.1.conv1", "layer1.2.conv1"))
+    assert first.spec == second.spec
+    assert first.model().SerializeToString() == second.model().SerializeToString()

@@ -1,0 +1,65 @@
+import json
+import math
+
+import pytest
+
+from latprof.errors import OptionError
+from latprof.repeat import repeat, repeatability
+from lookup_tables.diff import repeats_path
+from lookup_tables.network import Network
+from pruner.trace import trace
+from tests.lookup_tables.test_diff import disturbed_copy
+from tests.toys import synthetic_table, tiny_resnet
+
+RESNET20 = Network.load("resnet20")
+TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+
+
+def test_the_spread_is_that_of_the_noise_that_was_put_in(tmp_path):
+    clean = synthetic_table(tmp_path / "clean", RESNET20, levels=4)
+    noise = 0.02
+    tables = [disturbed_copy(clean, tmp_path / str(i), seed=i, noise=noise) for i in range(5)]
+    result = repeatability(RESNET20, tables)
+    assert result.tables == 5
+    # Medians over several runs scatter less than one run, predictions less than entries.
+    assert 0.1 * noise < result.entries.median_spread < noise
+    assert result.predictions.median_spread < result.entries.median_spread
+    assert result.entries.median_spread <= result.entries.p95_spread <= result.entries.worst_spread
+    assert result.flagged == (0, 0, 0, 0)
+
+
+def test_identical_tables_repeat_perfectly(tmp_path):
+    tables = [synthetic_table(tmp_path / str(i), RESNET20, levels=4) for i in range(2)]
+    assert math.isclose(repeatability(RESNET20, tables).entries.worst_spread, 0, abs_tol=1e-12)
+
+
+@pytest.fixture
+def network_file(tmp_path):
+    TINY.save(tmp_path / "tiny.json")
+    return tmp_path / "tiny.json"
+
+
+def real_table(tmp_path):
+    from latprof.detect import this_device
+    from lookup_tables.table import LatencyTable
+
+    return LatencyTable.create(tmp_path / "table", this_device())
+
+
+def test_tables_are_rebuilt_in_processes_of_their_own_and_the_result_kept_beside_the_table(
+    tmp_path, network_file
+):
+    table = real_table(tmp_path)
+    options = ["--levels", "2", "--samples", "2", "--budget", "60s"]
+    arguments = (TINY, table, 2, tmp_path / "again", options, str(network_file))
+    result = repeat(*arguments)
+    assert result.predictions.count == 200
+    saved = json.loads(repeats_path(table.folder, "tiny").read_text())
+    assert saved["tables"] == 2
+    assert (tmp_path / "again" / "2" / "tiny.jsonl").exists()
+
+
+def test_a_profile_that_fails_is_reported_with_its_own_words(tmp_path, network_file):
+    table = real_table(tmp_path)
+    with pytest.raises(OptionError, match=r"table 1 failed: .*--levels"):
+        repeat(TINY, table, 2, tmp_path / "again", ["--levels", "6"], str(network_file))
