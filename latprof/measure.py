@@ -26,6 +26,7 @@ from lookup_tables.table import Conditions, LayerTime
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
+SESSIONS = 3  # whose median counts
 MOST_THROTTLED = 50  # rounds in a row before giving up
 INSTRUMENTED = 0.6  # of the rounds, for layers: most are in several runs of the design
 PATIENCE = 4  # times the wanted rounds, while too few were quiet
@@ -113,28 +114,38 @@ class Bench:
         """Run an architecture beside the dense network until enough quiet rounds are in."""
         start_s = time.perf_counter()
         model = self._build(architecture)
-        pruned = self._runtime.Running(model, self._feed, self.device)
-        rounds = self._rounds(pruned.run_s)
-        kept = rounds.kept(self._quiet_s())
-        self._dense_medians.append(float(np.median(rounds.dense_s)))
+        series = []
+        for _ in range(self._sessions()):
+            pruned = self._runtime.Running(model, self._feed, self.device)
+            rounds = self._rounds(pruned.run_s, 1 / self._sessions())
+            kept = rounds.kept(self._quiet_s())
+            self._dense_medians.append(float(np.median(rounds.dense_s)))
+            beside_s, pruned_s = rounds.beside_s[kept], rounds.pruned_s[kept]
+            medians = map(np.median, (beside_s, pruned_s, pruned_s / beside_s))
+            series.append((*medians, kept.sum()))
         graph_ratio = self._graph_ratio(pruned)
         del pruned  # its memory is needed for the instrumented copy
-        dense_s = float(np.median(rounds.beside_s[kept]))
-        ratio = float(np.median(rounds.pruned_s[kept] / rounds.beside_s[kept]))
+        dense_s, whole_s, ratio, _ = (
+            float(np.median(column)) for column in zip(*series, strict=True)
+        )
         layers, layers_dense_s = (), None
         if instrumented:
             layers, layers_dense_s = self._layer_times(architecture, model, dense_s)
         return Sample(
             dense_s=dense_s,
-            whole_s=float(np.median(rounds.pruned_s[kept])),
+            whole_s=whole_s,
             ratio=ratio,
-            pairs=int(kept.sum()),
+            pairs=int(sum(kept for *_, kept in series)),
             layers=layers,
             layers_dense_s=layers_dense_s,
             measuring_s=time.perf_counter() - start_s,
             graph_ratio=graph_ratio,
             conditions=self._monitor.conditions(),
         )
+
+    def _sessions(self) -> int:
+        """Fresh sessions per pruned network: where its memory lies moves a session's times."""
+        return SESSIONS if self._warm_s < SLOW_S else 1
 
     def series_s(self, pruned_share: float) -> float:
         """Seconds that one series of rounds takes when nothing disturbs; for estimates."""
@@ -174,7 +185,7 @@ class Bench:
         first = self._dense.run_s() + run_pruned_s()
         for _ in range(self._warm_up(first) - 1):
             self._dense.run_s(), run_pruned_s()
-        wanted = self._wanted(first / share)
+        wanted = max(1, round(share * self._wanted(first)))
         limit_s = self._quiet_s() * QUIET or np.inf
         rounds, quiet, before_quiet = Rounds([self._dense.run_s()], [], []), 0, False
         # In a slow phase go on for longer, in the hope of quiet rounds.
