@@ -8,6 +8,7 @@ look-ups.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +99,16 @@ class LatencyModel:
     def load(cls, network: Network, folder: str | Path) -> LatencyModel:
         """From a table's folder; raises TableError."""
         return cls(network, LatencyTable.open(folder))
+
+    def with_menu(self, network: Network) -> LatencyModel:
+        """The same model for the same network with other widths to choose from."""
+        if network.fingerprint != self.network.fingerprint:
+            raise TableError(f"{network.name} is another network than {self._where} was made for")
+        other = copy.copy(self)
+        other.network = network
+        for derived in ("terms", "_positions"):
+            other.__dict__.pop(derived, None)
+        return other
 
     # -- questions -----------------------------------------------------------------------------
 
@@ -286,7 +297,7 @@ class LatencyModel:
         self._measured: dict[LayerSpec, float] = {}
         points: dict[tuple, dict] = {}
         for spec, share in self.shares.items():
-            calibrated = self.calibration.a * share + self.calibration.c * nodes[spec]
+            calibrated = self.calibration(share, nodes[spec])
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
             self._measured[spec] = seconds
             points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = seconds

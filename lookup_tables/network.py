@@ -264,6 +264,13 @@ class Network(_Frozen):
             table[layer.name] = Geometry(in_form, out_form, in_size, out_size)
         return table
 
+    def with_menu(self, menu: Mapping[str, tuple[int, ...]]) -> Network:
+        """The same network with other widths to choose from, group → ascending widths."""
+        data = self.model_dump()
+        for group in data["groups"]:
+            group["choices"] = menu[group["name"]]
+        return Network.model_validate(data)  # a copy would keep what was derived from the old menu
+
     # -- architectures -------------------------------------------------------------------------
 
     @property

@@ -18,6 +18,7 @@ from lookup_tables.layer import WEIGHTED, LayerSpec
 from lookup_tables.network import Architecture, ChannelGroup, Network
 
 Binding = Literal["launch", "memory", "compute"]
+MOST_CHOICES = 16  # widths of one group offered to a search
 WORTH = 0.001  # of the dense network's latency: what a narrower width must save to be offered
 _NEAR_FLOOR = 2.0  # times the cheapest weighted layer's time: bound by launching it
 _BUSY = 0.5  # share of the best rate seen on the device
@@ -96,14 +97,21 @@ class Staircase:
         return steps[::-1]
 
     def menu(self) -> Network:
-        """The network with the device's right edges as every group's widths."""
-        groups = tuple(
-            group.model_copy(
-                update={"choices": tuple(s.width for s in self.steps(group) if s.edge)}
-            )
-            for group in self.network.groups
-        )
-        return self.network.model_copy(update={"groups": groups})
+        """The network with the device's right edges as every group's widths.
+
+        Not narrower than the menu it comes with; of more than MOST_CHOICES edges, those are taken
+        that divide the group's times most evenly.
+        """
+        return self.network.with_menu({g.name: self._edges(g) for g in self.network.groups})
+
+    def _edges(self, group: ChannelGroup) -> tuple[int, ...]:
+        edges = [s for s in self.steps(group) if s.edge and s.width >= group.choices[0]]
+        if len(edges) > MOST_CHOICES:
+            seconds = np.array([step.seconds for step in edges])
+            evenly = np.linspace(seconds[0], seconds[-1], MOST_CHOICES)
+            nearest = {int(np.abs(seconds - wanted).argmin()) for wanted in evenly}
+            edges = [edges[i] for i in sorted(nearest)]
+        return tuple(step.width for step in edges)
 
     def lowest_width(self, group: ChannelGroup) -> int:
         """The narrowest width of a group that the table answers for."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
+from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
@@ -97,7 +98,9 @@ class Journey:
 
     @cached_property
     def latency(self) -> LatencyModel:
-        return LatencyModel.load(self.trace.network, self.settings.table)
+        """What the table predicts; offered are only widths at the right edges of its steps."""
+        measured = LatencyModel.load(self.trace.network, self.settings.table)
+        return measured.with_menu(Staircase(measured).menu())
 
     @property
     def budget_s(self) -> float:
@@ -140,7 +143,7 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         journey.latency,
         progress,
     )
-    task = Task(journey.trace.network, journey.latency, journey.budget_s, log.score)
+    task = Task(journey.latency.network, journey.latency, journey.budget_s, log.score)
     METHODS[settings.method](
         task, SearchSettings(settings.episodes, settings.seed, settings.reward)
     )

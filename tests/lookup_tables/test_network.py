@@ -144,3 +144,14 @@ def test_the_fingerprint_ignores_name_and_menu_but_not_layers():
     renamed = network.model_copy(update={"name": "other"})
     assert renamed.fingerprint == network.fingerprint
     assert chain(8, 8, 16).fingerprint != network.fingerprint
+
+
+def test_another_menu_changes_choices_and_nothing_else():
+    network = Network.load("resnet20")
+    menu = {group.name: (group.width // 2, group.width) for group in network.groups}
+    network.group  # noqa: B018 - derived from the old menu, and must not be kept
+    other = network.with_menu(menu)
+    assert {g.name: g.choices for g in other.groups} == menu
+    assert other.group["conv1"].choices == (8, 16)
+    assert other.fingerprint == network.fingerprint
+    assert other.layers == network.layers

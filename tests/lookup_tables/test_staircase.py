@@ -3,10 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture
-from lookup_tables.staircase import Staircase
+from lookup_tables.staircase import MOST_CHOICES, Staircase
 from tests.toys import chain, synthetic_table
 
 NETWORK = chain(32, 64, 32, 8)
@@ -90,6 +91,30 @@ def test_what_pruning_failed_to_buy_is_the_time_above_the_macs_share(stairs):
     assert layer.macs_share == pytest.approx(36 / 64)
     assert layer.lost_s == pytest.approx(layer.seconds - layer.dense_s * 36 / 64)
     assert layer.lost_s > 0  # 36 channels run as 48
+
+
+def test_a_search_sees_the_menu_and_the_prices_stay(stairs):
+    offered = stairs.model.with_menu(stairs.menu())
+    assert offered.network.groups == stairs.menu().groups
+    for width in offered.network.groups[1].choices:
+        architecture = Architecture(widths={"g1": width})
+        assert offered.latency_s(architecture) == pytest.approx(
+            stairs.model.latency_s(architecture)
+        )
+
+
+def test_a_model_is_not_lent_to_another_network(stairs):
+    with pytest.raises(TableError, match="another network"):
+        stairs.model.with_menu(chain(8, 8))
+
+
+def test_a_long_staircase_is_offered_in_part(tmp_path):
+    network = chain(256, 8)
+    table = synthetic_table(tmp_path / "t", network)
+    stairs = Staircase(LatencyModel(network, table))
+    choices = stairs.menu().groups[0].choices
+    assert len(choices) <= MOST_CHOICES
+    assert (choices[0], choices[-1]) == (64, 256)  # as narrow as the menu it came with
 
 
 def test_every_measured_width_has_a_step(stairs):
