@@ -23,6 +23,7 @@ help: ## This list
 	@echo "make prune WEIGHTS=file DATA_DIR=folder TABLE=folder OUT=folder"
 	@echo "           [MODEL=resnet56] [DATA=cifar10] [SPEEDUP=1.6] [METHOD=lap] [OPTIONS='--epochs 10']"
 	@echo "make bench [DATA_DIR=CIFAR-10 folder] [WEIGHTS_DIR=published ResNets] [TABLE=folder]"
+	@echo "           [ANCHORS_DIR=published pruned architectures]"
 
 setup: $(VENV)/.ready ## Make .venv and install everything into it
 
@@ -77,6 +78,14 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.latency_model_speed
 	$(BIN)/python -m benchmarks.interference
 	$(BIN)/python -m benchmarks.revalidate
+	$(BIN)/python -m benchmarks.learning_curve
+	$(BIN)/python -m benchmarks.latency_error
+	$(BIN)/python -m benchmarks.latency_error --threads 2
+	$(BIN)/python -m benchmarks.repeatability
+	$(BIN)/python -m benchmarks.kills
+ifdef ANCHORS_DIR
+	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
+endif
 ifdef WEIGHTS_DIR
 	$(BIN)/python -m benchmarks.published_accuracy --data-dir $(DATA_DIR) --weights-dir $(WEIGHTS_DIR)
 	$(BIN)/python -m benchmarks.prune_resnet56 --data-dir $(DATA_DIR) --table $(TABLE) \

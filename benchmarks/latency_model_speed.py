@@ -25,7 +25,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     on_menu = np.stack([rng.choice(g.choices, COUNT) for g in network.groups], axis=1)
     any_width = np.stack(
-        [rng.integers(g.choices[0], g.width + 1, COUNT // 10) for g in network.groups], axis=1
+        [rng.integers(-(-g.width // 4), g.width + 1, COUNT // 10) for g in network.groups], axis=1
     )
     removed = rng.random((COUNT, len(network.blocks))) < 0.3
     speeds = {

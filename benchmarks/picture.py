@@ -1,4 +1,7 @@
-"""The README's picture: predicted against measured on unseen networks, beside the FLOPs line."""
+"""The README's picture: predicted against measured on unseen networks, beside the FLOPs line.
+
+Filled: widths on the menu; open: any width from a quarter to full.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from latprof.validate import flops_line
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import DATA, LatencyTable, undisturbed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -25,7 +28,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=True):
         draw(axis, Network.load(name), LatencyTable.open(folder), title)
-    figure.suptitle("40 pruned networks the table never saw, one CPU thread")
+    figure.suptitle("pruned networks the table never saw, one CPU thread")
     OUT.parent.mkdir(exist_ok=True)
     figure.savefig(OUT, metadata={"Date": None})
     print(OUT)
@@ -33,27 +36,28 @@ def main() -> None:
 
 def draw(axis, network: Network, table: LatencyTable, title: str) -> None:
     model = LatencyModel(network, table)
-    unseen = table.settled_runs(network, "unseen")
-    scale = model.dense_s * 1e3
-    measured = np.array([run.ratio for run in unseen]) * scale
-    flops = flops_line(network, table.settled_runs(network, "design"), unseen) * scale
-    predicted = model.predict_architectures([run.architecture for run in unseen]).latency_s * 1e3
-    result = table.validation(network.name)
-    axis.plot(
-        measured,
-        flops,
-        "o",
-        mfc="none",
-        color="#999",
-        label=f"FLOPs line, error {result.flops_rmspe:.1%}",
-    )
-    axis.plot(
-        measured, predicted, "o", color="#167", label=f"latency table, error {result.rmspe:.1%}"
-    )
-    low, high = measured.min() * 0.95, measured.max() * 1.05
+    design = table.settled_runs(network, "design")
+    scale, seen = model.dense_s * 1e3, []
+    for widths, face, text in (("menu", None, "on the menu"), ("any", "none", "any width")):
+        of_kind, lines = (
+            [run for run in runs if model.off_menu(run.architecture) == (widths == "any")]
+            for runs in (undisturbed(table.settled_runs(network, "unseen")), design)
+        )
+        measured = np.array([run.ratio for run in of_kind]) * scale
+        predicted = model.predict_architectures([run.architecture for run in of_kind]).latency_s
+        flops = flops_line(network, lines, of_kind) * scale
+        result = table.validation(network.name, widths)
+        for values, colour, what, error in (
+            (flops, "#999", "FLOPs line", result.flops_rmspe),
+            (predicted * 1e3, "#167", "latency table", result.rmspe),
+        ):
+            label = f"{what}, {text}: error {error:.1%}"
+            axis.plot(measured, values, "o", mfc=face or colour, color=colour, label=label)
+        seen.append(measured)
+    low, high = np.concatenate(seen).min() * 0.95, np.concatenate(seen).max() * 1.05
     axis.plot([low, high], [low, high], color="#444", lw=0.8)
     axis.set(title=title, xlabel="measured, ms", ylabel="predicted, ms")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize=8)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ def save(name: str, content: dict) -> Path:
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         **content,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

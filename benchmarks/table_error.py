@@ -12,7 +12,7 @@ from benchmarks.results import save
 from latprof.validate import validation
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import DATA, LatencyTable, undisturbed
 
 
 def main() -> None:
@@ -27,35 +27,43 @@ def main() -> None:
 
 
 def describe(name: str, table: LatencyTable) -> dict:
-    """One network's errors; `recomputed_rmspe` must agree with what the profiler wrote."""
+    """One network's errors on its menu and at any width, as the profiler wrote them, checked."""
     network = Network.load(name)
-    written = table.validation(name)
-    recomputed = validation(network, table, table.settled_runs(network, "unseen"))
-    assert abs(recomputed.rmspe - written.rmspe) < 1e-6, "the table's own error does not hold"
+    model = LatencyModel(network, table)
     runs = table.runs(network)
-    return {
-        **written.model_dump(exclude={"row"}),
-        "rmspe_without_node_overhead": _rmspe_of_scaled_sum(network, table),
+    answer = {
         "runs": len(runs),
         "repeated_runs": sum(run.attempt > 0 for run in runs),
-        "dense_ms": LatencyModel(network, table).dense_s * 1e3,
+        "dense_ms": model.dense_s * 1e3,
+        "steps": {kind: step._asdict() for kind, step in model.steps.items()},
+        "rmspe_without_node_overhead": _rmspe_of_scaled_sum(network, table, model),
     }
+    for widths in ("menu", "any"):
+        written = table.validation(name, widths)
+        unseen = table.settled_runs(network, "unseen")
+        again = validation(model, table, unseen, widths, written.measuring_s)
+        assert abs(again.rmspe - written.rmspe) < 1e-6, "the table's own error does not hold"
+        answer[widths] = written.model_dump(exclude={"row", "widths"}, exclude_none=True)
+    return answer
 
 
-def _rmspe_of_scaled_sum(network: Network, table: LatencyTable) -> float:
-    """The same entries with the plain calibration a · sum + b, no term for nodes."""
-    model = LatencyModel(network, table)
+def _rmspe_of_scaled_sum(network: Network, table: LatencyTable, model: LatencyModel) -> float:
+    """The same entries on the menu with the plain calibration a · sum + b, no term for nodes."""
     shares = model.shares
 
     def total(run) -> float:
         specs = network.layer_specs(run.architecture)
         return sum(shares.get(spec, np.nan) for _, spec in specs)
 
-    design = table.settled_runs(network, "design")
+    design = undisturbed(table.settled_runs(network, "design"))
     x = np.array([[total(run), 1.0] for run in design])
     y = np.array([run.ratio for run in design])
     line, *_ = np.linalg.lstsq(x / y[:, None], np.ones(len(y)), rcond=None)
-    unseen = table.settled_runs(network, "unseen")
+    unseen = [
+        run
+        for run in undisturbed(table.settled_runs(network, "unseen"))
+        if not np.isnan(total(run))
+    ]
     predicted = np.array([[total(run), 1.0] for run in unseen]) @ line
     errors = predicted / [run.ratio for run in unseen] - 1
     return float(np.sqrt(np.mean(errors**2)))

@@ -1,0 +1,76 @@
+"""A profile killed at 50 random moments: is any complete row lost, is anything corrupt?
+
+    python -m benchmarks.kills [--kills 50]
+
+Each time the same command is started again on the same table and killed after a random while.
+After every kill the file must begin with all complete lines that were there before, and must be
+readable. At last the profile is finished. Nothing here is a timing.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import typer
+
+from benchmarks.results import save
+from lookup_tables.network import Network
+from lookup_tables.table import LatencyTable
+
+NETWORK = "digits_resnet"
+LONGEST_S = 4.0  # of one life: long enough to open the networks and write some rows
+
+
+def main(kills: int = 50, seed: int = 0) -> None:
+    moments = random.Random(seed)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "table"
+        path = folder / f"{NETWORK}.jsonl"
+        complete, cut_lines, rows = b"", 0, []
+        for number in range(kills):
+            process = start(folder)
+            time.sleep(moments.uniform(0.0, LONGEST_S))
+            finished = process.poll() is not None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            content = path.read_bytes() if path.exists() else b""
+            assert content.startswith(complete), f"kill {number} lost a complete row"
+            complete = content[: content.rfind(b"\n") + 1]
+            cut_lines += content != complete
+            if complete and content == complete:
+                LatencyTable.open(folder).rows(NETWORK)
+            rows.append(complete.count(b"\n"))
+            print(f"kill {number + 1}: {rows[-1]} rows, last line cut: {content != complete}")
+            if finished:
+                print("finished before it was killed; it goes on from the whole table")
+        process = start(folder)
+        assert process.wait() == 0, "the profile could not be finished"
+        table = LatencyTable.open(folder)
+        network = Network.load(NETWORK)
+        assert path.read_bytes().startswith(complete)
+        content = {
+            "kills": kills,
+            "seed": seed,
+            "rows_after_each": rows,
+            "kills_that_cut_a_line": cut_lines,
+            "complete_rows_lost": 0,
+            "runs_in_the_finished_table": len(table.runs(network)),
+            "validated": table.validation(NETWORK) is not None,
+        }
+    print(save("kills", content))
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "latprof", "profile", "--network", NETWORK]
+    command += ["--levels", "4", "--samples", "10", "--out", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    typer.run(main)

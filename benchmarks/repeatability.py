@@ -1,0 +1,48 @@
+"""How well tables repeat: rebuilt in fresh processes, compared entry by entry and per network.
+
+    python -m benchmarks.repeatability [--network resnet20] [--times 5] [--work FOLDER]
+
+The tables stay in the work folder, so that it can be interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from benchmarks.results import save
+from latprof.detect import Usage, this_device
+from latprof.repeat import repeat
+from lookup_tables.network import Network
+from lookup_tables.table import DATA, LatencyTable
+
+
+def main(
+    network: str = "resnet20",
+    times: int = 5,
+    threads: int = 1,
+    work: Path = Path("runs/repeatability"),
+    levels: int = 8,
+    samples: int = 20,
+) -> None:
+    device = this_device("cpu", Usage(threads))
+    table = LatencyTable.open(DATA / device.name)
+    device.require(table.device, str(table.folder))
+    folder = work / f"{network}_{device.name}"
+    options = ["--levels", str(levels), "--samples", str(samples)]
+    found = repeat(
+        Network.load(network), table, times, folder, options, network,
+        lambda done, total, text: print(f"{done}/{total} {text}"),
+    )  # fmt: skip
+    tables = [LatencyTable.open(folder / str(i)) for i in range(1, times + 1)]
+    errors = [
+        {widths: t.validation(network, widths).rmspe for widths in ("menu", "any")} for t in tables
+    ]
+    content = {"device": device.model_dump(), **asdict(found), "rmspe_of_each": errors}
+    print(save(f"repeatability_{network}_{device.name}", content))
+
+
+if __name__ == "__main__":
+    typer.run(main)
