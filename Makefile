@@ -79,6 +79,7 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.interference
 	$(BIN)/python -m benchmarks.revalidate
 	$(BIN)/python -m benchmarks.learning_curve
+	$(BIN)/python -m benchmarks.interpolation
 	$(BIN)/python -m benchmarks.latency_error
 	$(BIN)/python -m benchmarks.latency_error --threads 2
 	$(BIN)/python -m benchmarks.repeatability

@@ -34,7 +34,7 @@ from lookup_tables.table import LayerTime
 
 __all__ = ["Instrumented", "Monitor", "Running"]
 
-PROVIDER = "CUDAExecutionProvider"
+PROVIDER, MEMORY = "CUDAExecutionProvider", "cuda"
 _MOST_SESSIONS = 512  # of single layers; each holds weights and a workspace on the card
 
 
@@ -208,10 +208,10 @@ def _without_waiting() -> ort.RunOptions:
 
 
 def _on_device(value: np.ndarray) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0)
+    return ort.OrtValue.ortvalue_from_numpy(value, MEMORY, 0)
 
 
 def _empty(shape, device: Device) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_shape_and_type(
-        list(shape), NUMPY[device.precision], "cuda", 0
+        list(shape), NUMPY[device.precision], MEMORY, 0
     )
