@@ -24,6 +24,7 @@ from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.table import Conditions, LayerTime
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
+BETTER, BETTER_S = 30, 0.4  # as many are worth this long: ratios of few scatter by two percent
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
 SESSIONS = 3  # whose median counts
@@ -203,7 +204,9 @@ class Bench:
         return rounds
 
     def _wanted(self, round_s: float) -> int:
-        fewest = FEWEST if round_s < SLOW_S else FEWEST_SLOW
+        if round_s >= SLOW_S:
+            return FEWEST_SLOW
+        fewest = np.clip(BETTER_S / round_s, FEWEST, BETTER)
         return int(np.clip(self.target_s / round_s, fewest, MOST))
 
     def _warm_up(self, round_s: float) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Architecture, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
+_DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
 NUMPY = {"fp32": np.float32, "fp16": np.float16}
 _ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _ACTIVATION_OPS = {
@@ -40,7 +42,7 @@ def build(
     Weights are random and keep the scale of activations: zeros and denormals run at other
     speeds than real data. Raises ArchitectureError.
     """
-    writer = _Writer(np.random.default_rng(seed), NUMPY[precision])
+    writer = _Writer(seed, NUMPY[precision])
     layers = network.layer_specs(architecture)
     for layer, spec in layers:
         writer.add(layer, spec)
@@ -94,7 +96,7 @@ class LayerModel:
                 "residual": names[-1] if self.layer.residual else None,
             }
         )
-        writer = _Writer(np.random.default_rng(seed), NUMPY[self.precision])
+        writer = _Writer(seed, NUMPY[self.precision])
         element = _ONNX[self.precision]
         inputs = []
         for name, shape in zip(names, self.in_shapes, strict=True):
@@ -134,11 +136,17 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
 
 
+@cache
+def _drawn(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32)
+
+
 class _Writer:
     """Collects nodes and weights; `tensor` maps a layer to the tensor that holds its output."""
 
-    def __init__(self, rng: np.random.Generator, dtype: type) -> None:
-        self.rng, self.dtype = rng, dtype
+    def __init__(self, seed: int, dtype: type) -> None:
+        self.dtype = dtype
+        self._drawn = _drawn(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.tensor = {INPUT: INPUT}
@@ -149,7 +157,7 @@ class _Writer:
         return output
 
     def weight(self, name: str, shape: tuple[int, ...], scale: float) -> str:
-        values = (self.rng.standard_normal(shape, dtype=np.float32) * scale).astype(self.dtype)
+        values = (np.resize(self._drawn, shape) * np.float32(scale)).astype(self.dtype)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 

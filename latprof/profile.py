@@ -37,6 +37,7 @@ from lookup_tables.table import LatencyTable, Plan, Validation
 Report = Callable[[int, int, str], None]  # done, of how many, what now
 TARGET_S = 0.15  # most seconds of one series of rounds
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
+REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
 CANDIDATES = 24  # networks between the menu's widths, of which the table is least sure of one
 LEGS = 6
 FEWEST_JUDGED = 14  # unseen networks of each kind before an error counts as reached
@@ -182,15 +183,17 @@ class _Journey:
         attempts = attempts_of(self.table.runs(self.network))
         outliers = self._outliers()
         again = [
-            key
+            runs
             for key, runs in attempts.items()
             if (is_disturbed(runs, attempts) or (key in outliers and len(runs) == 1))
             and len(runs) < MOST_ATTEMPTS
         ]
+        # Where the dense network's time scatters widely without phases, many seem disturbed.
+        again.sort(key=lambda runs: -min(run.loudest_s for run in runs))
+        most = max(2, round(REPEATED * len(attempts)))
         return [
-            Job(purpose, number, len(attempts[purpose, number]), first.architecture)
-            for purpose, number in again
-            for first in attempts[purpose, number][:1]
+            Job(runs[0].purpose, runs[0].run, len(runs), runs[0].architecture)
+            for runs in again[:most]
         ]
 
     def _outliers(self) -> set[tuple[str, int]]:

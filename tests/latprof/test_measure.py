@@ -61,3 +61,10 @@ def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypat
     monkeypatch.setattr(bench._dense, "run_s", lambda: next(slow))
     series = bench._rounds(lambda: 1.0)
     assert len(series.pruned) == PATIENCE * bench._wanted(2.0)
+
+
+@pytest.mark.parametrize(
+    ("round_s", "wanted"), [(0.0001, 100), (0.01, 30), (0.02, 20), (0.1, 12), (1.0, 5)]
+)
+def test_slow_networks_need_fewer_rounds(bench, round_s, wanted):
+    assert bench._wanted(round_s) == wanted
