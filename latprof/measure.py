@@ -25,6 +25,7 @@ from lookup_tables.table import Conditions, LayerTime
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
 BETTER, BETTER_S = 30, 0.4  # as many are worth this long: ratios of few scatter by two percent
+HEAVY_S = 0.02  # rounds so long need one warm-up only
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
 SESSIONS = 3  # whose median counts
@@ -210,7 +211,7 @@ class Bench:
         return int(np.clip(self.target_s / round_s, fewest, MOST))
 
     def _warm_up(self, round_s: float) -> int:
-        return WARM_UP if round_s < SLOW_S else 1
+        return WARM_UP if round_s < HEAVY_S else 1
 
     def _build(self, architecture: Architecture) -> bytes:
         model = build(self.network, architecture, self.device.batch, self.device.precision)
