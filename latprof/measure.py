@@ -10,6 +10,7 @@ changes what they find in the caches (benchmarks/interference.py).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from importlib import import_module
 
 import numpy as np
 
+from latprof.detect import uuid_of
 from latprof.errors import Throttled
 from latprof.onnx_model import build, random_input
 from lookup_tables.device import Device
@@ -28,8 +30,7 @@ BETTER, BETTER_S = 30, 0.4  # as many are worth this long: ratios of few scatter
 HEAVY_S = 0.02  # rounds so long need one warm-up only
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
-SESSIONS = 3  # whose median counts
-MOST_THROTTLED = 50  # rounds in a row before giving up
+SESSIONS = 3  # of both networks; the median of the three ratios counts
 INSTRUMENTED = 0.6  # of the rounds, for layers: most are in several runs of the design
 PATIENCE = 4  # times the wanted rounds, while too few were quiet
 QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
@@ -94,7 +95,10 @@ def runtime(device: Device):
 
     Both have `Running`, `Instrumented` and `Monitor`; only the one that is needed is imported.
     """
-    return import_module("latprof.cuda" if device.kind == "cuda" else "latprof.cpu")
+    if device.kind == "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = uuid_of(device)  # before anything starts CUDA
+        return import_module("latprof.cuda")
+    return import_module("latprof.cpu")
 
 
 class Bench:
@@ -106,9 +110,14 @@ class Bench:
         self._runtime = runtime(device)
         self._feed = {INPUT: random_input(network, device.batch, device.precision)}
         start_s = time.perf_counter()
-        self._dense = self._runtime.Running(self._build(network.dense), self._feed, device)
+        model = self._build(network.dense)
+        dense = self._runtime.Running(model, self._feed, device)
         self.opening_s = time.perf_counter() - start_s
-        self._warm_s = min(self._dense.run_s() for _ in range(WARM_UP))
+        self._warm_s = min(dense.run_s() for _ in range(WARM_UP))
+        # As many dense sessions: a single one's luck would be in every ratio of the table.
+        others = range(self._sessions() - 1)
+        opened = (self._runtime.Running(model, self._feed, device) for _ in others)
+        self._dense = [dense, *opened]
         self._dense_medians: list[float] = []
         self._monitor = self._runtime.Monitor(device)
 
@@ -117,9 +126,9 @@ class Bench:
         start_s = time.perf_counter()
         model = self._build(architecture)
         series = []
-        for _ in range(self._sessions()):
+        for dense in self._dense:
             pruned = self._runtime.Running(model, self._feed, self.device)
-            rounds = self._rounds(pruned.run_s, 1 / self._sessions())
+            rounds = self._rounds(dense, pruned.run_s, 1 / len(self._dense))
             kept = rounds.kept(self._quiet_s())
             self._dense_medians.append(float(np.median(rounds.dense_s)))
             beside_s, pruned_s = rounds.beside_s[kept], rounds.pruned_s[kept]
@@ -146,7 +155,7 @@ class Bench:
         )
 
     def _sessions(self) -> int:
-        """Fresh sessions per pruned network: where its memory lies moves a session's times."""
+        """Sessions of each network: where its memory lies moves a session's times."""
         return SESSIONS if self._warm_s < SLOW_S else 1
 
     def series_s(self, pruned_share: float) -> float:
@@ -161,7 +170,7 @@ class Bench:
         profiled = self._runtime.Instrumented(
             self.network, architecture, model, self._feed, self.device
         )
-        rounds = self._rounds(profiled.run_s, INSTRUMENTED)
+        rounds = self._rounds(self._dense[0], profiled.run_s, INSTRUMENTED)
         kept = rounds.kept(self._quiet_s())
         beside_s = float(np.median(rounds.beside_s[kept]))
         times = profiled.layer_times(rounds.beside_s, kept)
@@ -172,36 +181,37 @@ class Bench:
 
     def _graph_ratio(self, pruned) -> float | None:
         """Both networks replayed as CUDA graphs; None where the runtime has none."""
-        pairs = [
-            (self._dense.graph_s(), pruned.graph_s())
-            for _ in range(FEWEST if self._dense.has_graph else 0)
-        ]
+        dense = self._dense[0]
+        count = FEWEST if dense.has_graph else 0
+        pairs = [(dense.graph_s(), pruned.graph_s()) for _ in range(count)]
         ratios = [pruned_s / dense_s for dense_s, pruned_s in pairs]
         return float(np.median(ratios)) if ratios else None
 
     def _quiet_s(self) -> float:
         return float(np.percentile(self._dense_medians, 10)) if self._dense_medians else 0.0
 
-    def _rounds(self, run_pruned_s: Callable[[], float], share: float = 1.0) -> Rounds:
-        """One series of rounds; the warm-up is left out."""
-        first = self._dense.run_s() + run_pruned_s()
-        for _ in range(self._warm_up(first) - 1):
-            self._dense.run_s(), run_pruned_s()
-        wanted = max(1, round(share * self._wanted(first)))
+    def _rounds(self, dense, run_pruned_s: Callable[[], float], share: float = 1.0) -> Rounds:
+        """One series of rounds of a dense session and a pruned one; the warm-up is left out."""
+        run_pruned_s()  # a session's first run is slow, and says nothing about the others
+        round_s = dense.run_s() + run_pruned_s()
+        for _ in range(self._warm_up(round_s) - 1):
+            dense.run_s(), run_pruned_s()
+        wanted = max(1, round(share * self._wanted(round_s)))
         limit_s = self._quiet_s() * QUIET or np.inf
-        rounds, quiet, before_quiet = Rounds([self._dense.run_s()], [], []), 0, False
+        rounds, quiet = Rounds([dense.run_s()], [], []), 0
+        before_quiet = rounds.dense[0] <= limit_s
         # In a slow phase go on for longer, in the hope of quiet rounds.
         while len(rounds.pruned) < PATIENCE * wanted:
             rounds.pruned.append(run_pruned_s())
-            rounds.dense.append(self._dense.run_s())
+            rounds.dense.append(dense.run_s())
             rounds.throttled.append(self._monitor.throttled())
-            if all(rounds.throttled[-MOST_THROTTLED:]) and len(rounds.pruned) >= MOST_THROTTLED:
-                raise Throttled(self._monitor.complaint())
             after_quiet = rounds.dense[-1] <= limit_s and not rounds.throttled[-1]
             quiet += before_quiet and after_quiet
             before_quiet = after_quiet
             if quiet >= wanted:
                 break
+        if all(rounds.throttled):
+            raise Throttled(self._monitor.complaint())
         return rounds
 
     def _wanted(self, round_s: float) -> int:

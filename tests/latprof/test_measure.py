@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latprof.detect import this_device
+from latprof.errors import Throttled
 from latprof.measure import PATIENCE, Bench, Rounds
 from lookup_tables.network import Architecture
 from pruner.trace import trace
@@ -58,8 +59,8 @@ def test_the_dense_network_beside_a_round_is_the_mean_of_before_and_after():
 def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypatch):
     slow = iter([1.0, 1.0] * 1000)
     monkeypatch.setattr(bench, "_dense_medians", [0.5])
-    monkeypatch.setattr(bench._dense, "run_s", lambda: next(slow))
-    series = bench._rounds(lambda: 1.0)
+    monkeypatch.setattr(bench._dense[0], "run_s", lambda: next(slow))
+    series = bench._rounds(bench._dense[0], lambda: 1.0)
     assert len(series.pruned) == PATIENCE * bench._wanted(2.0)
 
 
@@ -68,3 +69,10 @@ def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypat
 )
 def test_slow_networks_need_fewer_rounds(bench, round_s, wanted):
     assert bench._wanted(round_s) == wanted
+
+
+def test_a_gpu_that_only_throttles_is_an_error_that_says_why(bench, monkeypatch):
+    monkeypatch.setattr(bench._monitor, "throttled", lambda: True)
+    monkeypatch.setattr(bench._monitor, "complaint", lambda: "too hot", raising=False)
+    with pytest.raises(Throttled, match="too hot"):
+        bench.measure(NETWORK.dense, instrumented=False)
