@@ -5,7 +5,7 @@ synchronise. Three times are taken:
 
 - *stream*: a run as a user makes it. If the host cannot launch kernels as fast as the GPU works
   them off, the host's time is in it, because it is in the user's.
-- *graph*: the run captured once as a CUDA graph and replayed; only the GPU's time.
+- *graph*: the run captured once as a CUDA graph and replayed; the host launches once.
 - *layers*: each fused layer is a session of its own; they run in the network's order, each on its
   predecessor's output, with an event between any two. A kernel that only waits is launched first,
   so that all of them are queued before the first one begins and the GPU never waits for the host.
@@ -35,6 +35,7 @@ from lookup_tables.table import LayerTime
 __all__ = ["Instrumented", "Monitor", "Running"]
 
 PROVIDER, MEMORY = "CUDAExecutionProvider", "cuda"
+_LONGEST_DELAY_S = 0.05  # by which work is held back while it is queued
 _MOST_SESSIONS = 512  # of single layers; each holds weights and a workspace on the card
 
 
@@ -89,22 +90,25 @@ class Instrumented:
         tensors = {name: _on_device(value) for name, value in feed.items()}
         self._steps = [_Step(layer, tensors, device) for layer in layers]
         self._events = [cuda.event() for _ in range(len(self._steps) + 1)]
-        self._launching_s = 0.0
         self._rows: list[np.ndarray] = []
         for step in self._steps:  # the first run of a session searches for algorithms
             step.run()
         self._settle()
+        start_s = time.perf_counter()
+        for step in self._steps:
+            step.run()
+        launching_s = time.perf_counter() - start_s
+        self._settle()
+        self._delay_s = min(1.5 * launching_s + 5e-4, _LONGEST_DELAY_S)
 
     def run_s(self) -> float:
         """Run the chain once; seconds from its first to its last event."""
         cuda = driver()
-        cuda.delay(2 * self._launching_s + 1e-3)
-        start_s = time.perf_counter()
+        cuda.delay(self._delay_s)
         cuda.record(self._events[0])
         for step, event in zip(self._steps, self._events[1:], strict=True):
             step.run()
             cuda.record(event)
-        self._launching_s = max(self._launching_s, time.perf_counter() - start_s)
         cuda.wait(self._events[-1])
         pairs = zip(self._events[:-1], self._events[1:], strict=True)
         self._rows.append(np.array([cuda.between_s(a, b) for a, b in pairs]))
@@ -176,7 +180,7 @@ _sessions: OrderedDict[tuple, ort.InferenceSession] = OrderedDict()
 
 
 def _session_of(layer: LayerModel, device: Device) -> ort.InferenceSession:
-    key = (layer.spec, layer.in_shapes, device)
+    key = (layer.spec, layer.in_shapes, device.model_dump_json())
     if key not in _sessions:
         _sessions[key] = _open(layer.model().SerializeToString(), device, graph=False)
         if len(_sessions) > _MOST_SESSIONS:

@@ -1,11 +1,13 @@
 """Streams, events and a delay on an NVIDIA GPU: from pycuda, or from torch where it is missing.
 
 This is the only file of the profiler that may import torch, and only when asked for a GPU.
-Both live in the primary context of the first visible card, the one ONNX Runtime uses.
+Both live in the primary context of the first visible card, the one ONNX Runtime uses;
+`latprof.measure.runtime` makes the device's card the only visible one.
 """
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
@@ -53,7 +55,11 @@ def driver() -> Driver:
             return make()
         except Exception as error:  # each library has its own errors for "no GPU here"
             faults.append(f"{name}: {error or type(error).__name__}")
-    raise DeviceNotHere("CUDA events need pycuda or torch with a working GPU: " + "; ".join(faults))
+    raise DeviceNotHere(
+        "CUDA events need pycuda (and nvcc) or torch with a working GPU: "
+        + "; ".join(faults)
+        + ". Try: pip install torch"
+    )
 
 
 class _Pycuda:
@@ -65,11 +71,16 @@ class _Pycuda:
 
         cuda.init()
         self._cuda = cuda
-        self._context = cuda.Device(0).retain_primary_context()
-        self._context.push()
-        self._stream = cuda.Stream()
+        context = cuda.Device(0).retain_primary_context()
+        context.push()
+        try:
+            self._stream = cuda.Stream()
+            self._spin = SourceModule(_SPIN, no_extern_c=True).get_function("spin")
+        except Exception:
+            context.pop()
+            raise
+        atexit.register(context.pop)  # pycuda aborts if a context is left at the end
         self.stream = self._stream.handle
-        self._spin = SourceModule(_SPIN, no_extern_c=True).get_function("spin")
 
     def event(self):
         return self._cuda.Event()

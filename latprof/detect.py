@@ -30,7 +30,6 @@ class Usage:
     batch: int = 1
     precision: str = "fp32"
     cuda_graph: bool = False
-    nhwc: bool = False
     algorithm_search: str = "EXHAUSTIVE"  # cuDNN's: EXHAUSTIVE, HEURISTIC or DEFAULT
 
     @classmethod
@@ -42,7 +41,6 @@ class Usage:
             batch=device.batch,
             precision=device.precision,
             cuda_graph=options.get(GRAPH) == "1",
-            nhwc=options.get("prefer_nhwc") == "1",
             algorithm_search=options.get("cudnn_conv_algo_search", cls.algorithm_search),
         )
 
@@ -51,8 +49,8 @@ def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
     """The device of this machine that `asked` names: `cpu`, `cuda`, or the hardware's short name.
 
     A short name is what the hardware reports, in lower case and without its maker:
-    `NVIDIA TITAN RTX` is titan_rtx. Raises DeviceNotHere, saying what is here and where a table
-    may come from.
+    `NVIDIA TITAN RTX` is titan_rtx. `cuda` is the first card the driver lists. Raises
+    DeviceNotHere, saying what is here and where a table may come from.
     """
     if asked != "cpu":
         for gpu in gpus():
@@ -68,8 +66,8 @@ def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
         raise DeviceNotHere(f"{threads} threads were asked for; this machine has {cores} cores")
     if precision != "fp32":
         raise DeviceNotHere(f"precision {precision} is not supported on CPU; use fp32")
-    if usage.cuda_graph or usage.nhwc:
-        raise DeviceNotHere("CUDA graphs and NHWC need a GPU: name one with --device")
+    if usage.cuda_graph:
+        raise DeviceNotHere("CUDA graphs need a GPU: name one with --device")
     return _cpu(threads, batch)
 
 
@@ -167,8 +165,19 @@ class Gpu:
 
     @property
     def slug(self) -> str:
-        """The short name by which users ask for it: no maker, no memory size."""
+        """The short name by which users ask for it: without its maker."""
         return re.sub(r"^(nvidia_)?((geforce|tesla|quadro)_)?", "", _slug(self.name))
+
+
+def uuid_of(device: Device) -> str:
+    """The UUID of this machine's first card of the device's kind; raises DeviceNotHere.
+
+    Not part of the identity: another card of the same kind is the same device.
+    """
+    for gpu in gpus():
+        if gpu.name == device.processor:
+            return gpu.uuid
+    raise DeviceNotHere(_not_here(device.name, _cpu(1, 1)))
 
 
 _QUERY = "name,uuid,memory.total,driver_version,compute_cap,clocks.max.sm"
@@ -192,7 +201,6 @@ def parse_gpus(listing: str) -> list[Gpu]:
 def _gpu_name(gpu: Gpu, usage: Usage) -> str:
     parts = [gpu.slug]
     parts += [usage.precision] if usage.precision != "fp32" else []
-    parts += ["nhwc"] if usage.nhwc else []
     parts += ["graph"] if usage.cuda_graph else []
     parts += [f"b{usage.batch}"] if usage.batch != 1 else []
     return "_".join(parts)
@@ -215,7 +223,6 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
         kind="cuda",
         processor=gpu.name,
         processor_detail={
-            "uuid": gpu.uuid,
             "memory": gpu.memory,
             "compute_capability": gpu.compute_capability,
             "max_sm_clock": gpu.max_sm_clock,
@@ -230,11 +237,11 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
             "cudnn_conv_use_max_workspace": "1",
             "do_copy_in_default_stream": "1",
             "use_tf32": "0",
-            "prefer_nhwc": "1" if usage.nhwc else "0",
+            "prefer_nhwc": "0",  # between single layers it would cost two transposes each
+            "arena_extend_strategy": "kSameAsRequested",
             GRAPH: "1" if usage.cuda_graph else "0",
         },
         session_options={"graph_optimization_level": "all", "execution_mode": "sequential"},
-        layout="nhwc" if usage.nhwc else "nchw",
         precision=usage.precision,
         batch=usage.batch,
         affinity=affinity(),

@@ -11,6 +11,7 @@ from collections import Counter
 from statistics import median
 from types import ModuleType
 
+from latprof.detect import uuid_of
 from latprof.errors import DeviceNotHere
 from lookup_tables.device import Device
 from lookup_tables.table import Conditions
@@ -51,7 +52,7 @@ class Monitor:
 
     def __init__(self, device: Device, nvml: ModuleType | None = None) -> None:
         self._nvml = nvml or library()
-        self._handle = handle_of(str(device.processor_detail.get("uuid", "")), self._nvml)
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid_of(device))
         self._kept: list[tuple[float, float, float, float]] = []
         self._dropped: Counter[str] = Counter()
         self._dropped_samples = 0
@@ -74,8 +75,10 @@ class Monitor:
         )
         return False
 
-    def conditions(self) -> Conditions:
-        """Medians over the samples kept since the last call; then it starts anew."""
+    def conditions(self) -> Conditions | None:
+        """Medians over the samples kept since the last call, then it starts anew; None of none."""
+        if not self._kept:
+            return None
         sm, memory, temperature, power = (float(median(c)) for c in zip(*self._kept, strict=True))
         found = Conditions(
             sm_clock_mhz=sm,
@@ -99,14 +102,12 @@ class Monitor:
         )
 
 
-def handle_of(uuid: str, nvml: ModuleType):
-    """The card with this UUID, the first one where it is not known."""
-    if uuid:
-        return nvml.nvmlDeviceGetHandleByUUID(uuid)
-    return nvml.nvmlDeviceGetHandleByIndex(0)
-
-
 def _event_reasons(nvml: ModuleType, handle) -> int:
+    """The mask; older drivers know the question by its name before 2023 only."""
     ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    ask = ask or nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # its name before 2023
-    return int(ask(handle))
+    if ask is not None:
+        try:
+            return int(ask(handle))
+        except nvml.NVMLError:
+            pass
+    return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))

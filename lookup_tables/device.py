@@ -37,7 +37,7 @@ class Device(BaseModel):
     provider: str
     provider_options: dict[str, str] = {}  # algorithm search, streams
     session_options: dict[str, str] = {}  # optimisation level, spinning, thread pools
-    layout: Literal["nchw", "nhwc"] = "nchw"  # of the network's input
+    layout: Literal["nchw", "nhwc"] = "nchw"  # that kernels are asked to work in
     precision: Literal["fp32", "fp16"] = "fp32"
     batch: Annotated[int, Field(gt=0)] = 1
     threads: Annotated[int, Field(gt=0)] = 1
@@ -82,7 +82,8 @@ class Device(BaseModel):
             if _format(text) < FORMAT:
                 raise TableError(
                     f"{path}: format {_format(text)} was measured by an older method, whose "
-                    "latencies do not compare with this one's. Measure it again: latprof profile"
+                    "latencies do not compare with this one's. Move the folder away and measure "
+                    "anew with `latprof profile`, or give another one with --out"
                 )
             return cls.model_validate_json(text)
         except (FileNotFoundError, NotADirectoryError):

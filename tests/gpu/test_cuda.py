@@ -70,9 +70,7 @@ def test_clocks_and_throttling_are_noted_with_every_run(bench):
     assert conditions.power_w > 0
 
 
-@pytest.mark.parametrize(
-    "usage", [Usage(precision="fp16"), Usage(batch=8), Usage(cuda_graph=True), Usage(nhwc=True)]
-)
+@pytest.mark.parametrize("usage", [Usage(precision="fp16"), Usage(batch=8), Usage(cuda_graph=True)])
 def test_every_way_of_use_runs(usage):
     sample = Bench(NETWORK, this_device("cuda", usage), target_s=0.02).measure(NETWORK.dense)
     assert sample.ratio == pytest.approx(1, abs=0.5)

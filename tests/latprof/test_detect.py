@@ -42,8 +42,8 @@ def test_threads_and_batch_are_part_of_the_name():
     assert this_device("cpu", Usage(batch=4)).name.endswith("_1t_b4")
 
 
-def test_cuda_graphs_and_layouts_are_refused_on_cpu():
-    with pytest.raises(DeviceNotHere, match="need a GPU"):
+def test_cuda_graphs_are_refused_on_cpu():
+    with pytest.raises(DeviceNotHere, match="CUDA graphs need a GPU"):
         this_device("cpu", Usage(cuda_graph=True))
 
 
@@ -95,7 +95,6 @@ def test_everything_that_decides_a_gpus_latency_is_in_its_identity(titan):
     others = {
         "titan_rtx_fp16_b8": Usage(batch=8, precision="fp16"),
         "titan_rtx_graph": Usage(cuda_graph=True),
-        "titan_rtx_nhwc": Usage(nhwc=True),
         "titan_rtx": Usage(algorithm_search="HEURISTIC"),
     }
     for name, usage in others.items():
@@ -121,3 +120,17 @@ def test_an_unknown_algorithm_search_is_refused_with_the_known_ones(titan):
 def test_an_absent_gpu_is_told_beside_the_ones_that_are_here(titan):
     with pytest.raises(DeviceNotHere, match=r"GPU 'NVIDIA TITAN RTX' \(--device titan_rtx\)"):
         this_device("a100")
+
+
+def test_every_card_is_measured_as_itself(titan):
+    for gpu in parse_gpus(LISTING):
+        device = this_device(gpu.slug)
+        assert device.processor == gpu.name
+        assert detect.uuid_of(device) == gpu.uuid
+        assert this_device(device.processor, Usage.of(device)) == device
+
+
+def test_a_card_that_is_gone_is_told(titan):
+    gone = this_device("titan_rtx").model_copy(update={"processor": "NVIDIA A100", "name": "a100"})
+    with pytest.raises(DeviceNotHere, match="device a100 is not here"):
+        detect.uuid_of(gone)

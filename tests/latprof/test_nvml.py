@@ -7,7 +7,12 @@ import pytest
 from latprof.nvml import THROTTLING, Monitor, reasons
 from tests.toys import DEVICE
 
-GPU = DEVICE.model_copy(update={"kind": "cuda", "processor_detail": {"uuid": "GPU-1"}})
+GPU = DEVICE.model_copy(update={"kind": "cuda"})
+
+
+@pytest.fixture(autouse=True)
+def _one_card(monkeypatch):
+    monkeypatch.setattr("latprof.nvml.uuid_of", lambda device: "GPU-1")
 
 
 def played_back(masks):
@@ -52,6 +57,23 @@ def test_conditions_start_anew_for_every_run():
     assert monitor.conditions().throttled == 1
     monitor.throttled()
     assert monitor.conditions().throttled == 0
+
+
+def test_a_run_without_a_kept_sample_has_no_conditions():
+    monitor = Monitor(GPU, played_back([0x40]))
+    monitor.throttled()
+    assert monitor.conditions() is None
+
+
+def test_an_older_driver_is_asked_by_the_older_name():
+    nvml = played_back([0x04])
+    nvml.NVMLError = type("NVMLError", (Exception,), {})
+
+    def unknown(handle):
+        raise nvml.NVMLError
+
+    nvml.nvmlDeviceGetCurrentClocksEventReasons = unknown
+    assert Monitor(GPU, nvml).throttled()
 
 
 def test_a_card_that_only_throttles_is_complained_about_with_the_reason():
