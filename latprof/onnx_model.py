@@ -138,7 +138,8 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 @cache
 def _drawn(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32)
+    """Twice the same numbers, so that a stretch of _DRAWN may begin anywhere in the first."""
+    return np.tile(np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32), 2)
 
 
 class _Writer:
@@ -146,7 +147,7 @@ class _Writer:
 
     def __init__(self, seed: int, dtype: type) -> None:
         self.dtype = dtype
-        self._drawn = _drawn(seed)
+        self._drawn, self._start = _drawn(seed), 0
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.tensor = {INPUT: INPUT}
@@ -157,7 +158,9 @@ class _Writer:
         return output
 
     def weight(self, name: str, shape: tuple[int, ...], scale: float) -> str:
-        values = (np.resize(self._drawn, shape) * np.float32(scale)).astype(self.dtype)
+        drawn = np.resize(self._drawn[self._start : self._start + _DRAWN], shape)
+        self._start = (self._start + drawn.size) % _DRAWN  # no two tensors begin alike
+        values = (drawn * np.float32(scale)).astype(self.dtype)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 

@@ -26,6 +26,7 @@ _ACTIVATIONS = {
     "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Clip": "relu6",
 }  # fmt: skip
 _PASSED_ON = {"Identity", "Dropout", "Cast"}
+_READ_FLAT = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", *_PASSED_ON}
 
 
 def read_onnx(path: str | Path) -> Network:
@@ -33,8 +34,9 @@ def read_onnx(path: str | Path) -> Network:
     path = Path(path)
     try:
         model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise NetworkError(f"{path}: no such ONNX file") from None
+    except FileNotFoundError as error:
+        missing = "no such ONNX file" if not path.exists() else f"its weights are missing: {error}"
+        raise NetworkError(f"{path}: {missing}") from None
     except DecodeError:
         raise NetworkError(f"{path}: not a readable ONNX file") from None
     return _Reader(path, model).network()
@@ -108,6 +110,11 @@ class _Reader:
         if all(name in self.constants for name in node.input if name):
             self._fold(node)
             return
+        if node.op_type not in _READ_FLAT:
+            for name in node.input:
+                tensor = self.assembly.tensors.get(name)
+                if tensor and tensor.flattened > 1:
+                    raise self._refused(node, "reads flattened maps; only linear layers may")
         if node.op_type in _ACTIVATIONS:
             self._activation(node)
         elif node.op_type in _PASSED_ON:
@@ -119,7 +126,7 @@ class _Reader:
             raise self._refused(node, f"is not supported. Supported: {', '.join(supported)}")
 
     def _fold(self, node: NodeProto) -> None:
-        """A node of constants (a shape put together, say); its value where inference found it."""
+        """A node of constants only."""
         if node.op_type in ("Identity", "Cast"):
             self.constants[node.output[0]] = self.constants[node.input[0]]
             return
@@ -182,7 +189,10 @@ class _Reader:
 
     def _activation(self, node: NodeProto) -> None:
         if node.op_type == "Clip":
-            bounds = [float(self._constant(node, i)) for i in (1, 2)] if len(node.input) > 2 else []
+            options = _attributes(node)  # before opset 11
+            bounds = [options.get("min"), options.get("max")]
+            if len(node.input) > 2:
+                bounds = [float(self._constant(node, i)) for i in (1, 2)]
             if bounds != [0.0, 6.0]:
                 raise self._refused(node, f"clips to {bounds}; only 0 … 6 (ReLU6) is supported")
         kind = _ACTIVATIONS[node.op_type]
@@ -209,7 +219,11 @@ class _Reader:
         self.assembly.multiply(self._name(node), node.output[0], larger)
 
     def _concat(self, node: NodeProto) -> None:
-        if _attributes(node)["axis"] % 4 != 1:
+        unknown = [name for name in node.input if name not in self.assembly.tensors]
+        if unknown:
+            raise self._refused(node, f"concatenates {unknown[0]}, which no layer writes")
+        rank = len(self._shape(node, 0))
+        if _attributes(node)["axis"] % rank != 1:
             raise self._refused(node, "does not concatenate channels")
         self.assembly.concat(self._name(node), node.output[0], list(node.input))
 

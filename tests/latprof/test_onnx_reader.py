@@ -99,7 +99,7 @@ KERNEL = np.zeros((8, 4, 3, 3), np.float32)
     ("op", "weights", "attributes", "message"),
     [
         ("Softmax", (), {}, "Softmax n is not supported"),
-        ("Conv", (KERNEL,), {"dilations": [2, 2]}, "no|not a plain two-dimensional"),
+        ("Conv", (KERNEL,), {"dilations": [2, 2]}, "is not a plain two-dimensional convolution"),
         ("Conv", (KERNEL,), {"pads": [0, 0, 1, 1]}, "pads unevenly"),
         ("Clip", (np.float32(0), np.float32(3)), {}, r"clips to \[0.0, 3.0\]"),
         ("Mul", (np.float32(2),), {}, "multiplies by a constant"),
