@@ -24,14 +24,13 @@ def main(
     times: int = 5,
     threads: int = 1,
     work: Path = Path("runs/repeatability"),
-    levels: int = 8,
     samples: int = 20,
 ) -> None:
     device = this_device("cpu", Usage(threads))
     table = LatencyTable.open(DATA / device.name)
     device.require(table.device, str(table.folder))
     folder = work / f"{network}_{device.name}"
-    options = ["--levels", str(levels), "--samples", str(samples)]
+    options = ["--samples", str(samples)]
     found = repeat(
         Network.load(network), table, times, folder, options, network,
         lambda done, total, text: print(f"{done}/{total} {text}"),

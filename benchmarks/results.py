@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 def save(name: str, content: dict) -> Path:
     """Write results/NAME.json with machine, versions, commit and date beside the content."""
+    script = Path(sys.argv[0]).stem
     packages = ("latprof-pruner", "numpy", "torch", "onnxruntime")
     result = {
-        "made_by": f"benchmarks/{name}.py",
+        "made_by": f"benchmarks/{script}.py",
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": {"processor": _processor(), "cores": os.cpu_count()},

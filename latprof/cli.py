@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -145,7 +147,6 @@ def profile(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="GPU: networks run as CUDA graphs.")
     ] = False,
-    nhwc: Annotated[bool, typer.Option("--nhwc", help="GPU: channels last.")] = False,
     algorithm_search: Annotated[
         str, typer.Option(help=f"GPU, cuDNN's: {', '.join(SEARCHES)}.")
     ] = SEARCHES[0],
@@ -153,7 +154,9 @@ def profile(
         str | None,
         typer.Option(help="Stop once the error on unseen networks is at most this, as in 2%."),
     ] = None,
-    budget: Annotated[str, typer.Option(help="Spend at most this: 90s, 10m, 1h.")] = "30m",
+    budget: Annotated[
+        str | None, typer.Option(help="Spend at most this, earlier calls included: 90s, 10m, 1h.")
+    ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help="The table's folder.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
@@ -166,11 +169,11 @@ def profile(
     """
     if levels not in LEVELS:
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
-    usage = Usage(threads, batch, precision, cuda_graph, nhwc, algorithm_search)
+    usage = Usage(threads, batch, precision, cuda_graph, algorithm_search)
     target = this_device(device, usage)
     folder = out or DATA / target.name
     loaded = _network_or_onnx(network, onnx_file)
-    goal = Goal(share(error) if error else None, seconds(budget), samples)
+    goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
         _print_plan(loaded, target, levels, goal, folder)
         return
@@ -191,14 +194,12 @@ def profile(
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
-    if onnx_file is not None:
-        loaded.save(folder / f"{loaded.name}.network.json")
     print_validations(loaded.name, folder, [result.menu, result.any], json_)
     if not json_:
         if onnx_file is not None:
             _say_how_alike(loaded, target, onnx_file, folder)
         print(why_it_stopped(result, goal))
-    if goal.error is not None and max(result.menu.rmspe, result.any.rmspe) > goal.error:
+    if goal.error is not None and not result.reached(goal.error):
         raise typer.Exit(4)
 
 
@@ -347,16 +348,15 @@ def repeat(
     out: Annotated[
         Path | None, typer.Option(help="Where the tables go; kept, so that it can continue.")
     ] = None,
-    levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
     samples: SamplesOption = 40,
-    budget: Annotated[str, typer.Option(help="For each table: 90s, 10m, 1h.")] = "30m",
+    budget: Annotated[str | None, typer.Option(help="For each table: 90s, 10m, 1h.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Rebuild a table in fresh processes and report how well it repeats."""
     opened = _open_here(table)
     loaded = Network.load(network)
     folder = out or table / "repeats"
-    options = ["--levels", str(levels), "--samples", str(samples), "--budget", budget]
+    options = ["--samples", str(samples), *(["--budget", budget] if budget else [])]
     with _progress() as bar:
         task = bar.add_task(f"repeating {loaded.name}", total=times, text="")
         result = run_repeat(
@@ -392,14 +392,17 @@ def diff(
         raise OptionError(f"{first} and {second} hold no network in common")
     found = {}
     for name in asked:
-        loaded = Network.load(name)
-        found[loaded.name] = compare_tables(loaded, *tables)
+        loaded = _network_of(tables, name)
+        if loaded is None:
+            print(f"{name}: not compared, its network file is missing", file=sys.stderr)
+        else:
+            found[loaded.name] = compare_tables(loaded, *tables)
     if json_:
         print(json.dumps({name: difference_as_json(d) for name, d in found.items()}, indent=1))
     else:
         for name, difference in found.items():
             print_difference(name, difference, top)
-    if any(difference.changed for difference in found.values()):
+    if any(difference.changed or difference.whole_differs for difference in found.values()):
         raise typer.Exit(5)
 
 
@@ -471,15 +474,29 @@ def _network_or_onnx(network: str | None, file: Path | None) -> Network:
     return Network.load(network) if file is None else read_onnx(file)
 
 
+def _network_of(tables: Sequence[LatencyTable], name: str) -> Network | None:
+    """The network of that name beside one of the tables' rows, or shipped, or in a file."""
+    for table in tables:
+        if table.network_path(name).exists():
+            return Network.load(table.network_path(name))
+    if Path(name).suffix == ".json" or name in network_names():
+        return Network.load(name)
+    return None
+
+
 def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -> None:
     """The file itself beside the network that stood in for it: the table's trust in one figure."""
+    network_file = LatencyTable.open(folder).network_path(network.name)
+    if device.batch != 1 or device.precision != "fp32":
+        print(f"as a network file: {network_file}")
+        return
     with tempfile.TemporaryDirectory(prefix="latprof-") as place:
         stand_in = Path(place) / "dense.onnx"
         onnx.save(build(network, network.dense, device.batch, device.precision), str(stand_in))
         result = compare_files(stand_in, file, device)
     print(
         f"{file} itself takes {1 / result.speedup:.3f}× of the network that was profiled in its "
-        f"place; as a network file: {folder / network.name}.network.json"
+        f"place; as a network file: {network_file}"
     )
 
 
@@ -487,7 +504,8 @@ def _open_here(folder: Path) -> LatencyTable:
     """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
     table = LatencyTable.open(folder)
     wanted = table.device
-    device = this_device(wanted.kind, Usage.of(wanted))
+    asked = "cpu" if wanted.kind == "cpu" else wanted.processor
+    device = this_device(asked, Usage.of(wanted))
     device.require(wanted, f"table {folder} ({wanted.name})")
     return table
 

@@ -125,6 +125,11 @@ def _open(model, device: Device, profile_into: Path | None = None) -> ort.Infere
 
 def _share_pool(threads: int) -> None:
     global _pool_threads
+    if not hasattr(ort, "set_global_thread_pool_sizes"):
+        raise OptionError(
+            f"ONNX Runtime {ort.__version__} cannot share a thread pool between networks, so more "
+            "than one thread cannot be measured; upgrade onnxruntime"
+        )
     if _pool_threads is None:
         ort.set_global_thread_pool_sizes(threads, 1)
         _pool_threads = threads

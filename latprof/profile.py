@@ -31,7 +31,7 @@ from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, v
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
-from lookup_tables.network import Architecture, Network
+from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.table import LatencyTable, Plan, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
@@ -74,6 +74,12 @@ class Outcome:
     @property
     def stopped(self) -> str:
         return self.menu.stopped
+
+    def reached(self, error: float) -> bool:
+        """Whether both errors are at most this, each judged by enough networks."""
+        return all(
+            v.architectures >= FEWEST_JUDGED and v.rmspe <= error for v in (self.menu, self.any)
+        )
 
 
 def profile(
@@ -233,11 +239,7 @@ class _Journey:
     def _reached(self) -> bool:
         if self._model() is None:
             return False
-        outcome = self._validations("error")
-        return all(
-            v.architectures >= FEWEST_JUDGED and v.rmspe <= self.goal.error
-            for v in (outcome.menu, outcome.any)
-        )
+        return self._validations("error").reached(self.goal.error)
 
     def _validations(self, stopped: str) -> Outcome:
         runs = self.table.settled_runs(self.network, "unseen")
@@ -254,13 +256,14 @@ class _Journey:
         written = table.validation(name, "menu"), table.validation(name, "any")
         judged = len(table.settled_runs(self.network, "unseen"))
         designed = len(table.settled_runs(self.network, "design"))
-        if designed < FEWEST_RUNS or judged < 2:
+        if designed < FEWEST_RUNS or judged < 4:  # two of each kind
             raise TableError(
                 f"the budget of {self.goal.budget_s:.0f} s is spent with {designed} designed and "
                 f"{judged} unseen networks measured, too few to predict from; they are kept in "
                 f"{table.path(name)}. Continue with a larger --budget"
             )
         outcome = self._validations(stopped)
+        _keep_network(table, self.network)
         if not self._measured_now and all(written) and _alike(outcome, Outcome(*written)):
             self.report(1, 1, "already measured")
             return Outcome(*written)
@@ -287,10 +290,17 @@ def expected_s(network: Network, device: Device, levels: int, goal: Goal) -> tup
     return designed, judged, min(total_s, goal.budget_s)
 
 
+def _keep_network(table: LatencyTable, network: Network) -> None:
+    """A network that is not shipped goes beside its rows: who has the table can use it."""
+    shipped = network.name in network_names()
+    if not shipped or Network.load(network.name).fingerprint != network.fingerprint:
+        network.save(table.network_path(network.name))
+
+
 def _alike(one: Outcome, other: Outcome) -> bool:
     """Whether the model still says of a finished table what it said before."""
     pairs = ((one.menu, other.menu), (one.any, other.any))
-    return all(abs(a.rmspe - b.rmspe) < 1e-9 for a, b in pairs)
+    return all(abs(a.rmspe - b.rmspe) < 1e-9 and a.stopped == b.stopped for a, b in pairs)
 
 
 def off_menu_of_a_leg(levels: int) -> int:

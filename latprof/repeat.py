@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from latprof.detect import Usage
 from latprof.errors import OptionError
+from lookup_tables.device import Device
 from lookup_tables.diff import compare_tables, entry_shares, repeats_path, speedups
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import write_whole
@@ -61,8 +63,10 @@ def repeat(
     beside the table. Raises OptionError if a profile fails.
     """
     device = table.device
-    usage = ["--threads", str(device.threads), "--batch", str(device.batch)]
-    usage += ["--precision", device.precision, "--device", device.kind]
+    plan = table.plan(network.name)
+    usage = _as_options(device)
+    if plan is not None:
+        usage += ["--levels", str(plan.levels), "--seed", str(plan.seed)]
     tables = []
     for number in range(1, times + 1):
         report(number - 1, times, f"table {number} of {times}")
@@ -71,14 +75,26 @@ def repeat(
         command += [*usage, *options, "--out", str(out)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
-            raise OptionError(f"table {number} failed: {answer.stderr.strip().splitlines()[-1]}")
+            said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+            raise OptionError(f"table {number} failed: {said[-1]}")
         tables.append(LatencyTable.open(out))
+        tables[-1].device.require(device, f"table {table.folder}")
     result = repeatability(network, tables)
     write_whole(
         repeats_path(table.folder, network.name), json.dumps(asdict(result), indent=1) + "\n"
     )
     report(times, times, "compared")
     return result
+
+
+def _as_options(device: Device) -> list[str]:
+    """The options of `latprof profile` that use a device in this way."""
+    options = ["--batch", str(device.batch), "--precision", device.precision]
+    if device.kind == "cpu":
+        return [*options, "--device", "cpu", "--threads", str(device.threads)]
+    usage = Usage.of(device)
+    options += ["--device", device.processor, "--algorithm-search", usage.algorithm_search]
+    return [*options, *(["--cuda-graph"] if usage.cuda_graph else [])]
 
 
 def repeatability(network: Network, tables: list[LatencyTable]) -> Repeatability:

@@ -27,10 +27,13 @@ BINDINGS = {
 def why_it_stopped(result: Outcome, goal: Goal) -> str:
     reached = f"reached {result.menu.rmspe:.1%} on the menu and {result.any.rmspe:.1%} at any width"
     match result.stopped:
-        case "error":
+        case "error" if goal.error is not None:
             return f"stopped at the error asked for: {reached} ({goal.error:.1%} asked)"
         case "budget":
-            return f"stopped by the budget of {goal.budget_s:.0f} s: {reached}"
+            return (
+                f"stopped by the budget of {goal.budget_s:.0f} s: {reached}; the same command with "
+                "a larger --budget goes on"
+            )
         case _:
             return f"the whole design is measured: {reached}"
 
@@ -140,7 +143,8 @@ def print_difference(network: str, difference: TableDifference, top: int) -> Non
     changed = sorted(difference.changed, key=lambda entry: -abs(entry.ratio - 1))
     print(
         f"{network}: {len(changed)} of {len(difference.entries)} entries differ beyond noise; "
-        f"dense network {difference.dense_ratio:.3f}×; predicted speedups change by "
+        f"dense network {difference.dense_ratio:.3f}×"
+        f"{' (differs)' if difference.whole_differs else ''}; predicted speedups change by "
         f"{difference.median_change:.2%} in the median, {difference.worst_change:.1%} at most"
     )
     for field, (a, b) in difference.device.items():

@@ -1,10 +1,13 @@
 """Two tables of one network compared: which entries differ beyond what measuring again would do?
 
-An entry's noise has two parts. Within a table: the spread of a layer's times over the runs that
-hold it, pooled over layers of like duration. Between processes: what another session's memory
-placement and another hour change; it comes from `latprof repeat` where that was run, else from
-BETWEEN. An entry is flagged where the difference of its shares of the dense network exceeds both
-MEANINGFUL and what noise reaches once in 200 comparisons of whole tables (Bonferroni's bound).
+Compared are shares of the dense network; that the whole became slower is said by itself
+(`whole_differs`). An entry's noise has two parts. Within a table: the spread of a layer's times
+over the runs that hold it, pooled over layers of like duration. Between processes: what another
+session's memory placement and another hour change; it comes from `latprof repeat` where that was
+run, else from BETWEEN. An entry is flagged where the difference exceeds MEANINGFUL and what noise
+reaches once in 200 comparisons of whole tables (Bonferroni's bound over the entries): for some
+hundred entries on a shared CPU that takes a change by about a quarter, on a quiet device with
+repeats a tenth.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable, Run
+from lookup_tables.table import LatencyTable, Run, undisturbed
 
 BETWEEN = 0.04  # relative, of one entry between processes on a shared machine
 MEANINGFUL = 0.10  # smaller differences are never called changes
+WHOLE = 0.20  # the dense network on a shared machine has phases of hours within this
 FALSE_ALARM = 0.005  # chance of any flag when a table is compared with its own repeat
 NETWORKS = 200  # random architectures whose predictions are compared
 _MEDIAN_COST = 1.25  # a median's standard error over a mean's
@@ -52,6 +56,11 @@ class TableDifference:
     median_change: float  # of random networks' speedups, absolute relative
     worst_change: float
     device: dict[str, tuple[object, object]]  # field → (first, second)
+
+    @property
+    def whole_differs(self) -> bool:
+        """Whether the dense network itself became faster or slower beyond a machine's moods."""
+        return abs(float(np.log(self.dense_ratio))) > float(np.log1p(WHOLE))
 
     @property
     def changed(self) -> tuple[EntryDifference, ...]:
@@ -124,11 +133,14 @@ def entry_shares(table: LatencyTable, network: Network) -> dict[LayerSpec, float
 
 
 def between_processes(table: LatencyTable, network: str) -> float:
-    """The relative spread of an entry between processes, from the table's own repeats if any."""
+    """The relative spread of an entry between processes, from the table's own repeats if any.
+
+    The 95th percentile over entries: the calmer ones are not what raises false alarms.
+    """
     path = repeats_path(table.folder, network)
     if not path.exists():
         return BETWEEN
-    return max(BETWEEN, float(json.loads(path.read_text())["entries"]["p95_spread"]))
+    return float(json.loads(path.read_text())["entries"]["p95_spread"])
 
 
 def repeats_path(folder: Path, network: str) -> Path:
@@ -138,7 +150,7 @@ def repeats_path(folder: Path, network: str) -> Path:
 
 def _shares(table: LatencyTable, network: Network) -> dict[LayerSpec, list[float]]:
     """LayerSpec → shares of the dense network, one per run; layers fused away are left out."""
-    runs: list[Run] = table.settled_runs(network, "design")
+    runs: list[Run] = undisturbed(table.settled_runs(network, "design"))
     shares: dict[LayerSpec, list[float]] = {}
     for run in runs:
         for entry in run.layers:

@@ -138,7 +138,8 @@ class LatencyModel:
             totals[:, part] = self._sum_terms(widths[part], gone)
         latency_s = totals[0] + self.calibration.b * self.dense_s
         interpolated = np.clip(totals[1] / totals[0], 0, 1)
-        half = self.interval_90 + interpolated * (self.interval_90_any - self.interval_90)
+        far = np.minimum(interpolated / self._usual_interpolation, 1.0)
+        half = self.interval_90 + far * (self.interval_90_any - self.interval_90)
         return Prediction(
             latency_s,
             latency_s * (1 - np.minimum(half, 0.99)),
@@ -315,6 +316,7 @@ class LatencyModel:
         single interpolated layer.
         """
         self.interval_90 = self.interval_90_any = 0.0
+        self._usual_interpolation = 1.0  # share of the time, of networks between the menu's widths
         between = [self.off_menu(run.architecture) for run in unseen]
         menu = [run for run, off in zip(unseen, between, strict=True) if not off]
         other = [run for run, off in zip(unseen, between, strict=True) if off]
@@ -323,6 +325,8 @@ class LatencyModel:
         else:
             on_menu = 2 * _holds_90(self.errors(design))
         if len(other) >= _FEWEST_UNSEEN:
+            predicted = self.predict_architectures([run.architecture for run in other])
+            self._usual_interpolation = max(float(np.median(predicted.interpolated)), 0.01)
             return on_menu, max(on_menu, _holds_90(self.errors(other)))
         return on_menu, on_menu + self.interpolation_error
 

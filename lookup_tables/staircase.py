@@ -33,7 +33,7 @@ class Step:
     width: int
     seconds: float  # of the whole network
     edge: bool
-    better: int | None  # the widest width that costs no more, if that is not the width itself
+    better: int | None  # the fastest wider width, if that is not noticeably slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,21 @@ class Staircase:
 
     def _edges(self, group: ChannelGroup) -> tuple[int, ...]:
         edges = [s for s in self.steps(group) if s.edge and s.width >= group.choices[0]]
-        if len(edges) > MOST_CHOICES:
+        most = MOST_CHOICES if self._most_coupled <= 3 else len(group.choices)
+        if len(edges) > most:
             seconds = np.array([step.seconds for step in edges])
-            evenly = np.linspace(seconds[0], seconds[-1], MOST_CHOICES)
+            evenly = np.linspace(seconds[0], seconds[-1], most)
             nearest = {int(np.abs(seconds - wanted).argmin()) for wanted in evenly}
             edges = [edges[i] for i in sorted(nearest)]
         return tuple(step.width for step in edges)
+
+    @cached_property
+    def _most_coupled(self) -> int:
+        """How many groups meet in one layer; a search must consider all their combinations."""
+        return max(
+            len({name for name, _ in (*g.in_form.factors, *g.out_form.factors)})
+            for g in self.network.geometry.values()
+        )
 
     def lowest_width(self, group: ChannelGroup) -> int:
         """The narrowest width of a group that the table answers for."""

@@ -160,6 +160,10 @@ class LatencyTable:
     def path(self, network: str) -> Path:
         return self.folder / f"{network}.jsonl"
 
+    def network_path(self, network: str) -> Path:
+        """Where a network that is not shipped lies beside its rows."""
+        return self.folder / f"{network}.network.json"
+
     def networks(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.jsonl"))
 

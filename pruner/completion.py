@@ -51,7 +51,8 @@ class Completion:
             if not term.seconds.size:
                 raise ContractError(
                     f"{len(term.groups)} groups meet in layer {term.layers[0].name}; their widths "
-                    "have too many combinations to search. Shorten their menus in the network file"
+                    "have too many combinations to search. Give some of them fixed widths: take "
+                    "`group` off their layers in the network file"
                 )
             groups = tuple(index[name] for name in term.groups)
             self._own[max(groups)].append(_sorted_factor(groups, term.seconds))

@@ -4,12 +4,12 @@ import math
 import pytest
 
 from latprof.errors import OptionError
-from latprof.repeat import repeat, repeatability
+from latprof.repeat import _as_options, repeat, repeatability
 from lookup_tables.diff import repeats_path
 from lookup_tables.network import Network
 from pruner.trace import trace
 from tests.lookup_tables.test_diff import disturbed_copy
-from tests.toys import synthetic_table, tiny_resnet
+from tests.toys import DEVICE, synthetic_table, tiny_resnet
 
 RESNET20 = Network.load("resnet20")
 TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
@@ -63,3 +63,12 @@ def test_a_profile_that_fails_is_reported_with_its_own_words(tmp_path, network_f
     table = real_table(tmp_path)
     with pytest.raises(OptionError, match=r"table 1 failed: .*--levels"):
         repeat(TINY, table, 2, tmp_path / "again", ["--levels", "6"], str(network_file))
+
+
+def test_a_gpu_is_repeated_in_the_way_it_was_measured():
+    options = {"enable_cuda_graph": "1", "cudnn_conv_algo_search": "HEURISTIC"}
+    device = DEVICE.model_copy(
+        update={"kind": "cuda", "processor": "NVIDIA X", "provider_options": options}
+    )
+    made = " ".join(_as_options(device))
+    assert "--device NVIDIA X --algorithm-search HEURISTIC --cuda-graph" in made
