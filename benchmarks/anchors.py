@@ -15,6 +15,7 @@ import json
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import onnx
 import typer
@@ -29,7 +30,9 @@ from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable
 
 
-def main(anchors_dir: Path, threads: int = 1, tables: Path = DATA) -> None:
+def main(
+    anchors_dir: Annotated[Path, typer.Option()], threads: int = 1, tables: Path = DATA
+) -> None:
     device = this_device("cpu", Usage(threads))
     table = LatencyTable.open(tables / device.name)
     device.require(table.device, str(table.folder))
