@@ -47,8 +47,13 @@ def describe(name: str, table: LatencyTable) -> dict:
     return answer
 
 
-def _rmspe_of_scaled_sum(network: Network, table: LatencyTable, model: LatencyModel) -> float:
-    """The same entries on the menu with the plain calibration a · sum + b, no term for nodes."""
+def _rmspe_of_scaled_sum(
+    network: Network, table: LatencyTable, model: LatencyModel
+) -> float | None:
+    """The same entries on the menu with the plain calibration a · sum + b, no term for nodes.
+
+    None where no unseen network consists of measured entries only.
+    """
     shares = model.shares
 
     def total(run) -> float:
@@ -64,6 +69,8 @@ def _rmspe_of_scaled_sum(network: Network, table: LatencyTable, model: LatencyMo
         for run in undisturbed(table.settled_runs(network, "unseen"))
         if not np.isnan(total(run))
     ]
+    if not unseen:
+        return None
     predicted = np.array([[total(run), 1.0] for run in unseen]) @ line
     errors = predicted / [run.ratio for run in unseen] - 1
     return float(np.sqrt(np.mean(errors**2)))
