@@ -24,8 +24,8 @@ import numpy as np
 
 Point = tuple[int, int]  # input width, output width
 
-# All relative: the process models the logarithm of (cost / a bilinear trend). Benchmarks are
-# insensitive to a factor of two in each (docs/decisions/interpolation.md).
+# All relative: the process models the logarithm of (cost / a bilinear trend).
+# docs/decisions/interpolation.md says how much each matters.
 _SPREAD = 0.4  # of costs around the trend
 _CLASS_SPREAD = 0.3  # of one class of widths as a whole
 _NOISE = 0.03  # of one measured point
