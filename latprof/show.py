@@ -107,22 +107,20 @@ def print_explanation(
         if bound:
             time = sum(layer.seconds for layer in bound) / now_s
             print(f"\n{len(bound)} layers ({time:.0%} of the time) are {BINDINGS[binding]}")
-    if wider:
-        print("\nwider and no slower:")
-        for advice in wider:
-            print(
-                f"  {advice.group:24} {advice.width} → {advice.instead}: saves "
-                f"{advice.saves_s * 1e6:.1f} µs"
-            )
-    if narrower:
-        print("\nnarrower, where it pays (the next right edge below):")
-        for advice in narrower:
-            print(
-                f"  {advice.group:24} {advice.width} → {advice.instead}: saves "
-                f"{advice.saves_s * 1e6:.1f} µs"
-            )
+    _print_advice("wider and no slower", wider)
+    _print_advice("narrower, where it pays (the next right edge below)", narrower)
     if not wider and not narrower:
         print("\nno single group's width would help; remove a block, or thin several groups")
+
+
+def _print_advice(title: str, advices: list[Advice]) -> None:
+    if advices:
+        print(f"\n{title}:")
+    for advice in advices:
+        print(
+            f"  {advice.group:24} {advice.width} → {advice.instead}: saves "
+            f"{advice.saves_s * 1e6:.1f} µs"
+        )
 
 
 def _step_of(model: LatencyModel, layer: LayerReport) -> str:
