@@ -26,7 +26,7 @@ from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.table import Conditions, LayerTime
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
-BETTER, BETTER_S = 30, 0.4  # as many are worth this long: ratios of few scatter by two percent
+BETTER, BETTER_S = 30, 0.4  # as many are worth this long: the ratio of few rounds scatters
 HEAVY_S = 0.02  # rounds so long need one warm-up only
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
