@@ -24,7 +24,7 @@ from latprof.detect import SEARCHES, Usage, gpus, this_device
 from latprof.errors import DeviceNotHere, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
-from latprof.profile import Goal, expected_s
+from latprof.profile import SAMPLES, Goal, expected_s
 from latprof.profile import profile as run_profile
 from latprof.repeat import repeat as run_repeat
 from latprof.show import (
@@ -140,7 +140,7 @@ def profile(
     ] = None,
     device: DeviceOption = "cpu",
     levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
-    samples: SamplesOption = 40,
+    samples: SamplesOption = SAMPLES,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     precision: PrecisionOption = "fp32",
@@ -348,7 +348,7 @@ def repeat(
     out: Annotated[
         Path | None, typer.Option(help="Where the tables go; kept, so that it can continue.")
     ] = None,
-    samples: SamplesOption = 40,
+    samples: SamplesOption = SAMPLES,
     budget: Annotated[str | None, typer.Option(help="For each table: 90s, 10m, 1h.")] = None,
     json_: JsonOption = False,
 ) -> None:

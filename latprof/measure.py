@@ -10,6 +10,7 @@ changes what they find in the caches (benchmarks/interference.py).
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -30,9 +31,12 @@ BETTER, BETTER_S = 30, 0.4  # as many are worth this long: the ratio of few roun
 HEAVY_S = 0.02  # rounds so long need one warm-up only
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
-SESSIONS = 3  # of both networks; the median of the three ratios counts
-INSTRUMENTED = 0.6  # of the rounds, for layers: most are in several runs of the design
-PATIENCE = 4  # times the wanted rounds, while too few were quiet
+LARGE_BYTES = 1 << 28  # networks so large are opened once: several would not fit
+SESSIONS = 3  # of both networks, a part of the rounds each; the median of their ratios counts
+# Of the rounds, where layers are timed too. The whole network's ratio then only helps to fit four
+# numbers, from one session; most layers are in several runs of the design.
+WHOLE, LAYERS = 0.4, 0.6
+PATIENCE = 2  # times the wanted rounds, while too few were quiet
 QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
 
 
@@ -104,7 +108,9 @@ def runtime(device: Device):
 class Bench:
     """The dense network, open and warm, and the quiet level seen so far."""
 
-    def __init__(self, network: Network, device: Device, target_s: float) -> None:
+    def __init__(
+        self, network: Network, device: Device, target_s: float, sessions: int = SESSIONS
+    ) -> None:
         """`target_s`: how long one series of rounds may take when nothing disturbs."""
         self.network, self.device, self.target_s = network, device, target_s
         self._runtime = runtime(device)
@@ -115,7 +121,8 @@ class Bench:
         self.opening_s = time.perf_counter() - start_s
         self._warm_s = min(dense.run_s() for _ in range(WARM_UP))
         # As many dense sessions: a single one's luck would be in every ratio of the table.
-        others = range(self._sessions() - 1)
+        slow = self._warm_s >= SLOW_S or len(model) > LARGE_BYTES
+        others = range(0 if slow else sessions - 1)
         opened = (self._runtime.Running(model, self._feed, device) for _ in others)
         self._dense = [dense, *opened]
         self._dense_medians: list[float] = []
@@ -125,10 +132,10 @@ class Bench:
         """Run an architecture beside the dense network until enough quiet rounds are in."""
         start_s = time.perf_counter()
         model = self._build(architecture)
-        series = []
-        for dense in self._dense:
+        series, (beside, share) = [], self._plan(instrumented)
+        for dense in beside:
             pruned = self._runtime.Running(model, self._feed, self.device)
-            rounds = self._rounds(dense, pruned.run_s, 1 / len(self._dense))
+            rounds = self._rounds(dense, pruned.run_s, share)
             kept = rounds.kept(self._quiet_s())
             self._dense_medians.append(float(np.median(rounds.dense_s)))
             beside_s, pruned_s = rounds.beside_s[kept], rounds.pruned_s[kept]
@@ -141,7 +148,7 @@ class Bench:
         )
         layers, layers_dense_s = (), None
         if instrumented:
-            layers, layers_dense_s = self._layer_times(architecture, model, dense_s)
+            layers, layers_dense_s = self._layer_times(architecture, model, dense, dense_s)
         return Sample(
             dense_s=dense_s,
             whole_s=whole_s,
@@ -154,23 +161,33 @@ class Bench:
             conditions=self._monitor.conditions(),
         )
 
-    def _sessions(self) -> int:
-        """Sessions of each network: where its memory lies moves a session's times."""
-        return SESSIONS if self._warm_s < SLOW_S else 1
+    def _plan(self, instrumented: bool) -> tuple[list, float]:
+        """The dense sessions to run beside, and the share of the rounds that each gets."""
+        if not instrumented:
+            return self._dense, 1 / len(self._dense)
+        self._dense.append(self._dense.pop(0))  # each in its turn
+        return self._dense[:1], WHOLE
 
-    def series_s(self, pruned_share: float) -> float:
-        """Seconds that one series of rounds takes when nothing disturbs; for estimates."""
+    def expected_s(self, pruned_share: float, instrumented: bool) -> float:
+        """Seconds that `measure` takes when nothing disturbs; for estimates."""
         round_s = self._warm_s * (1 + pruned_share)
-        return (self._wanted(round_s) + self._warm_up(round_s)) * round_s
+        wanted, warm_up = self._wanted(round_s), self._warm_up(round_s)
+        if instrumented:
+            rounds = (WHOLE + LAYERS) * wanted + 2 * warm_up
+            opened = 3  # the profiled copy, and what it takes to read its profile
+        else:
+            opened = len(self._dense)
+            rounds = wanted + opened * warm_up
+        return rounds * round_s + (1 + opened) / 2 * self.opening_s * pruned_share
 
     def _layer_times(
-        self, architecture: Architecture, model: bytes, dense_s: float
+        self, architecture: Architecture, model: bytes, dense, dense_s: float
     ) -> tuple[tuple[LayerTime, ...], float]:
         """The layers' seconds where the dense network takes `dense_s`, and what it took then."""
         profiled = self._runtime.Instrumented(
             self.network, architecture, model, self._feed, self.device
         )
-        rounds = self._rounds(self._dense[0], profiled.run_s, INSTRUMENTED)
+        rounds = self._rounds(dense, profiled.run_s, LAYERS)
         kept = rounds.kept(self._quiet_s())
         beside_s = float(np.median(rounds.beside_s[kept]))
         times = profiled.layer_times(rounds.beside_s, kept)
@@ -196,7 +213,7 @@ class Bench:
         round_s = dense.run_s() + run_pruned_s()
         for _ in range(self._warm_up(round_s) - 1):
             dense.run_s(), run_pruned_s()
-        wanted = max(1, round(share * self._wanted(round_s)))
+        wanted = math.ceil(share * self._wanted(round_s))
         limit_s = self._quiet_s() * QUIET or np.inf
         rounds, quiet = Rounds([dense.run_s()], [], []), 0
         before_quiet = rounds.dense[0] <= limit_s

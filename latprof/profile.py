@@ -26,7 +26,7 @@ from latprof.design import (
     quarter_width,
     unseen,
 )
-from latprof.measure import INSTRUMENTED, SESSIONS, Bench
+from latprof.measure import Bench
 from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
@@ -40,6 +40,7 @@ OUTLIER = 4.0  # a residual of so many robust standard deviations is measured ag
 REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
 CANDIDATES = 24  # networks between the menu's widths, of which the table is least sure of one
 LEGS = 6
+SAMPLES = 30  # unseen networks of each kind, unless told otherwise
 FEWEST_JUDGED = 14  # unseen networks of each kind before an error counts as reached
 _UNSEEN_MOST = 400  # beyond any budget
 
@@ -51,7 +52,7 @@ class Goal:
 
     error: float | None = None
     budget_s: float = np.inf
-    samples: int = 40
+    samples: int = SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,12 +282,10 @@ def expected_s(network: Network, device: Device, levels: int, goal: Goal) -> tup
     bench = Bench(network, device, TARGET_S)
     designed = len(design(network, levels, 0)) + LEGS * off_menu_of_a_leg(levels)
     judged = 2 * goal.samples
-    pruned_share, reopening = 0.6, 1.5  # a random pruned network's time; opening and attribution
-    series_s = bench.series_s(pruned_share)
-    opening_s = bench.opening_s * pruned_share
-    per_unseen_s = series_s + SESSIONS * opening_s
-    per_design_s = per_unseen_s + INSTRUMENTED * series_s + reopening * opening_s
-    total_s = bench.opening_s + designed * per_design_s + judged * per_unseen_s
+    pruned_share = 0.6  # of the dense network's time: a random pruned one
+    designed_s = designed * bench.expected_s(pruned_share, instrumented=True)
+    judged_s = judged * bench.expected_s(pruned_share, instrumented=False)
+    total_s = bench.opening_s + designed_s + judged_s
     return designed, judged, min(total_s, goal.budget_s)
 
 

@@ -25,6 +25,7 @@ from lookup_tables.table import (
 
 MOST_ATTEMPTS = 3  # at one architecture
 TARGET_S = 0.25  # most seconds of one series of rounds
+SESSIONS = 5  # of both networks: what judges a table must be better than what made it
 _FEWEST_FOR_A_LINE = 10
 
 
@@ -46,6 +47,7 @@ def validation(
     quiet = undisturbed(unseen_runs)
     of_kind = [run for run in quiet if model.off_menu(run.architecture) == (widths == "any")]
     measured_runs = of_kind or quiet
+    everything = [*table.runs(network), *unseen_runs]
     design = table.settled_runs(network, "design")
     alike = [run for run in design if model.off_menu(run.architecture) == (widths == "any")]
     measured = np.array([run.ratio for run in measured_runs])
@@ -71,7 +73,7 @@ def validation(
         coverage_90=float(np.mean((predicted.low_s <= truth_s) & (truth_s <= predicted.high_s))),
         stopped=stopped,
         measuring_s=measuring_s,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=max(peak_memory_bytes(), *(r.peak_memory_bytes or 0 for r in everything)),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=version("latprof-pruner"),
     )
@@ -138,7 +140,7 @@ def fresh_runs(
     """Architectures unknown to the table, measured beside the dense network."""
     known = [run.architecture for run in table.runs(network)]
     chosen = unseen(network, samples, seed, known, table.plan(network.name).menu)
-    bench = Bench(network, table.device, target_s=TARGET_S)
+    bench = Bench(network, table.device, TARGET_S, SESSIONS)
     attempts: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
     for attempt in range(MOST_ATTEMPTS):
         for number in [n for n, runs in attempts.items() if is_disturbed(runs, attempts)]:
@@ -175,5 +177,15 @@ def quiet_level_s(attempts: dict[object, list[Run]]) -> float:
 def as_run(purpose: str, number: int, attempt: int, architecture: Architecture, sample: Sample):
     """A sample as a table's row."""
     return Run(
-        purpose=purpose, run=number, attempt=attempt, architecture=architecture, **sample.fields()
+        purpose=purpose,
+        run=number,
+        attempt=attempt,
+        architecture=architecture,
+        peak_memory_bytes=peak_memory_bytes(),
+        **sample.fields(),
     )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

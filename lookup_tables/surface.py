@@ -28,8 +28,8 @@ Point = tuple[int, int]  # input width, output width
 # docs/decisions/interpolation.md says how much each matters.
 _SPREAD = 0.4  # of costs around the trend
 _CLASS_SPREAD = 0.3  # of one class of widths as a whole
-_NOISE = 0.03  # of one measured point
-_LENGTH = 0.5  # over which costs resemble each other, as a share of the full width
+_NOISE = 0.05  # of one measured point
+_LENGTH = 1.0  # over which costs resemble each other, as a share of the full width
 _ALIKE = 0.3  # correlation of widths of different classes
 _LARGEST_TABLE = 1 << 21  # cells; larger families are answered point by point
 _EVIDENCE = 5.0  # by which a step's log density must be better than a simpler one's

@@ -87,6 +87,7 @@ class Run(_Row):
     ratio: Seconds
     pairs: Annotated[int, Field(ge=1)]
     measuring_s: Seconds  # wall-clock cost of this row
+    peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None  # of its process so far
     graph_ratio: Seconds | None = None  # CUDA only: both networks replayed as CUDA graphs
     conditions: Conditions | None = None  # CUDA only
     layers_dense_s: Seconds | None = None  # the dense network while the layers were timed
