@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from latprof.measure import Rounds, runtime
+from latprof.cores import Cores
+from latprof.measure import Rounds, run_rounds, runtime
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError
 
@@ -32,8 +33,12 @@ class Comparison:
 
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions."""
-    series = [_rounds(Path(dense), Path(pruned), device) for _ in range(REPEATS)]
-    quiet_s = min(float(np.percentile(rounds.dense_s, 25)) for rounds in series)
+    series: list[Rounds] = []
+    quiet_s = 0.0
+    with Cores(device) as cores:
+        for _ in range(REPEATS):
+            series.append(_rounds(Path(dense), Path(pruned), device, quiet_s, cores))
+            quiet_s = min(float(np.percentile(rounds.dense_s, 25)) for rounds in series)
     ratios, dense_times, pairs_kept = [], [], 0
     for rounds in series:
         kept = rounds.kept(quiet_s)
@@ -62,19 +67,15 @@ def require_batch(path: Path, batch: int) -> None:
         )
 
 
-def _rounds(dense: Path, pruned: Path, device: Device) -> Rounds:
-    running = runtime(device).Running
-    first, second = (running(str(path), _feed(path), device) for path in (dense, pruned))
+def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Cores) -> Rounds:
+    running = runtime(device)
+    first, second = (running.Running(str(path), _feed(path), device) for path in (dense, pruned))
     first.run_s(), second.run_s()  # a session's first run is slow
     heavy = first.run_s() + second.run_s() > HEAVY_S
     for _ in range(1 if heavy else WARM_UP):
         first.run_s(), second.run_s()
     count = FEWEST if heavy else ROUNDS
-    rounds = Rounds([first.run_s()], [], [False] * count)
-    for _ in range(count):
-        rounds.pruned.append(second.run_s())
-        rounds.dense.append(first.run_s())
-    return rounds
+    return run_rounds(first.run_s, second.run_s, count, quiet_s, cores, running.Monitor(device))
 
 
 def _feed(path: Path) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from importlib import import_module
 
 import numpy as np
 
+from latprof.cores import Cores
 from latprof.detect import uuid_of
 from latprof.errors import Throttled
 from latprof.onnx_model import build, random_input
@@ -36,7 +37,9 @@ SESSIONS = 3  # of both networks, a part of the rounds each; the median of their
 # Of the rounds, where layers are timed too. The whole network's ratio then only helps to fit four
 # numbers, from one session; most layers are in several runs of the design.
 WHOLE, LAYERS = 0.4, 0.6
-PATIENCE = 2  # times the wanted rounds, while too few were quiet
+PATIENCE = 3  # times the wanted rounds, while too few were quiet
+ENOUGH = 6  # quiet rounds
+MOST_CORES = 8  # tried at the start
 QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
 
 
@@ -80,14 +83,17 @@ class Rounds:
         return (self.dense_s[:-1] + self.dense_s[1:]) / 2
 
     def kept(self, quiet_s: float) -> np.ndarray:
-        """Which pruned runs count: (n,) booleans, at least a quarter of those not throttled.
+        """Which pruned runs count: (n,) booleans; ENOUGH, or a quarter of those not throttled.
 
         Both dense runs around them must be near the quiet level: what the machine did in between
         is then likely to have been quiet too.
         """
         usable = ~np.array(self.throttled)
-        level = max(quiet_s, float(np.percentile(self.dense_s, 25)))
         worse = np.maximum(self.dense_s[:-1], self.dense_s[1:])
+        quiet = usable & (worse <= QUIET * quiet_s)
+        if quiet.sum() >= ENOUGH:
+            return quiet
+        level = max(quiet_s, float(np.percentile(self.dense_s, 25)))
         kept = usable & (worse <= QUIET * level)
         if kept.sum() * 4 >= usable.sum():
             return kept
@@ -103,6 +109,35 @@ def runtime(device: Device):
         os.environ["CUDA_VISIBLE_DEVICES"] = uuid_of(device)  # before anything starts CUDA
         return import_module("latprof.cuda")
     return import_module("latprof.cpu")
+
+
+def run_rounds(
+    run_dense_s: Callable[[], float],
+    run_pruned_s: Callable[[], float],
+    wanted: int,
+    quiet_s: float,
+    cores: Cores,
+    monitor,
+) -> Rounds:
+    """Rounds until so many were quiet, at most PATIENCE times as many.
+
+    `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown. What is slow goes on
+    from another core.
+    """
+    limit_s = quiet_s * QUIET or np.inf
+    rounds, quiet = Rounds([run_dense_s()], [], []), 0
+    before_quiet = rounds.dense[0] <= limit_s
+    while len(rounds.pruned) < PATIENCE * wanted:
+        rounds.pruned.append(run_pruned_s())
+        rounds.dense.append(run_dense_s())
+        rounds.throttled.append(monitor.throttled())
+        after_quiet = rounds.dense[-1] <= limit_s and not rounds.throttled[-1]
+        quiet += before_quiet and after_quiet
+        before_quiet = after_quiet
+        if quiet >= wanted:
+            break
+        cores.saw(after_quiet)
+    return rounds
 
 
 class Bench:
@@ -125,11 +160,16 @@ class Bench:
         others = range(0 if slow else sessions - 1)
         opened = (self._runtime.Running(model, self._feed, device) for _ in others)
         self._dense = [dense, *opened]
-        self._dense_medians: list[float] = []
         self._monitor = self._runtime.Monitor(device)
+        self._cores = Cores(device)
+        self._dense_medians = [] if slow else [self._first_level_s()]
 
     def measure(self, architecture: Architecture, instrumented: bool = True) -> Sample:
         """Run an architecture beside the dense network until enough quiet rounds are in."""
+        with self._cores:
+            return self._measure(architecture, instrumented)
+
+    def _measure(self, architecture: Architecture, instrumented: bool) -> Sample:
         start_s = time.perf_counter()
         model = self._build(architecture)
         series, (beside, share) = [], self._plan(instrumented)
@@ -204,6 +244,16 @@ class Bench:
         ratios = [pruned_s / dense_s for dense_s, pruned_s in pairs]
         return float(np.median(ratios)) if ratios else None
 
+    def _first_level_s(self) -> float:
+        """The dense network's time on the core where it is lowest just now."""
+        medians = []
+        with self._cores:
+            for _ in range(min(len(self._cores), MOST_CORES)):
+                times = [self._dense[0].run_s() for _ in range(WARM_UP + FEWEST)]
+                medians.append(float(np.median(times[WARM_UP:])))
+                self._cores.move()
+        return min(medians)
+
     def _quiet_s(self) -> float:
         return float(np.percentile(self._dense_medians, 10)) if self._dense_medians else 0.0
 
@@ -214,19 +264,9 @@ class Bench:
         for _ in range(self._warm_up(round_s) - 1):
             dense.run_s(), run_pruned_s()
         wanted = math.ceil(share * self._wanted(round_s))
-        limit_s = self._quiet_s() * QUIET or np.inf
-        rounds, quiet = Rounds([dense.run_s()], [], []), 0
-        before_quiet = rounds.dense[0] <= limit_s
-        # In a slow phase go on for longer, in the hope of quiet rounds.
-        while len(rounds.pruned) < PATIENCE * wanted:
-            rounds.pruned.append(run_pruned_s())
-            rounds.dense.append(dense.run_s())
-            rounds.throttled.append(self._monitor.throttled())
-            after_quiet = rounds.dense[-1] <= limit_s and not rounds.throttled[-1]
-            quiet += before_quiet and after_quiet
-            before_quiet = after_quiet
-            if quiet >= wanted:
-                break
+        rounds = run_rounds(
+            dense.run_s, run_pruned_s, wanted, self._quiet_s(), self._cores, self._monitor
+        )
         if all(rounds.throttled):
             raise Throttled(self._monitor.complaint())
         return rounds
