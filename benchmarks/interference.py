@@ -30,7 +30,8 @@ def shifts(name: str) -> dict:
     found = []
     for architecture in unseen(network, ARCHITECTURES, seed=5):
         model = build(network, architecture).SerializeToString()
-        pruned, third = Running(model, feed, device), Instrumented(model, feed, device)
+        pruned = Running(model, feed, device)
+        third = Instrumented(network, architecture, model, feed, device)
         pairs, triples = _ratio(dense, pruned, None), _ratio(dense, pruned, third)
         found.append(triples / pairs)
     return {

@@ -6,7 +6,6 @@ idle session's threads spin while the other one is timed and take its cores away
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+from pydantic_core import from_json
 
 from latprof.attribution import NodeTime, attribute
 from latprof.errors import OptionError
@@ -76,7 +76,7 @@ class Instrumented:
     def node_times(self, dense_s: np.ndarray, kept: np.ndarray) -> list[NodeTime]:
         """Every node's seconds in execution order; see `layer_times`."""
         path = Path(self._session.end_profiling())
-        events = [e for e in json.loads(path.read_text()) if e.get("cat") == "Node"]
+        events = [e for e in from_json(path.read_bytes()) if e.get("cat") == "Node"]
         self._folder.cleanup()
         events = [e for e in events if e["name"].endswith("_kernel_time")]
         each = len(events) // self._runs

@@ -33,11 +33,11 @@ HEAVY_S = 0.02  # rounds so long need one warm-up only
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
 LARGE_BYTES = 1 << 28  # networks so large are opened once: several would not fit
-SESSIONS = 3  # of both networks, a part of the rounds each; the median of their ratios counts
+SESSIONS = 3  # of both networks, a part of the rounds each
 # Of the rounds, where layers are timed too. The whole network's ratio then only helps to fit four
 # numbers, from one session; most layers are in several runs of the design.
 WHOLE, LAYERS = 0.4, 0.6
-PATIENCE = 3  # times the wanted rounds, while too few were quiet
+PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
 ENOUGH = 6  # quiet rounds
 MOST_CORES = 8  # tried at the start
 QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
@@ -82,22 +82,43 @@ class Rounds:
         """(n,) the dense network beside each pruned run: the mean of before and after."""
         return (self.dense_s[:-1] + self.dense_s[1:]) / 2
 
+    @property
+    def _worse_s(self) -> np.ndarray:
+        """(n,) the slower one of the dense runs before and after each pruned run."""
+        return np.maximum(self.dense_s[:-1], self.dense_s[1:])
+
+    def quiet(self, quiet_s: float) -> np.ndarray:
+        """Which pruned runs had quiet dense runs before and after: (n,) booleans."""
+        return ~np.array(self.throttled) & (self._worse_s <= QUIET * quiet_s)
+
     def kept(self, quiet_s: float) -> np.ndarray:
         """Which pruned runs count: (n,) booleans; ENOUGH, or a quarter of those not throttled.
 
         Both dense runs around them must be near the quiet level: what the machine did in between
         is then likely to have been quiet too.
         """
-        usable = ~np.array(self.throttled)
-        worse = np.maximum(self.dense_s[:-1], self.dense_s[1:])
-        quiet = usable & (worse <= QUIET * quiet_s)
+        quiet = self.quiet(quiet_s)
         if quiet.sum() >= ENOUGH:
             return quiet
+        usable, worse = ~np.array(self.throttled), self._worse_s
         level = max(quiet_s, float(np.percentile(self.dense_s, 25)))
         kept = usable & (worse <= QUIET * level)
         if kept.sum() * 4 >= usable.sum():
             return kept
         return usable & (worse <= np.percentile(worse[usable], 25))
+
+
+def pooled(series: list[Rounds], quiet_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """(dense seconds, pruned seconds) of the rounds that count, over several pairs of sessions.
+
+    A session that met no quiet moment has no say if the others met enough of them.
+    """
+    kept = [rounds.quiet(quiet_s) for rounds in series]
+    if sum(map(np.sum, kept)) < ENOUGH:
+        kept = [rounds.kept(quiet_s) for rounds in series]
+    both = [(r.beside_s[k], r.pruned_s[k]) for r, k in zip(series, kept, strict=True)]
+    beside_s, pruned_s = map(np.concatenate, zip(*both, strict=True))
+    return beside_s, pruned_s
 
 
 def runtime(device: Device):
@@ -119,15 +140,17 @@ def run_rounds(
     cores: Cores,
     monitor,
 ) -> Rounds:
-    """Rounds until so many were quiet, at most PATIENCE times as many.
+    """Rounds until so many were quiet, or until patience ends.
 
     `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown. What is slow goes on
     from another core.
     """
     limit_s = quiet_s * QUIET or np.inf
+    # Several cores are quiet at once more rarely, and there is no other place to go to.
+    most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
     rounds, quiet = Rounds([run_dense_s()], [], []), 0
     before_quiet = rounds.dense[0] <= limit_s
-    while len(rounds.pruned) < PATIENCE * wanted:
+    while len(rounds.pruned) < most:
         rounds.pruned.append(run_pruned_s())
         rounds.dense.append(run_dense_s())
         rounds.throttled.append(monitor.throttled())
@@ -143,9 +166,7 @@ def run_rounds(
 class Bench:
     """The dense network, open and warm, and the quiet level seen so far."""
 
-    def __init__(
-        self, network: Network, device: Device, target_s: float, sessions: int = SESSIONS
-    ) -> None:
+    def __init__(self, network: Network, device: Device, target_s: float) -> None:
         """`target_s`: how long one series of rounds may take when nothing disturbs."""
         self.network, self.device, self.target_s = network, device, target_s
         self._runtime = runtime(device)
@@ -157,7 +178,7 @@ class Bench:
         self._warm_s = min(dense.run_s() for _ in range(WARM_UP))
         # As many dense sessions: a single one's luck would be in every ratio of the table.
         slow = self._warm_s >= SLOW_S or len(model) > LARGE_BYTES
-        others = range(0 if slow else sessions - 1)
+        others = range(0 if slow else SESSIONS - 1)
         opened = (self._runtime.Running(model, self._feed, device) for _ in others)
         self._dense = [dense, *opened]
         self._monitor = self._runtime.Monitor(device)
@@ -175,25 +196,20 @@ class Bench:
         series, (beside, share) = [], self._plan(instrumented)
         for dense in beside:
             pruned = self._runtime.Running(model, self._feed, self.device)
-            rounds = self._rounds(dense, pruned.run_s, share)
-            kept = rounds.kept(self._quiet_s())
-            self._dense_medians.append(float(np.median(rounds.dense_s)))
-            beside_s, pruned_s = rounds.beside_s[kept], rounds.pruned_s[kept]
-            medians = map(np.median, (beside_s, pruned_s, pruned_s / beside_s))
-            series.append((*medians, kept.sum()))
+            series.append(self._rounds(dense, pruned.run_s, share))
+            self._dense_medians.append(float(np.median(series[-1].dense_s)))
+        beside_s, pruned_s = pooled(series, self._quiet_s())
         graph_ratio = self._graph_ratio(pruned)
         del pruned  # its memory is needed for the instrumented copy
-        dense_s, whole_s, ratio, _ = (
-            float(np.median(column)) for column in zip(*series, strict=True)
-        )
+        dense_s = float(np.median(beside_s))
         layers, layers_dense_s = (), None
         if instrumented:
             layers, layers_dense_s = self._layer_times(architecture, model, dense, dense_s)
         return Sample(
             dense_s=dense_s,
-            whole_s=whole_s,
-            ratio=ratio,
-            pairs=int(sum(kept for *_, kept in series)),
+            whole_s=float(np.median(pruned_s)),
+            ratio=float(np.median(pruned_s / beside_s)),
+            pairs=len(pruned_s),
             layers=layers,
             layers_dense_s=layers_dense_s,
             measuring_s=time.perf_counter() - start_s,

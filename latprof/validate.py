@@ -25,7 +25,7 @@ from lookup_tables.table import (
 
 MOST_ATTEMPTS = 3  # at one architecture
 TARGET_S = 0.25  # most seconds of one series of rounds
-SESSIONS = 5  # of both networks: what judges a table must be better than what made it
+PASSES = 2  # over all architectures: the machine's states in between move a ratio
 _FEWEST_FOR_A_LINE = 10
 
 
@@ -140,10 +140,12 @@ def fresh_runs(
     """Architectures unknown to the table, measured beside the dense network."""
     known = [run.architecture for run in table.runs(network)]
     chosen = unseen(network, samples, seed, known, table.plan(network.name).menu)
-    bench = Bench(network, table.device, TARGET_S, SESSIONS)
+    bench = Bench(network, table.device, TARGET_S)
     attempts: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
-    for attempt in range(MOST_ATTEMPTS):
-        for number in [n for n, runs in attempts.items() if is_disturbed(runs, attempts)]:
+    for attempt in range(PASSES + MOST_ATTEMPTS - 1):
+        for number, runs in attempts.items():
+            if attempt >= PASSES and not is_disturbed(runs, attempts):
+                continue
             report(number, samples, f"attempt {attempt + 1}")
             sample = bench.measure(chosen[number], instrumented=False)
             attempts[number].append(as_run("unseen", number, attempt, chosen[number], sample))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from latprof.detect import this_device
 from latprof.errors import Throttled
-from latprof.measure import ENOUGH, PATIENCE, Bench, Rounds
+from latprof.measure import ENOUGH, PATIENCE, PATIENCE_IN_PLACE, Bench, Rounds
 from lookup_tables.network import Architecture
 from pruner.trace import trace
 from tests.toys import tiny_resnet
@@ -66,7 +66,8 @@ def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypat
     monkeypatch.setattr(bench, "_dense_medians", [0.5])
     monkeypatch.setattr(bench._dense[0], "run_s", lambda: next(slow))
     series = bench._rounds(bench._dense[0], lambda: 1.0)
-    assert len(series.pruned) == PATIENCE * bench._wanted(2.0)
+    patience = PATIENCE if len(bench._cores) > 1 else PATIENCE_IN_PLACE
+    assert len(series.pruned) == patience * bench._wanted(2.0)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def _quick(monkeypatch):
     """Rows are wanted here, not good ones."""
     monkeypatch.setattr(journey, "TARGET_S", 0.005)
     monkeypatch.setattr("latprof.measure.PATIENCE", 1)
+    monkeypatch.setattr("latprof.measure.PATIENCE_IN_PLACE", 1)
 
 
 def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):
