@@ -77,6 +77,7 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.table_error
 	$(BIN)/python -m benchmarks.latency_model_speed
 	$(BIN)/python -m benchmarks.interference
+	$(BIN)/python -m benchmarks.cores
 	$(BIN)/python -m benchmarks.revalidate
 	$(BIN)/python -m benchmarks.learning_curve
 	$(BIN)/python -m benchmarks.interpolation

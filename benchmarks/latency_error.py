@@ -4,15 +4,17 @@ For every network and thread count: unseen architectures on the menu and at any 
 to full are measured in fresh sessions, each beside the dense network; then predicted by the table,
 by the straight line in FLOPs, and by layers timed alone and summed. One file a network and device,
 results/latency_error/NAME_DEVICE.json, so that it can be interrupted: what is there is not measured
-again (delete it to do so).
+again (delete it to do so), only predicted again by the table as it now is.
 
     python -m benchmarks.latency_error [--threads 1] [--samples 200] [NETWORK …]
 """
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +32,7 @@ from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable, Run, undisturbed
 
 NETWORKS = ["resnet56", "mobilenet_v1", "vgg16_32", "resnet18", "yolov3"]
+WIDTHS = ("menu", "any")
 ALONE = 20  # architectures whose layers are also timed alone
 ALONE_RUNS, ALONE_WARM_UP, ALONE_MOST_S = 15, 3, 0.1
 
@@ -44,55 +47,73 @@ def main(
     for name in networks or NETWORKS:
         result = f"latency_error/{name}_{device.name}"
         folder = tables / device.name
-        if (RESULTS / f"{result}.json").exists() or not (folder / f"{name}.jsonl").exists():
-            print(f"{name}: already there, or no table in {folder}")
+        if not (folder / f"{name}.jsonl").exists():
+            print(f"{name}: no table in {folder}")
             continue
-        table = LatencyTable.open(folder)
-        device.require(table.device, str(folder))
-        print(save(result, measure(Network.load(name), table, samples)))
+        table, network = LatencyTable.open(folder), Network.load(name)
+        path = RESULTS / f"{result}.json"
+        if path.exists():
+            measured = json.loads(path.read_text())["measured"]
+        else:
+            device.require(table.device, str(folder))
+            measured = measure(network, table, samples)
+        print(save(result, judge(network, table, measured)))
 
 
 def measure(network: Network, table: LatencyTable, samples: int) -> dict:
-    """Both kinds of widths, every method, and the architectures themselves."""
-    # Large networks take a second a run.
+    """Unseen networks as a whole, and the layers of some of them alone."""
     model = LatencyModel(network, table)
+    # Large networks take a second a run.
     count = samples if model.dense_s < 0.1 else max(20, samples // 5)
     start_s = time.perf_counter()
     runs = fresh_runs(network, table, 2 * count, seed=2026)
     spent_s = time.perf_counter() - start_s
+    quiet = undisturbed(runs)
+    sums: dict[str, list] = {}
+    for widths in WIDTHS:
+        some = [run for run in quiet if model.off_menu(run.architecture) == (widths == "any")]
+        sums[widths] = sums_alone(network, table, [r.architecture for r in some[:ALONE]])
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "table_measured_at": table.validation(network.name).measured_at,
+        "seconds": spent_s,
+        "alone_ratio": sums,
+        "runs": [
+            run.model_dump(mode="json", exclude={"peak_memory_bytes"}, exclude_defaults=True)
+            for run in runs
+        ],
+    }
+
+
+def judge(network: Network, table: LatencyTable, measured: dict) -> dict:
+    """Every method's error on what was measured, for both kinds of widths."""
+    model = LatencyModel(network, table)
+    runs = [Run(**run) for run in measured["runs"]]
     answer = {
         "network": network.name,
         "device": table.device.model_dump(exclude_none=True),
-        "table_measured_at": table.validation(network.name).measured_at,
-        "measuring_s": spent_s,
         "steps": {kind: step._asdict() for kind, step in model.steps.items()},
         "calibration": asdict(model.calibration),
     }
-    for widths in ("menu", "any"):
-        summary = validation(model, table, runs, widths, spent_s)
-        answer[widths] = summary.model_dump(exclude={"row"}, exclude_none=True)
+    for widths in WIDTHS:
+        summary = validation(model, table, runs, widths, measured["seconds"])
+        left_out = {"row", "peak_memory_bytes", "measured_at"}
+        answer[widths] = summary.model_dump(exclude=left_out, exclude_none=True)
         of_kind = [
             r for r in undisturbed(runs) if model.off_menu(r.architecture) == (widths == "any")
         ]
-        answer[widths]["alone"] = alone(network, table, of_kind[:ALONE])
         predicted = model.predict_architectures([run.architecture for run in of_kind])
-        answer[widths]["architectures"] = [
-            {
-                "measured_ratio": run.ratio,
-                "predicted_ratio": float(seconds) / model.dense_s,
-                "removed": len(run.architecture.removed),
-            }
-            for run, seconds in zip(of_kind, predicted.latency_s, strict=True)
-        ]
-    return answer
+        answer[widths]["predicted_ratio"] = (predicted.latency_s / model.dense_s).tolist()
+        answer[widths]["measured_ratio"] = [run.ratio for run in of_kind]
+        alone_ratio = measured["alone_ratio"][widths]
+        answer[widths]["alone"] = alone(model, table, of_kind[: len(alone_ratio)], alone_ratio)
+    return answer | {"measured": measured}
 
 
-def alone(network: Network, table: LatencyTable, runs: list[Run]) -> dict:
-    """Every layer in a session of its own, summed, against the same measured ratios.
-
-    As it comes, and after a straight line fitted to the very ratios it is judged by: the best that
-    any calibration could make of it.
-    """
+def sums_alone(
+    network: Network, table: LatencyTable, architectures: list[Architecture]
+) -> list[float]:
+    """Every layer in a session of its own, summed, as a share of the dense network's sum."""
     known: dict[tuple, float] = {}
 
     def total(architecture: Architecture) -> float:
@@ -105,17 +126,26 @@ def alone(network: Network, table: LatencyTable, runs: list[Run]) -> dict:
         return seconds
 
     dense_s = total(network.dense)
-    measured = np.array([run.ratio for run in runs])
-    summed = np.array([total(run.architecture) for run in runs]) / dense_s
+    return [total(architecture) / dense_s for architecture in architectures]
+
+
+def alone(model: LatencyModel, table: LatencyTable, runs: list[Run], sums: list[float]) -> dict:
+    """Layers timed alone against the measured ratios of the same architectures.
+
+    As they come, and after a straight line fitted to the very ratios they are judged by: the best
+    that any calibration could make of them.
+    """
+    measured, summed = np.array([run.ratio for run in runs]), np.array(sums)
     features = np.stack([summed, np.ones_like(summed)], axis=1) / measured[:, None]
     line, *_ = np.linalg.lstsq(features, np.ones(len(runs)), rcond=None)
     fitted = features @ line - 1
-    model = LatencyModel(network, table)
     table_errors = model.errors(runs)
-    flops = flops_line(network, table.settled_runs(network, "design"), runs) / measured - 1
+    off_menu = model.off_menu(runs[0].architecture)
+    design = table.settled_runs(model.network, "design")
+    design = [run for run in design if model.off_menu(run.architecture) == off_menu]
+    flops = flops_line(model.network, design, runs) / measured - 1
     return {
         "architectures": len(runs),
-        "layers_timed": len(known),
         "rmspe": _rms(summed / measured - 1),
         "rmspe_after_best_line": _rms(fitted),
         "worst": float(np.abs(summed / measured - 1).max()),

@@ -62,9 +62,8 @@ def test_networks_between_the_menus_widths_are_among_the_designed_ones(tmp_path)
     assert sum(between) >= journey.LEGS - 1
 
 
-def test_a_finished_profile_is_not_measured_again(tmp_path, monkeypatch):
+def test_a_finished_profile_is_not_measured_again(tmp_path):
     first = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
-    monkeypatch.setattr(journey._Journey, "_doubtful", lambda self: [])  # only noise would ask
     content = (tmp_path / "t" / "tiny.jsonl").read_bytes()
     assert profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS) == first
     assert (tmp_path / "t" / "tiny.jsonl").read_bytes() == content
