@@ -374,7 +374,7 @@ class LatencyModel:
 def _holds_90(errors: np.ndarray) -> float:
     """The half-width that will hold 90 % of further errors, in another process as well.
 
-    Normal, with Student's wider tails for few errors (first term of Cornish and Fisher's expansion);
+    Normal, with Student's wider tails for few errors (Cornish and Fisher's expansion, first term);
     what all networks of a process share shows only in the next process, and is added.
     """
     tails = 1 + (_NORMAL_90**2 + 1) / (4 * len(errors))
