@@ -1,7 +1,7 @@
 """Which core a single thread runs on: the cores of a shared machine are slow at different times.
 
-What slows one is mostly its other hardware thread, which someone else may use; so a measurement
-that has become slow goes on from another core (benchmarks/cores.py).
+Their slow phases do not coincide (benchmarks/cores.py), so a measurement that has become slow goes on
+from another core.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cores:
 
     def move(self) -> None:
         """Go on from the next core."""
-        self._near.append(self._near.pop(0)) if self._near else None
+        self._near = [*self._near[1:], *self._near[:1]]
         self._bind({*self._near[:1]})
 
     def saw(self, quiet: bool) -> None:
