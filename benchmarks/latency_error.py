@@ -6,7 +6,7 @@ by the straight line in FLOPs, and by layers timed alone and summed. One file a 
 results/latency_error/NAME_DEVICE.json, so that it can be interrupted: what is there is not measured
 again (delete it to do so), only predicted again by the table as it now is.
 
-    python -m benchmarks.latency_error [--threads 1] [--samples 200] [NETWORK …]
+    python -m benchmarks.latency_error [--threads 1] [--samples 100] [NETWORK …]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ALONE_RUNS, ALONE_WARM_UP, ALONE_MOST_S = 15, 3, 0.1
 def main(
     networks: Annotated[list[str] | None, typer.Argument()] = None,
     threads: int = 1,
-    samples: int = 200,
+    samples: int = 100,  # of each kind of widths
     tables: Path = DATA,
 ) -> None:
     device = this_device("cpu", Usage(threads))
