@@ -1,7 +1,7 @@
 """Which core a single thread runs on: the cores of a shared machine are slow at different times.
 
-Their slow phases do not coincide (benchmarks/cores.py), so a measurement that has become slow goes on
-from another core.
+Their slow phases do not coincide (benchmarks/cores.py), so a measurement that has become slow goes
+on from another core.
 """
 
 from __future__ import annotations
