@@ -63,14 +63,38 @@ def quarter_width(group: ChannelGroup) -> int:
     return -(-group.width // 4)
 
 
-def any_width(network: Network, rng: np.random.Generator, lowest=quarter_width) -> Architecture:
-    """Widths drawn between `lowest` (of a group) and the full one, whatever the menu."""
+def any_width(network: Network, rng: np.random.Generator) -> Architecture:
+    """Widths drawn between a quarter and the full one, whatever the menu."""
+    return _between(network, rng, quarter_width)
+
+
+def whole_range(network: Network, rng: np.random.Generator) -> Architecture:
+    """Widths drawn from all that a table answers for."""
+    return _between(network, rng, narrowest_width)
+
+
+def _between(network: Network, rng: np.random.Generator, lowest) -> Architecture:
     return Architecture(
         widths={
             group.name: int(rng.integers(lowest(group), group.width + 1))
             for group in network.groups
         }
     )
+
+
+def thin(network: Network, rng: np.random.Generator) -> Architecture:
+    """Widths up to a random share of the full ones, whatever the menu; blocks may be removed.
+
+    Between the menu's lowest widths lie the networks that were pruned most.
+    """
+    ceiling = rng.uniform(0.1, 1.0)
+    widths = {}
+    for group in network.groups:
+        lowest = narrowest_width(group)
+        highest = max(lowest, int(ceiling * group.width))
+        widths[group.name] = int(rng.integers(lowest, highest + 1))
+    removed = _some_blocks(network, rng) if rng.random() < 0.5 else ()
+    return Architecture(widths=widths, removed=removed)
 
 
 def unseen(
@@ -184,8 +208,9 @@ def _smaller(network: Network, menu, rng: np.random.Generator) -> Architecture:
 
 def _random(network: Network, menu, rng: np.random.Generator, remove: bool) -> Architecture:
     widths = {group.name: int(rng.choice(menu[group.name])) for group in network.groups}
-    removed = ()
-    if remove:
-        share = rng.uniform(0.1, 0.9)
-        removed = tuple(block.name for block in network.blocks if rng.random() < share)
-    return Architecture(widths=widths, removed=removed)
+    return Architecture(widths=widths, removed=_some_blocks(network, rng) if remove else ())
+
+
+def _some_blocks(network: Network, rng: np.random.Generator) -> tuple[str, ...]:
+    share = rng.uniform(0.1, 0.9)
+    return tuple(block.name for block in network.blocks if rng.random() < share)

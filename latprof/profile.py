@@ -22,9 +22,9 @@ from latprof.design import (
     any_width,
     design,
     level_widths,
-    narrowest_width,
-    quarter_width,
+    thin,
     unseen,
+    whole_range,
 )
 from latprof.measure import Bench
 from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
@@ -38,6 +38,8 @@ Report = Callable[[int, int, str], None]  # done, of how many, what now
 TARGET_S = 0.15  # most seconds of one series of rounds
 OUTLIER = 4.0  # a residual of so many robust standard deviations is measured again
 REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
+# By turns: half of them from a quarter to the full width, where most searches end.
+OFF_MENU = (thin, any_width, whole_range, any_width)
 CANDIDATES = 24  # networks between the menu's widths, of which the table is least sure of one
 LEGS = 6
 SAMPLES = 30  # unseen networks of each kind, unless told otherwise
@@ -183,9 +185,8 @@ class _Journey:
         model = self._model()
         for number in missing:
             rng = np.random.default_rng([self.seed, 3, number])
-            # Most between a quarter and the full width, where most searches end.
-            lowest = narrowest_width if number % 3 == 0 else quarter_width
-            drawn = [any_width(self.network, rng, lowest) for _ in range(CANDIDATES)]
+            draw = OFF_MENU[number % len(OFF_MENU)]
+            drawn = [draw(self.network, rng) for _ in range(CANDIDATES)]
             unsure = int(np.argmax(model.spreads(drawn))) if model else 0
             yield Job("design", number, 0, drawn[unsure])
 

@@ -13,7 +13,9 @@ from latprof.design import (
     field,
     level_widths,
     narrowest_width,
+    thin,
     unseen,
+    whole_range,
 )
 from lookup_tables.network import Network, network_names
 from tests.toys import chain
@@ -104,11 +106,23 @@ def test_a_network_with_few_architectures_is_also_tested_between_its_menu():
 
 
 @given(st.integers(0, 1000))
-def test_any_width_means_from_a_quarter_or_from_the_narrowest_measured(seed):
+def test_any_width_means_from_a_quarter_the_others_go_down_to_the_narrowest(seed):
     network = Network.load("resnet20")
     rng = np.random.default_rng(seed)
-    quarter, whole = any_width(network, rng), any_width(network, rng, narrowest_width)
+    quarter = any_width(network, rng)
+    others = thin(network, rng), whole_range(network, rng)
     for group in network.groups:
         assert group.width / 4 <= quarter.widths[group.name] <= group.width
-        assert group.width // 10 <= whole.widths[group.name] <= group.width
+        for other in others:
+            network.check(other)
+            assert narrowest_width(group) <= other.widths[group.name] <= group.width
         assert narrowest_width(group) <= group.choices[0]
+
+
+def test_a_third_of_thin_networks_have_less_than_a_quarter_of_all_channels():
+    network, rng = Network.load("resnet56"), np.random.default_rng(0)
+    drawn = [thin(network, rng) for _ in range(200)]
+    full = sum(group.width for group in network.groups)
+    shares = [sum(architecture.widths.values()) / full for architecture in drawn]
+    assert 0.3 < sum(share < 0.25 for share in shares) / len(shares) < 0.6
+    assert 0.3 < sum(bool(architecture.removed) for architecture in drawn) / len(drawn) < 0.6

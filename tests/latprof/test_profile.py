@@ -176,7 +176,7 @@ def test_the_network_measured_next_is_the_one_the_table_is_least_sure_of(tmp_pat
     model = made._model()
     for job in made._least_sure(leg):
         rng = journey.np.random.default_rng([0, 3, job.run])
-        lowest = journey.narrowest_width if job.run % 3 == 0 else journey.quarter_width
-        drawn = [journey.any_width(NETWORK, rng, lowest) for _ in range(journey.CANDIDATES)]
+        draw = journey.OFF_MENU[job.run % 4]
+        drawn = [draw(NETWORK, rng) for _ in range(journey.CANDIDATES)]
         most = max(model.spreads(drawn))
         assert model.spreads([job.architecture])[0] == pytest.approx(most)
