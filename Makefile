@@ -14,7 +14,7 @@ DATA    ?= cifar10
 METHOD  ?= lap
 SPEEDUP ?= 1.6
 
-.PHONY: help setup demo test check gpu-check format profile prune bench picture networks clean
+.PHONY: help setup demo test check gpu-check format profile prune bench picture figures networks clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -96,6 +96,9 @@ endif
 
 picture: setup ## Draw the README's picture from the committed tables
 	$(BIN)/python -m benchmarks.picture
+
+figures: setup ## Write the README's tables anew from benchmarks/results
+	$(BIN)/python -m benchmarks.figures
 
 networks: setup ## Trace the shipped networks again
 	for model in resnet20 resnet56 mobilenet_v1 mobilenet_v1_32 digits_resnet; do \

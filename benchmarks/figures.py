@@ -1,0 +1,155 @@
+"""The README's tables, written from the saved results: no figure there is typed by hand.
+
+    python -m benchmarks.figures          rewrites them in README.md
+    python -m benchmarks.figures --check  ends with code 1 if they differ from the results
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; NAME is a function's below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from benchmarks.results import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+MACHINE = "intel_xeon_processor"
+NETWORKS = {
+    "resnet20": "ResNet-20, 32×32",
+    "resnet56": "ResNet-56, 32×32",
+    "mobilenet_v1_32": "MobileNet-V1, 32×32",
+    "mobilenet_v2_32": "MobileNet-V2, 32×32",
+    "vgg16_32": "VGG-16, 32×32",
+    "mobilenet_v1": "MobileNet-V1, 224×224",
+    "mobilenet_v2": "MobileNet-V2, 224×224",
+    "resnet18": "ResNet-18, 224×224",
+    "resnet50": "ResNet-50, 224×224",
+    "vgg16": "VGG-16, 224×224",
+    "yolov3": "YOLOv3, 416×416",
+}
+THREADS = {1: "", 2: ", two threads"}
+PUBLISHED = {
+    "amc_half_flops": "AMC, half the MACs",
+    "amc_half_time": "AMC, half the time",
+    "robot": "ABCP robot",
+    "sim2real": "ABCP sim2real",
+    "ucsd": "ABCP UCSD",
+}
+Row = list[str]
+
+
+def table_error() -> Iterator[Row]:
+    """Every table's own error, on networks measured right after the designed ones."""
+    yield ["network", "on the menu", "MACs line", "any width", "MACs line", "unseen", "profile"]
+    tables = _read("table_error")["tables"]
+    for name, threads, label in _each():
+        found = tables.get(f"{MACHINE}_{threads}t", {}).get("networks", {}).get(name)
+        if found:
+            menu, any_ = found["menu"], found["any"]
+            yield [
+                f"{label}, {_three(found['dense_ms'])} ms",
+                f"**{_percent(menu['rmspe'])}**",
+                _percent(menu["flops_rmspe"]),
+                f"**{_percent(any_['rmspe'])}**",
+                _percent(any_["flops_rmspe"]),
+                f"{menu['architectures']} + {any_['architectures']}",
+                f"{menu['measuring_s']:.0f} s",
+            ]
+
+
+def latency_error() -> Iterator[Row]:
+    """The tables and their alternatives on networks measured in fresh sessions."""
+    yield [
+        "unseen networks", "table", "within ±5 %", "rank correlation", "in the 90 % interval",
+        "MACs line", "layers alone, summed",
+    ]  # fmt: skip
+    for name, threads, label in _each():
+        path = RESULTS / f"latency_error/{name}_{MACHINE}_{threads}t.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text())
+        for widths, kind in (("menu", "on the menu"), ("any", "any width")):
+            one = found[widths]
+            alone = one["alone"]
+            yield [
+                f"{label}: {_count(one['architectures'])} {kind}",
+                f"**{_percent(one['rmspe'])}**",
+                _percent(one["within_5_percent"], 0),
+                f"{one['rank_correlation']:.3f}",
+                _percent(one["coverage_90"], 0),
+                _percent(one["flops_rmspe"]),
+                f"{_percent(alone['rmspe'])} ({_percent(alone['rmspe_after_best_line'])})",
+            ]
+
+
+def anchors() -> Iterator[Row]:
+    """Networks that others pruned and published."""
+    yield ["network", "predicted", "90 % interval", "measured", "error"]
+    for networks in _read(f"anchors_{MACHINE}_1t")["networks"].values():
+        for name, one in networks.items():
+            yield [
+                PUBLISHED[name],
+                f"{_three(one['predicted_speedup'])}×",
+                f"{_three(one['predicted_low'])} … {_three(one['predicted_high'])}",
+                f"{_three(one['measured_speedup'])}×",
+                f"{100 * one['error']:+.1f} %".replace("-", "−"),
+            ]
+
+
+def _each() -> Iterator[tuple[str, int, str]]:
+    for name, label in NETWORKS.items():
+        for threads, way in THREADS.items():
+            yield name, threads, label + way
+
+
+def _count(architectures: int | list) -> int:
+    """Results of an earlier format list them."""
+    return architectures if isinstance(architectures, int) else len(architectures)
+
+
+def _read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, zeros included."""
+    return f"{value:#.3g}".rstrip(".")
+
+
+def markdown(rows: Iterator[Row]) -> str:
+    head, *rest = rows
+    lines = [head, ["---"] * len(head), *rest]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def renewed(text: str) -> str:
+    """The README with its tables as the results have them now."""
+    makers = {make.__name__: make for make in (table_error, latency_error, anchors)}
+
+    def replace(match: re.Match) -> str:
+        return f"{match[1]}\n{markdown(makers[match[2]]())}{match[3]}"
+
+    return re.sub(r"(<!-- figures: (\w+) -->)\n.*?(<!-- end -->)", replace, text, flags=re.DOTALL)
+
+
+def main(check: bool = False) -> None:
+    before = README.read_text()
+    now = renewed(before)
+    if check and now != before:
+        print("README.md does not show what benchmarks/results/ holds; run: make figures")
+        sys.exit(1)
+    README.write_text(now)
+
+
+if __name__ == "__main__":
+    typer.run(main)
