@@ -40,7 +40,8 @@ OUTLIER = 4.0  # a residual of so many robust standard deviations is measured ag
 REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
 # By turns: half of them from a quarter to the full width, where most searches end.
 OFF_MENU = (thin, any_width, whole_range, any_width)
-CANDIDATES = 24  # networks between the menu's widths, of which the table is least sure of one
+MOST_OFF_MENU = 42
+CANDIDATES = 50  # networks between the menu's widths, of which the table is least sure of one
 LEGS = 6
 SAMPLES = 30  # unseen networks of each kind, unless told otherwise
 FEWEST_JUDGED = 14  # unseen networks of each kind before an error counts as reached
@@ -317,8 +318,11 @@ def _alike(one: Outcome, other: Outcome) -> bool:
 
 
 def off_menu_of_a_leg(levels: int) -> int:
-    """Designed networks between the menu's widths, in every leg: about two thirds of the array."""
-    return max(1, round(levels**2 / 9))
+    """Designed networks between the menu's widths, in every leg.
+
+    Two thirds of an array of 8 levels; with fewer levels more lies between them, not less.
+    """
+    return max(1, round(min(2 * levels**2, MOST_OFF_MENU) / LEGS))
 
 
 def _share(listed: list, leg: int) -> range:
