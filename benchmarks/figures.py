@@ -102,6 +102,26 @@ def anchors() -> Iterator[Row]:
             ]
 
 
+def repeatability() -> Iterator[Row]:
+    """Tables rebuilt in fresh processes: relative spreads, and what `latprof diff` flagged."""
+    yield [
+        "rebuilt table", "predicted speedups, median", "95 %", "entries, median", "95 %", "flagged",
+    ]  # fmt: skip
+    for name, threads, label in _each():
+        path = RESULTS / f"repeatability_{name}_{MACHINE}_{threads}t.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            networks, entries = found["predictions"], found["entries"]
+            yield [
+                f"{label}, {found['tables']} processes",
+                f"**{_percent(networks['median_spread'], 2)}**",
+                f"**{_percent(networks['p95_spread'])}**",
+                _percent(entries["median_spread"]),
+                _percent(entries["p95_spread"]),
+                f"{sum(found['flagged'])} of {entries['count']}",
+            ]
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -126,6 +146,9 @@ def _three(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
+MAKERS = (table_error, latency_error, repeatability, anchors)
+
+
 def markdown(rows: Iterator[Row]) -> str:
     head, *rest = rows
     lines = [head, ["---"] * len(head), *rest]
@@ -134,7 +157,7 @@ def markdown(rows: Iterator[Row]) -> str:
 
 def renewed(text: str) -> str:
     """The README with its tables as the results have them now."""
-    makers = {make.__name__: make for make in (table_error, latency_error, anchors)}
+    makers = {make.__name__: make for make in MAKERS}
 
     def replace(match: re.Match) -> str:
         return f"{match[1]}\n{markdown(makers[match[2]]())}{match[3]}"
