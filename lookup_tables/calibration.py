@@ -16,10 +16,12 @@ import numpy as np
 from lookup_tables.layer import LayerSpec
 from lookup_tables.table import Run
 
-# What one expects of (a, c · dense seconds, d · dense seconds, b) before measuring, and by how much
-# it may differ; without it they cannot be told apart on networks whose node count never changes.
+# What one expects of a and of (c, d, b) · dense seconds before measuring, and by how much it may
+# differ; without it they cannot be told apart on networks whose node count never changes. A run's
+# constant cost is some microseconds, however large the network: given more freedom it takes up
+# errors of large networks, and is then far too large for one that was cut to a fiftieth.
 _PRIOR_MEAN = np.array([1.0, 0.0, 0.0, 0.0])
-_PRIOR_SPREAD = np.array([0.2, 10e-6, 10e-6, 0.01])  # -, seconds, seconds, -
+_PRIOR_SPREAD = np.array([0.2, 10e-6, 10e-6, 20e-6])  # -, seconds, seconds, seconds
 _RUN_NOISE = 0.01  # relative, of one whole-network ratio
 
 
@@ -70,7 +72,7 @@ def calibrate(runs: list[Run], shares, nodes, dense_s: float) -> Calibration:
     ]
     ratios = np.array([run.ratio for run in runs])
     features = np.array(rows) / ratios[:, None]
-    spread = _PRIOR_SPREAD / np.array([1.0, dense_s, dense_s, 1.0])
+    spread = _PRIOR_SPREAD / np.array([1.0, dense_s, dense_s, dense_s])
     precision = np.diag(1 / spread**2)
     gram = features.T @ features / _RUN_NOISE**2 + precision
     target = features.T @ np.ones(len(runs)) / _RUN_NOISE**2 + precision @ _PRIOR_MEAN

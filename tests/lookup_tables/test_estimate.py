@@ -4,12 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latprof.design import unseen
+from lookup_tables.calibration import calibrate, layer_shares
 from lookup_tables.errors import ArchitectureError, NotMeasured, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable
 from pruner.trace import trace
-from tests.toys import Merging, chain, synthetic_table, true_s
+from tests.toys import Merging, chain, macs_with_steps, synthetic_table, true_s
 
 NETWORKS = {"chain": chain(16, 32, 16, 8), "resnet20": Network.load("resnet20")}
 
@@ -146,3 +147,18 @@ def test_the_overhead_of_the_runtimes_profiler_is_calibrated_away(tmp_path):
     assert on_menu
     for run in on_menu:
         assert model.latency_s(run.architecture) == pytest.approx(run.whole_s, rel=0.01)
+
+
+def test_errors_of_a_large_network_do_not_become_a_constant_cost(tmp_path):
+    """A constant of a hundredth of a large network would be most of one cut to a fiftieth."""
+    network = NETWORKS["chain"]
+    table = synthetic_table(tmp_path / "t", network, lambda s: 1000 * macs_with_steps(s), levels=8)
+    wrong = [
+        run.model_copy(update={"ratio": run.ratio - 0.01 * (1 - run.ratio)})
+        for run in table.settled_runs(network, "design")
+    ]
+    shares, nodes = layer_shares(wrong)
+    dense_s = wrong[0].dense_s
+    found = calibrate(wrong, shares, nodes, dense_s)
+    assert dense_s > 0.01
+    assert abs(found.b) * dense_s < 60e-6
