@@ -6,6 +6,8 @@ MobileNet-V1 as AMC pruned it (He et al., ECCV 2018) and the three YOLOv3 of ABC
 Ours: ABCP's networks keep the heads of our YOLOv3 (80 classes), dense and pruned alike, because a
 table is of one network; published are heads for 5, 1 and 3 classes.
 
+What the saved result has is not measured again (delete it to do so), only predicted again.
+
     python -m benchmarks.anchors --anchors-dir FOLDER [--threads 1]
 """
 
@@ -20,7 +22,7 @@ from typing import Annotated
 import onnx
 import typer
 
-from benchmarks.results import save
+from benchmarks.results import RESULTS, save
 from latprof.compare import compare
 from latprof.detect import Usage, this_device
 from latprof.onnx_model import build
@@ -29,6 +31,8 @@ from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable
 
+MEASURED = ("measured_speedup", "measured_low", "measured_high", "dense_ms", "pruned_ms")
+
 
 def main(
     anchors_dir: Annotated[Path, typer.Option()], threads: int = 1, tables: Path = DATA
@@ -36,19 +40,22 @@ def main(
     device = this_device("cpu", Usage(threads))
     table = LatencyTable.open(tables / device.name)
     device.require(table.device, str(table.folder))
-    results = {}
+    result = f"anchors_{device.name}"
+    known = _measured_before(RESULTS / f"{result}.json", device)
+    results: dict[str, dict] = {}
     for name, published in (("mobilenet_v1", "amc_mobilenet_v1"), ("yolov3", "abcp_yolov3")):
         if not table.path(name).exists():
             continue
         network = Network.load(name)
         described = json.loads((anchors_dir / f"{published}.json").read_text())["networks"]
         read = amc if name == "mobilenet_v1" else abcp
-        results[name] = {
-            label: _measure(network, read(network, facts), table, device)
-            for label, facts in described.items()
-            if label != "dense"
-        }
-    print(save(f"anchors_{device.name}", {"device": device.model_dump(), "networks": results}))
+        results[name] = {}
+        for label, facts in described.items():
+            if label != "dense":
+                architecture = read(network, facts)
+                measured = known.get(label) or _measure(network, architecture, device)
+                results[name][label] = _judge(network, architecture, table, measured)
+    print(save(result, {"device": device.model_dump(), "networks": results}))
 
 
 def amc(network: Network, facts: dict) -> Architecture:
@@ -93,33 +100,49 @@ def _head_convolutions() -> list[str]:
     return names
 
 
-def _measure(
-    network: Network, architecture: Architecture, table: LatencyTable, device: Device
-) -> dict:
+def _judge(network: Network, architecture: Architecture, table: LatencyTable, measured: dict):
+    """What the table predicts, beside what was measured."""
     model = LatencyModel(network, table)
     prediction = model.predict_architectures([architecture])
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")]
-        for file, built in zip(files, (network.dense, architecture), strict=True):
-            onnx.save(build(network, built, device.batch), str(file))
-        measured = compare(*files, device)
     predicted = model.dense_s / float(prediction.latency_s[0])
     return {
         "predicted_speedup": predicted,
         "predicted_low": model.dense_s / float(prediction.high_s[0]),
         "predicted_high": model.dense_s / float(prediction.low_s[0]),
         "interpolated": float(prediction.interpolated[0]),
-        "measured_speedup": measured.speedup,
-        "measured_low": measured.speedup_low,
-        "measured_high": measured.speedup_high,
-        "error": predicted / measured.speedup - 1,
-        "dense_ms": measured.dense_s * 1e3,
-        "pruned_ms": measured.latency_s * 1e3,
+        "error": predicted / measured["measured_speedup"] - 1,
+        **measured,
         "macs_share": network.macs(
             network.widths(architecture), dict.fromkeys(architecture.removed, True)
         )
         / network.macs(network.widths(network.dense)),
     }
+
+
+def _measure(network: Network, architecture: Architecture, device: Device) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")]
+        for file, built in zip(files, (network.dense, architecture), strict=True):
+            onnx.save(build(network, built, device.batch), str(file))
+        measured = compare(*files, device)
+    return {
+        "measured_speedup": measured.speedup,
+        "measured_low": measured.speedup_low,
+        "measured_high": measured.speedup_high,
+        "dense_ms": measured.dense_s * 1e3,
+        "pruned_ms": measured.latency_s * 1e3,
+    }
+
+
+def _measured_before(path: Path, device: Device) -> dict[str, dict]:
+    """label → what an earlier run measured on this device."""
+    if not path.exists():
+        return {}
+    before = json.loads(path.read_text())
+    if before["device"] != device.model_dump():
+        return {}
+    labelled = [item for networks in before["networks"].values() for item in networks.items()]
+    return {label: {name: row[name] for name in MEASURED} for label, row in labelled}
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class _Journey:
         self.seed = plan.seed
         self._off_menu = off_menu_of_a_leg(plan.levels)
         _require_same_runs(self.table, network, self.designed, self.unseen)
-        self._spent_before_s = sum(run.measuring_s for run in self.table.runs(network))
+        self._spent_before_s = _spent_s(self.table, network)
         self._start_s = time.perf_counter()
         self._bench: Bench | None = None
         self._measured_now = 0
@@ -323,6 +323,13 @@ def off_menu_of_a_leg(levels: int) -> int:
     Two thirds of an array of 8 levels; with fewer levels more lies between them, not less.
     """
     return max(1, round(min(2 * levels**2, MOST_OFF_MENU) / LEGS))
+
+
+def _spent_s(table: LatencyTable, network: Network) -> float:
+    """Seconds of earlier calls: what the last one wrote, or its runs where it was cut short."""
+    validation = table.validation(network.name)
+    measuring_s = sum(run.measuring_s for run in table.runs(network))
+    return max(measuring_s, validation.measuring_s if validation else 0.0)
 
 
 def _share(listed: list, leg: int) -> range:
