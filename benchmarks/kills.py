@@ -2,7 +2,8 @@
 
     python -m benchmarks.kills [--kills 50]
 
-Each time the same command is started again on the same table and killed after a random while.
+Each time the same command is started again on the same table and killed after a random while; when
+a profile ends before that, a new table is begun.
 After every kill the file must begin with all complete lines that were there before, and must be
 readable. At last the profile is finished. Nothing here is a timing.
 """
@@ -30,13 +31,17 @@ LONGEST_S = 4.0  # of one life: long enough to open the networks and write some 
 def main(kills: int = 50, seed: int = 0) -> None:
     moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "table"
-        path = folder / f"{NETWORK}.jsonl"
-        complete, cut_lines, lost, rows = b"", 0, 0, []
-        for number in range(kills):
+        tables, cut_lines, lost, rows = 1, 0, 0, []
+        folder, complete = Path(place) / "1", b""
+        while len(rows) < kills:
+            path = folder / f"{NETWORK}.jsonl"
             process = start(folder)
             time.sleep(moments.uniform(0.0, LONGEST_S))
-            finished = process.poll() is not None
+            if process.poll() is not None:  # finished before it was killed: a new table
+                lost += not path.read_bytes().startswith(complete)
+                tables += 1
+                folder, complete = Path(place) / str(tables), b""
+                continue
             process.send_signal(signal.SIGKILL)
             process.wait()
             content = path.read_bytes() if path.exists() else b""
@@ -46,16 +51,15 @@ def main(kills: int = 50, seed: int = 0) -> None:
             if complete and content == complete:
                 LatencyTable.open(folder).rows(NETWORK)
             rows.append(complete.count(b"\n"))
-            print(f"kill {number + 1}: {rows[-1]} rows, last line cut: {content != complete}")
-            if finished:
-                print("finished before it was killed; it goes on from the whole table")
+            print(f"kill {len(rows)}: {rows[-1]} rows, last line cut: {content != complete}")
         process = start(folder)
         assert process.wait() == 0, "the profile could not be finished"
         table = LatencyTable.open(folder)
         network = Network.load(NETWORK)
-        lost += not path.read_bytes().startswith(complete)
+        lost += not (folder / f"{NETWORK}.jsonl").read_bytes().startswith(complete)
         content = {
             "kills": kills,
+            "tables": tables,
             "seed": seed,
             "rows_after_each": rows,
             "kills_that_cut_a_line": cut_lines,
