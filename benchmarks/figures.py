@@ -88,6 +88,16 @@ def latency_error() -> Iterator[Row]:
             ]
 
 
+def revalidate() -> Iterator[Row]:
+    """Tables against the machine as it was later."""
+    yield ["table, later", "on the menu", "bias", "any width", "bias"]
+    for name, found in _read("revalidate")["networks"].items():
+        row = [NETWORKS[name]]
+        for widths in ("menu", "any"):
+            row += [f"**{_percent(found[widths]['rmspe'])}**", _signed(found[widths]["bias"])]
+        yield row
+
+
 def anchors() -> Iterator[Row]:
     """Networks that others pruned and published."""
     yield ["network", "predicted", "90 % interval", "measured", "error"]
@@ -98,7 +108,7 @@ def anchors() -> Iterator[Row]:
                 f"{_three(one['predicted_speedup'])}×",
                 f"{_three(one['predicted_low'])} … {_three(one['predicted_high'])}",
                 f"{_three(one['measured_speedup'])}×",
-                f"{100 * one['error']:+.1f} %".replace("-", "−"),
+                _signed(one["error"]),
             ]
 
 
@@ -141,12 +151,16 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f} %".replace("-", "−")
+
+
 def _three(value: float) -> str:
     """Three significant digits, zeros included."""
     return f"{value:#.3g}".rstrip(".")
 
 
-MAKERS = (table_error, latency_error, repeatability, anchors)
+MAKERS = (table_error, latency_error, revalidate, repeatability, anchors)
 
 
 def markdown(rows: Iterator[Row]) -> str:
