@@ -112,10 +112,7 @@ def _judge(network: Network, architecture: Architecture, table: LatencyTable, me
         "interpolated": float(prediction.interpolated[0]),
         "error": predicted / measured["measured_speedup"] - 1,
         **measured,
-        "macs_share": network.macs(
-            network.widths(architecture), dict.fromkeys(architecture.removed, True)
-        )
-        / network.macs(network.widths(network.dense)),
+        "macs_share": network.macs_of(architecture) / network.macs_of(network.dense),
     }
 
 

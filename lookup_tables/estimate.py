@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lookup_tables.calibration import calibrate, layer_shares
+from lookup_tables.calibration import Calibration, calibrate, layer_shares
 from lookup_tables.errors import NotMeasured, TableError
-from lookup_tables.layer import LayerSpec
+from lookup_tables.layer import LayerSpec, macs
 from lookup_tables.network import Architecture, Layer, Network
 from lookup_tables.surface import ChannelStep, Surface, find_step
 from lookup_tables.table import LatencyTable, Run, undisturbed
@@ -110,6 +110,10 @@ class LatencyModel:
         for derived in ("terms", "_positions"):
             other.__dict__.pop(derived, None)
         return other
+
+    def in_macs(self) -> LatencyModel:
+        """The same questions about multiply-accumulates, scaled to the dense network's seconds."""
+        return _MacsModel(self)
 
     # -- questions -----------------------------------------------------------------------------
 
@@ -369,6 +373,27 @@ class LatencyModel:
         except NotMeasured as error:
             return error
         raise AssertionError("every layer is measured, yet the sum is not")
+
+
+class _MacsModel(LatencyModel):
+    """A layer costs its multiply-accumulates; nothing is interpolated."""
+
+    def __init__(self, model: LatencyModel) -> None:
+        self.__dict__.update(model.__dict__)
+        for derived in ("terms", "_positions"):
+            self.__dict__.pop(derived, None)
+        self.calibration = Calibration(1.0, 0.0, 0.0, 0.0)
+        self._seconds_each = self.dense_s / self.network.macs(
+            self.network.widths(self.network.dense)
+        )
+
+    def _sum_layers(self, layers, widths: dict[str, np.ndarray], shape: tuple[int, ...]):
+        total = np.zeros(shape)
+        for layer in layers:
+            geometry = self.network.geometry[layer.name]
+            forms = (geometry.in_form(widths), geometry.out_form(widths))
+            total += macs(layer.kind, *forms, layer.groups, layer.kernel, geometry.out_size)
+        return total * self._seconds_each, np.zeros(shape)
 
 
 def _holds_90(errors: np.ndarray) -> float:

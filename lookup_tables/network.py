@@ -383,6 +383,11 @@ class Network(_Frozen):
             total = total + here
         return total
 
+    def macs_of(self, architecture: Architecture) -> int:
+        """Multiply-accumulates of one architecture, removed blocks left out."""
+        removed = dict.fromkeys(architecture.removed, True)
+        return int(self.macs(self.widths(architecture), removed))
+
 
 def network_names() -> list[str]:
     """The networks shipped with this package."""
