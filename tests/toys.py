@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from latprof.design import design, unseen
@@ -161,3 +163,27 @@ def _run(network: Network, cost, purpose: str, number: int, architecture: Archit
         ratio=whole_s / dense_s, pairs=12, measuring_s=0.1,
         layers=layers if purpose == "design" else (),
     )  # fmt: skip
+
+
+def write_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def imagenet_folder(folder: Path, classes: int = 2, train: int = 8, val: int = 4) -> None:
+    """Tiny images in ImageNet's layout: train/ and val/ with one folder a class."""
+    for part, count in (("train", train), ("val", val)):
+        for i in range(count):
+            write_image(folder / part / f"n{i % classes:08d}" / f"{i}.JPEG", i)
+
+
+def food101_folder(folder: Path, each: int = 2) -> None:
+    """Tiny images of two classes in the layout that torchvision unpacks Food-101 to."""
+    meta = folder / "food-101" / "meta"
+    meta.mkdir(parents=True)
+    for part in ("train", "test"):
+        names = {c: [f"{c}/{part}{i}" for i in range(each)] for c in ("pie", "soup")}
+        (meta / f"{part}.json").write_text(str(names).replace("'", '"'))
+        for entry in (entry for entries in names.values() for entry in entries):
+            write_image(folder / "food-101" / "images" / f"{entry}.jpg", len(entry))

@@ -19,41 +19,46 @@ from pruner.models.imagenet import (
     vgg16_cifar,
 )
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
-from pruner.models.resnet import digits_resnet, resnet20, resnet56
+from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
 from pruner.models.yolov3 import yolov3
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model's factory and the (channels, height, width) it is made for."""
+    """A model's factory, which takes a number of classes, the (channels, height, width) it is made
+    for, and the classes of the data set it was published for."""
 
-    factory: Callable[[], nn.Module]
+    factory: Callable[[int], nn.Module]
     input_shape: tuple[int, int, int]
+    classes: int = 10
 
 
 MODELS = {
     "resnet20": KnownModel(resnet20, (3, 32, 32)),
+    "resnet32": KnownModel(resnet32, (3, 32, 32)),
+    "resnet44": KnownModel(resnet44, (3, 32, 32)),
     "resnet56": KnownModel(resnet56, (3, 32, 32)),
-    "mobilenet_v1": KnownModel(mobilenet_v1, (3, 224, 224)),
+    "mobilenet_v1": KnownModel(mobilenet_v1, (3, 224, 224), 1000),
     "mobilenet_v1_32": KnownModel(mobilenet_v1_cifar, (3, 32, 32)),
-    "mobilenet_v2": KnownModel(mobilenet_v2, (3, 224, 224)),
+    "mobilenet_v2": KnownModel(mobilenet_v2, (3, 224, 224), 1000),
     "mobilenet_v2_32": KnownModel(mobilenet_v2_cifar, (3, 32, 32)),
-    "resnet18": KnownModel(resnet18, (3, 224, 224)),
-    "resnet50": KnownModel(resnet50, (3, 224, 224)),
-    "vgg16": KnownModel(vgg16, (3, 224, 224)),
+    "resnet18": KnownModel(resnet18, (3, 224, 224), 1000),
+    "resnet50": KnownModel(resnet50, (3, 224, 224), 1000),
+    "vgg16": KnownModel(vgg16, (3, 224, 224), 1000),
     "vgg16_32": KnownModel(vgg16_cifar, (3, 32, 32)),
-    "yolov3": KnownModel(yolov3, (3, 416, 416)),
+    "yolov3": KnownModel(yolov3, (3, 416, 416), 80),
     "digits_resnet": KnownModel(digits_resnet, (1, 8, 8)),
 }
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, classes: int | None = None) -> nn.Module:
     """A fresh model: a name from MODELS, or `file.py:factory` for a function without arguments.
 
-    Raises ModelError if neither exists or the factory does not return a Module.
+    A known model tells `classes` apart, without it those it was published for. Raises ModelError if
+    neither exists or the factory does not return a Module.
     """
     if name in MODELS:
-        return MODELS[name].factory()
+        return MODELS[name].factory(classes or MODELS[name].classes)
     path, colon, factory_name = name.rpartition(":")
     if not colon:
         raise ModelError(
@@ -71,8 +76,10 @@ def input_shape(name: str) -> tuple[int, int, int] | None:
     return MODELS[name].input_shape if name in MODELS else None
 
 
-def short_name(name: str) -> str:
-    """A name for files: the model's own, or the factory's."""
+def short_name(name: str, classes: int | None = None) -> str:
+    """A name for files: the model's own, or the factory's; with its classes if they are others."""
+    if name in MODELS and classes not in (None, MODELS[name].classes):
+        return f"{name}_{classes}_classes"
     return name.rpartition(":")[2]
 
 

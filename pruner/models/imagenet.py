@@ -10,34 +10,34 @@ import torchvision
 from torch import nn
 
 
-def resnet18() -> nn.Module:
-    """ResNet-18 for 224×224 images, 1000 classes (He et al. 2016, arXiv 1512.03385, table 1)."""
-    return torchvision.models.resnet18()
+def resnet18(classes: int = 1000) -> nn.Module:
+    """ResNet-18 for 224×224 images (He et al. 2016, arXiv 1512.03385, table 1)."""
+    return torchvision.models.resnet18(num_classes=classes)
 
 
-def resnet50() -> nn.Module:
-    """ResNet-50 for 224×224 images, 1000 classes (the same table)."""
-    return torchvision.models.resnet50()
+def resnet50(classes: int = 1000) -> nn.Module:
+    """ResNet-50 for 224×224 images (the same table)."""
+    return torchvision.models.resnet50(num_classes=classes)
 
 
-def vgg16() -> nn.Module:
-    """VGG-16 with BatchNorm for 224×224 images, 1000 classes (arXiv 1409.1556, table 1, D)."""
-    return torchvision.models.vgg16_bn()
+def vgg16(classes: int = 1000) -> nn.Module:
+    """VGG-16 with BatchNorm for 224×224 images (arXiv 1409.1556, table 1, D)."""
+    return torchvision.models.vgg16_bn(num_classes=classes)
 
 
-def vgg16_cifar() -> nn.Module:
-    """VGG-16 with BatchNorm for 32×32 images, 10 classes: 14.7 M parameters."""
+def vgg16_cifar(classes: int = 10) -> nn.Module:
+    """VGG-16 with BatchNorm for 32×32 images: 14.7 M parameters."""
     features = torchvision.models.vgg16_bn().features
-    return nn.Sequential(features, nn.Flatten(), nn.Linear(512, 10))
+    return nn.Sequential(features, nn.Flatten(), nn.Linear(512, classes))
 
 
-def mobilenet_v2() -> nn.Module:
-    """MobileNet-V2 for 224×224 images, 1000 classes (arXiv 1801.04381, table 2)."""
-    return torchvision.models.mobilenet_v2()
+def mobilenet_v2(classes: int = 1000) -> nn.Module:
+    """MobileNet-V2 for 224×224 images (arXiv 1801.04381, table 2)."""
+    return torchvision.models.mobilenet_v2(num_classes=classes)
 
 
-def mobilenet_v2_cifar() -> nn.Module:
-    """MobileNet-V2 for 32×32 images, 10 classes; last maps of 4×4."""
+def mobilenet_v2_cifar(classes: int = 10) -> nn.Module:
+    """MobileNet-V2 for 32×32 images; last maps of 4×4."""
     # expansion, channels, repeats, stride
     stages = [
         [1, 16, 1, 1],
@@ -48,6 +48,6 @@ def mobilenet_v2_cifar() -> nn.Module:
         [6, 160, 3, 2],
         [6, 320, 1, 1],
     ]
-    model = torchvision.models.mobilenet_v2(num_classes=10, inverted_residual_setting=stages)
+    model = torchvision.models.mobilenet_v2(num_classes=classes, inverted_residual_setting=stages)
     model.features[0][0].stride = (1, 1)
     return model

@@ -51,17 +51,17 @@ class MobileNetV1(nn.Module):
         return self.classifier(torch.flatten(self.pool(self.blocks(x)), 1))
 
 
-def mobilenet_v1() -> nn.Module:
-    """MobileNet-V1 for 224×224 images, 1000 classes: 4.2 M parameters, 569 M MACs."""
-    return MobileNetV1((2, *(stride for _, stride in _IMAGENET)), classes=1000)
+def mobilenet_v1(classes: int = 1000) -> nn.Module:
+    """MobileNet-V1 for 224×224 images: 4.2 M parameters, 569 M MACs."""
+    return MobileNetV1((2, *(stride for _, stride in _IMAGENET)), classes)
 
 
-def mobilenet_v1_cifar() -> nn.Module:
-    """MobileNet-V1 for 32×32 images, 10 classes.
+def mobilenet_v1_cifar(classes: int = 10) -> nn.Module:
+    """MobileNet-V1 for 32×32 images.
 
     Ours: the first convolution and the first reduction keep the size, so that the last maps are
     4×4 rather than 1×1, as is usual for CIFAR-10.
     """
     strides = [stride for _, stride in _IMAGENET]
     strides[1] = 1
-    return MobileNetV1((1, *strides), classes=10)
+    return MobileNetV1((1, *strides), classes)

@@ -78,16 +78,26 @@ def zero_padded_shortcut(in_channels: int, out_channels: int) -> Tensor:
     return kernel
 
 
-def resnet20() -> nn.Module:
-    """ResNet-20 for 32×32 images, 10 classes: 0.27 M parameters."""
-    return CifarResNet(3)
+def resnet20(classes: int = 10) -> nn.Module:
+    """ResNet-20 for 32×32 images: 0.27 M parameters."""
+    return CifarResNet(3, classes=classes)
 
 
-def resnet56() -> nn.Module:
-    """ResNet-56 for 32×32 images, 10 classes: 0.85 M parameters."""
-    return CifarResNet(9)
+def resnet32(classes: int = 10) -> nn.Module:
+    """ResNet-32 for 32×32 images: 0.46 M parameters."""
+    return CifarResNet(5, classes=classes)
 
 
-def digits_resnet() -> nn.Module:
+def resnet44(classes: int = 10) -> nn.Module:
+    """ResNet-44 for 32×32 images: 0.66 M parameters."""
+    return CifarResNet(7, classes=classes)
+
+
+def resnet56(classes: int = 10) -> nn.Module:
+    """ResNet-56 for 32×32 images: 0.85 M parameters."""
+    return CifarResNet(9, classes=classes)
+
+
+def digits_resnet(classes: int = 10) -> nn.Module:
     """A small residual network for scikit-learn's 8×8 digits; the demo prunes it."""
-    return CifarResNet(2, widths=(64, 128), colours=1)
+    return CifarResNet(2, widths=(64, 128), colours=1, classes=classes)

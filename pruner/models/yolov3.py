@@ -94,6 +94,6 @@ class YoloV3(nn.Module):
         return coarse, middle, fine
 
 
-def yolov3() -> nn.Module:
-    """YOLOv3 for 416×416 images and the 80 classes of COCO: 62 M parameters."""
-    return YoloV3(classes=80)
+def yolov3(classes: int = 80) -> nn.Module:
+    """YOLOv3 for 416×416 images; with the 80 classes of COCO 62 M parameters."""
+    return YoloV3(classes)

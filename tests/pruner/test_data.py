@@ -9,6 +9,7 @@ from PIL import Image
 
 from pruner.data import batches, load_data
 from pruner.errors import DataError
+from tests.toys import food101_folder, imagenet_folder
 
 
 def cifar_pixels(n, seed=0):
@@ -34,12 +35,6 @@ def write_parquet_layout(folder, pixels, labels):
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "train-00000-of-00001.parquet")
     frame.iloc[:7].to_parquet(folder / "test-00000-of-00001.parquet")
-
-
-def write_image(path, seed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 def test_cifar10_reads_torchvisions_download_layout(tmp_path):
@@ -108,9 +103,7 @@ def test_batches_cover_the_images_once_in_order():
 
 
 def test_imagenet_reads_one_folder_a_class(tmp_path):
-    for part, count in (("train", 12), ("val", 3)):
-        for i in range(count):
-            write_image(tmp_path / part / f"n{i % 3:08d}" / f"{i}.JPEG", i)
+    imagenet_folder(tmp_path, classes=3, train=12, val=3)
     data = load_data("imagenet", tmp_path)
     assert (len(data.train), len(data.held_out), len(data.test)) == (11, 1, 3)
     x, labels = data.test.batch(torch.arange(3))
@@ -121,14 +114,7 @@ def test_imagenet_reads_one_folder_a_class(tmp_path):
 
 
 def test_food101_reads_torchvisions_layout(tmp_path):
-    meta = tmp_path / "food-101" / "meta"
-    meta.mkdir(parents=True)
-    for part in ("train", "test"):
-        names = {c: [f"{c}/{part}{i}" for i in range(2)] for c in ("pie", "soup")}
-        (meta / f"{part}.json").write_text(str(names).replace("'", '"'))
-        for entries in names.values():
-            for entry in entries:
-                write_image(tmp_path / "food-101" / "images" / f"{entry}.jpg", len(entry))
+    food101_folder(tmp_path)
     data = load_data("food101", tmp_path)
     assert len(data.test) == 4
     assert data.test.batch(torch.tensor([3]))[1].tolist() == [1]
