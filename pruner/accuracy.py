@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pruner.compute import fast_arithmetic, on_processor
 from pruner.data import Images, batches
 
 BATCH = 250
@@ -18,11 +19,11 @@ def accuracy(
 ) -> float:
     """Share of the first `count` images (all by default) that are classified right.
 
-    `fast` computes in bfloat16 where the processor has units for it; for search scores only.
+    `fast` computes in half precision where the processor has units for it; for search scores only.
     """
     model.eval()
-    with torch.inference_mode(), fast_arithmetic(fast):
-        return _share_right(lambda x: model(channels_last(x)), images, count)
+    with on_processor(model) as here, torch.no_grad(), fast_arithmetic(fast):
+        return _share_right(lambda x: model(here(x)).cpu(), images, count)
 
 
 def onnx_accuracy(path: str | Path, images: Images, count: int | None = None) -> float:
@@ -54,23 +55,12 @@ def recalibrate(model: nn.Module, images: Images, count: int, fast: bool = False
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
         norm.train()
-    with torch.no_grad(), fast_arithmetic(fast):
+    with on_processor(model) as here, torch.no_grad(), fast_arithmetic(fast):
         for x, _ in batches(images, BATCH, count):
-            model(channels_last(x))
+            model(here(x))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The layout in which convolutions run faster on CPU."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def fast_arithmetic(wanted: bool) -> torch.autocast:
-    """bfloat16 where the processor multiplies it in hardware."""
-    has_units = torch.cpu._is_amx_tile_supported()  # no public question exists yet
-    return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
 
 
 def _share_right(run: Callable[[Tensor], Tensor], images: Images, count: int | None) -> float:

@@ -6,21 +6,24 @@ optimizer and step, and no generator states.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruner.accuracy import channels_last, fast_arithmetic
+from pruner.accuracy import accuracy
+from pruner.compute import compiled, fast_arithmetic, loss_scaler, on_processor
 from pruner.data import Images
 from pruner.errors import RunError
 
 SAVE_EVERY = 50  # steps
+COMPILED_FROM = 1000  # steps: shorter trainings end before compiling pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Recipe:
     """SGD with Nesterov momentum, linear warm-up, cosine decay to 0.
 
     `distill` is the weight of the dense network's softened outputs in the loss (Hinton et al.
-    2015, arXiv 1503.02531, section 2); it needs a teacher.
+    2015, arXiv 1503.02531, section 2); it needs a teacher. With a `patience`, training ends after
+    so many epochs without a better accuracy on held-out images, at the best epoch's weights.
     """
 
     epochs: int = 2
@@ -40,10 +44,29 @@ class Recipe:
     label_smoothing: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
+    patience: int = 0
     seed: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
 Report = Callable[[int, int, str], None]  # step, of how many, what now
+
+
+@dataclass(slots=True)
+class _Plateau:
+    """The best epoch on held-out images so far."""
+
+    accuracy: float = -1.0
+    waited: int = 0  # epochs since
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def see(self, model: nn.Module, now: float) -> None:
+        self.waited += 1
+        if now > self.accuracy:
+            self.accuracy, self.waited = now, 0
+            self.weights = copy.deepcopy(model.state_dict())
 
 
 def fine_tune(
@@ -53,51 +76,126 @@ def fine_tune(
     checkpoint: Path | None = None,
     teacher: nn.Module | None = None,
     report: Report = lambda step, total, text: None,
+    held_out: Images | None = None,
 ) -> None:
-    """Train `model` in place; with a checkpoint path, continue from it and save to it."""
-    model.to(memory_format=torch.channels_last)
-    made_by = f"{recipe}, {len(images)} images"
-    steps_each = max(1, len(images) // recipe.batch)
-    total = recipe.epochs * steps_each
-    optimizer = _optimizer(model, recipe)
-    step = _restore(checkpoint, model, optimizer, made_by)
-    smoothed_loss = None
-    while step < total:
-        epoch, position = divmod(step, steps_each)
-        order = torch.randperm(len(images), generator=_generator(recipe.seed, epoch))
-        indices = order[position * recipe.batch : (position + 1) * recipe.batch]
-        x, labels = images.batch(indices, seed=_mix(recipe.seed, step))
-        _set_rate(optimizer, recipe, step, total, steps_each)
-        torch.manual_seed(_mix(recipe.seed, step))  # dropout
-        loss = _step(model, teacher, optimizer, channels_last(x), labels, recipe)
-        step += 1
-        smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
-        if checkpoint and (step % SAVE_EVERY == 0 or step == total):
-            _save(checkpoint, model, optimizer, step, made_by)
-        report(step, total, f"epoch {epoch + 1} of {recipe.epochs}, loss {smoothed_loss:.3f}")
+    """Train `model` in place; with a checkpoint path, continue from it and save to it.
+
+    `held_out` is needed for a recipe with patience. Raises RunError if the checkpoint is of another
+    training.
+    """
+    if recipe.patience and held_out is None:
+        raise RunError("a patience needs held-out images to judge by; leave it at 0")
+    with on_processor(model, teacher) as here:
+        training = _Training(model, images, recipe, checkpoint, teacher, here)
+        training.run(report, held_out)
     model.eval()
 
 
-def _step(model, teacher, optimizer, x: Tensor, labels: Tensor, recipe: Recipe) -> float:
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    with fast_arithmetic(True):
-        outputs = model(x).float()
-    loss = F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
-    if teacher is not None and recipe.distill > 0:
-        with torch.no_grad(), fast_arithmetic(True):
-            targets = teacher(x).float()
+class _Training:
+    """One call of `fine_tune`."""
+
+    def __init__(self, model, images: Images, recipe: Recipe, checkpoint, teacher, here) -> None:
+        self.model, self.images, self.recipe = model, images, recipe
+        self.checkpoint, self.here = checkpoint, here
+        self.steps_each = max(1, len(images) // recipe.batch)
+        self.total = recipe.epochs * self.steps_each
+        self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
+        long = self.total >= COMPILED_FROM
+        self.run_model = compiled(model) if long else model
+        self.run_teacher = compiled(teacher) if long and teacher is not None else teacher
+        self.plateau = _Plateau()
+        self.step = self._restore()
+
+    def run(self, report: Report, held_out: Images | None) -> None:
+        smoothed_loss = None
+        while self.step < self.total and not self._over():
+            epoch = self.step // self.steps_each
+            loss = self._learn()
+            self.step += 1
+            smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
+            ended = self.step % self.steps_each == 0
+            if ended and self.recipe.patience:
+                self.plateau.see(self.model, accuracy(self.model, held_out, fast=True))
+            if self.checkpoint and (self.step % SAVE_EVERY == 0 or self.step == self.total):
+                self._save()
+            text = f"epoch {epoch + 1} of {self.recipe.epochs}, loss {smoothed_loss:.3f}"
+            report(self.step, self.total, text)
+        if self.plateau.weights:
+            self.model.load_state_dict(self.plateau.weights)
+
+    def _over(self) -> bool:
+        return 0 < self.recipe.patience <= self.plateau.waited
+
+    def _learn(self) -> float:
+        """One step; the loss before it."""
+        recipe, here = self.recipe, self.here
+        epoch, position = divmod(self.step, self.steps_each)
+        order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch))
+        indices = order[position * recipe.batch : (position + 1) * recipe.batch]
+        x, labels = self.images.batch(indices, seed=_mix(recipe.seed, self.step))
+        x, labels = here(x), here(labels)
+        _set_rate(self.optimizer, recipe, self.step, self.total, self.steps_each)
+        torch.manual_seed(_mix(recipe.seed, self.step))  # dropout
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with fast_arithmetic():
+            outputs = self.run_model(x)
+        loss = self._loss(outputs.float(), x, labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return float(loss.detach())
+
+    def _loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
+        recipe = self.recipe
+        loss = F.cross_entropy(outputs, labels, label_smoothing=recipe.label_smoothing)
+        if self.run_teacher is None or recipe.distill == 0:
+            return loss
+        with torch.no_grad(), fast_arithmetic():
+            targets = self.run_teacher(x)
         t = recipe.temperature
         soft = F.kl_div(
             F.log_softmax(outputs / t, dim=1),
-            F.log_softmax(targets / t, dim=1),
+            F.log_softmax(targets.float() / t, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        loss = (1 - recipe.distill) * loss + recipe.distill * t * t * soft
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
+        return (1 - recipe.distill) * loss + recipe.distill * t * t * soft
+
+    @property
+    def _made_by(self) -> str:
+        return f"{self.recipe}, {len(self.images)} images"
+
+    def _save(self) -> None:
+        partial = self.checkpoint.with_suffix(".partial")
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "plateau": {name: getattr(self.plateau, name) for name in _Plateau.__slots__},
+            "step": self.step,
+            "made_by": self._made_by,
+        }
+        torch.save(state, partial)
+        os.replace(partial, self.checkpoint)  # a killed save leaves the former checkpoint
+
+    def _restore(self) -> int:
+        """Continue from the checkpoint if there is one; the step that comes next."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return 0
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        shapes = {name: value.shape for name, value in self.model.state_dict().items()}
+        found = {name: value.shape for name, value in state["model"].items()}
+        if state["made_by"] != self._made_by or found != shapes:
+            raise RunError(
+                f"{self.checkpoint} is of another training ({state['made_by']}; now "
+                f"{self._made_by}). Continue with the same model, data and options, or delete it"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.plateau = _Plateau(**state["plateau"])
+        return state["step"]
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -128,27 +226,3 @@ def _mix(seed: int, step: int) -> int:
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mix(seed, 7_919 * (epoch + 1)))
-
-
-def _save(path: Path, model: nn.Module, optimizer, step: int, made_by: str) -> None:
-    partial = path.with_suffix(".partial")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    state |= {"step": step, "made_by": made_by}
-    torch.save(state, partial)
-    os.replace(partial, path)  # a killed save leaves the former checkpoint
-
-
-def _restore(path: Path | None, model: nn.Module, optimizer, made_by: str) -> int:
-    if path is None or not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in state["model"].items()}
-    if state["made_by"] != made_by or found != shapes:
-        raise RunError(
-            f"{path} is of another training ({state['made_by']}; now {made_by}). Continue with the "
-            "same model, data and options, or delete it"
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -63,7 +64,10 @@ def save_weights(model: nn.Module, path: str | Path, half: bool = False) -> None
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    save_file(state, path)
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    save_file(state, partial)
+    os.replace(partial, path)  # a killed save leaves nothing half-written
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@ import torch
 
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.data import load_data
-from pruner.errors import ExportError
+from pruner.errors import ExportError, RunError
 from pruner.export import export_onnx, largest_difference
 from pruner.finetune import Recipe, fine_tune
 from tests.toys import tiny_resnet
@@ -54,6 +54,70 @@ def test_a_teacher_changes_what_is_learned():
     recipe = Recipe(epochs=1, distill=0.5)
     teacher = trained()
     assert not same(trained(recipe=recipe), trained(recipe=recipe, teacher=teacher))
+
+
+def test_patience_ends_a_training_that_no_longer_improves_at_its_best_weights():
+    hopeless = Recipe(epochs=30, batch=128, rate=1e-7, patience=2)
+    model, steps = tiny_resnet(), []
+    fine_tune(
+        model, DATA.train, hopeless, report=lambda step, *_: steps.append(step),
+        held_out=DATA.held_out,
+    )  # fmt: skip
+    each = len(DATA.train) // 128
+    assert steps[-1] < 30 * each
+    assert steps[-1] % each == 0
+
+
+def test_patience_hands_back_the_best_epoch_and_not_the_last(monkeypatch):
+    told = iter([0.5, 0.9, 0.2, 0.1])
+    states = []
+
+    def accuracy_of(model, images, fast):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(told)
+
+    monkeypatch.setattr("pruner.finetune.accuracy", accuracy_of)
+    model = tiny_resnet()
+    fine_tune(model, DATA.train, Recipe(epochs=9, rate=0.1, patience=2), held_out=DATA.held_out)
+    assert len(states) == 4
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in states[1].items())
+
+
+def test_an_interrupted_training_with_patience_continues_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    recipe = Recipe(epochs=4, batch=128, rate=0.1, patience=1)
+
+    def train(checkpoint, report=lambda *_: None):
+        torch.manual_seed(0)
+        model = tiny_resnet()
+        fine_tune(model, DATA.train, recipe, checkpoint, None, report, DATA.held_out)
+        return model
+
+    def interrupt(step, total, text):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    whole = train(None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "c.pt", interrupt)
+    assert same(whole, train(tmp_path / "c.pt"))
+
+
+def test_patience_needs_images_to_judge_by():
+    with pytest.raises(RunError, match="held-out images"):
+        fine_tune(tiny_resnet(), DATA.train, Recipe(patience=1))
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_what_it_was(tmp_path):
+    trained(tmp_path / "c.pt")
+    with pytest.raises(RunError, match=r"label_smoothing 0\.0.*now .*label_smoothing 0\.1"):
+        trained(tmp_path / "c.pt", recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))
+
+
+def test_label_smoothing_changes_what_is_learned():
+    assert not same(
+        trained(), trained(recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))
+    )
 
 
 def test_recalibration_restores_statistics_that_were_lost():

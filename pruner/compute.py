@@ -1,0 +1,77 @@
+"""Where PyTorch computes, and how: on a GPU if there is one, in half precision if that is fast."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Here = Callable[[Tensor], Tensor]  # brings a batch to where the models are
+
+
+def processor() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def on_processor(*models: nn.Module | None) -> Iterator[Here]:
+    """The models on the processor, in the layout that its convolutions like; then back again."""
+    device = processor()
+    came_from = {model: _device(model) for model in models if model is not None}
+    for model in came_from:
+        model.to(device, memory_format=torch.channels_last)
+    try:
+        yield lambda x: _placed(x, device)
+    finally:
+        for model, before in came_from.items():
+            model.to(before)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _placed(x: Tensor, device: torch.device) -> Tensor:
+    if x.dim() != 4:
+        return x.to(device, non_blocking=True)
+    return x.to(device, non_blocking=True, memory_format=torch.channels_last)
+
+
+def fast_arithmetic(wanted: bool = True) -> torch.autocast:
+    """Half precision where the processor multiplies it in hardware: on GPUs, and on CPUs with AMX.
+
+    For training and for search scores; what a user is told is computed in single precision.
+    """
+    device = processor().type
+    if device == "cuda":
+        return torch.autocast("cuda", half_precision(), enabled=wanted)
+    has_units = torch.cpu._is_amx_tile_supported()  # no public question exists yet
+    return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The same model as fused code, where training on CPU waits for memory: worth a minute once.
+
+    Needs a C++ compiler; without one, where compiling fails, and on GPUs, the model runs as it is.
+    """
+    if processor().type != "cpu" or not any(map(shutil.which, ("g++", "clang++"))):
+        return model
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
+    torch._dynamo.config.suppress_errors = True  # what cannot be compiled is run as it is
+    return torch.compile(model)
+
+
+def half_precision() -> torch.dtype:
+    """bfloat16, which needs no loss scaling; float16 on GPUs that only emulate it."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def loss_scaler() -> torch.amp.GradScaler:
+    """Keeps float16 gradients from vanishing; does nothing where bfloat16 is used."""
+    return torch.amp.GradScaler(processor().type, enabled=half_precision() == torch.float16)

@@ -1,0 +1,85 @@
+"""The pruner on a GPU: training, scoring and choosing filters there. Run by `make gpu-check`."""
+
+import pytest
+import torch
+
+from lookup_tables.network import Architecture
+from pruner.accuracy import accuracy, recalibrate
+from pruner.compute import on_processor, processor
+from pruner.data import load_data
+from pruner.filters.dynamic import Phase, select
+from pruner.filters.taylor import importance
+from pruner.finetune import Recipe, fine_tune
+from pruner.reconstruct import Reconstruction
+from pruner.surgery import cut, keep_best
+from pruner.trace import trace
+from tests.toys import tiny_resnet
+
+pytestmark = pytest.mark.gpu
+DATA = load_data("digits")
+THINNER = 2  # every group to a half
+
+
+@pytest.fixture(scope="module")
+def trained():
+    assert torch.cuda.is_available(), "no NVIDIA GPU: this check needs one"
+    torch.manual_seed(0)
+    model = tiny_resnet()
+    fine_tune(model, DATA.train, Recipe(epochs=8, batch=64, rate=0.1))
+    return model
+
+
+def halved(network):
+    return Architecture(widths={g.name: g.width // THINNER for g in network.groups})
+
+
+def test_training_happens_on_the_gpu_and_the_model_comes_back(trained):
+    assert processor().type == "cuda"
+    with on_processor(trained) as here:
+        assert next(trained.parameters()).is_cuda
+        assert here(torch.zeros(1, 1, 8, 8)).is_cuda
+    assert not next(trained.parameters()).is_cuda
+    assert accuracy(trained, DATA.held_out) > 0.9
+
+
+def test_half_and_single_precision_agree(trained):
+    fast, exact = (accuracy(trained, DATA.held_out, fast=fast) for fast in (True, False))
+    assert fast == pytest.approx(exact, abs=0.02)
+
+
+def test_a_training_with_patience_continues_where_it_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+
+    def interrupt(step, total, text):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    recipe = Recipe(epochs=3, batch=128, rate=0.1, patience=2)
+    model = tiny_resnet()
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, DATA.train, recipe, tmp_path / "c.pt", None, interrupt, DATA.held_out)
+    steps = []
+    fine_tune(
+        model, DATA.train, recipe, tmp_path / "c.pt", None,
+        lambda step, *_: steps.append(step), DATA.held_out,
+    )  # fmt: skip
+    assert steps[0] == 13
+    assert accuracy(model, DATA.held_out) > 0.3
+
+
+def test_a_network_is_cut_refitted_and_scored(trained):
+    traced = trace(trained, (1, 8, 8), "tiny")
+    architecture = halved(traced.network)
+    kept = keep_best(traced.network, architecture, importance(traced, DATA.train))
+    model = cut(Reconstruction(traced, DATA.train).refit(kept), architecture, kept)
+    recalibrate(model, DATA.train, 500, fast=True)
+    assert accuracy(model, DATA.held_out, fast=True) > 0.2
+
+
+def test_filters_are_chosen_while_they_train(trained):
+    traced = trace(trained, (1, 8, 8), "tiny")
+    architecture = halved(traced.network)
+    chosen, kept = select(traced, architecture, DATA.train, Phase(steps=20, interval=5))
+    model = cut(chosen, architecture, kept)
+    assert not any(p.is_cuda for p in model.parameters())
+    assert all(len(kept[g.name]) == g.width // THINNER for g in traced.network.groups)

@@ -1,0 +1,55 @@
+"""Where and how PyTorch computes; what only a GPU can show is in tests/gpu."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from pruner.compute import fast_arithmetic, half_precision, loss_scaler, on_processor
+from pruner.data import load_data
+from pruner.finetune import Recipe, fine_tune
+from tests.toys import tiny_resnet
+
+
+def test_models_and_batches_meet_on_the_processor_in_its_layout():
+    model = tiny_resnet()
+    with on_processor(model, None) as here:
+        x = here(torch.randn(2, 1, 8, 8))
+        assert x.device == next(model.parameters()).device
+        assert here(torch.arange(3)).device == x.device
+        weight = model.conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_single_precision_stays_single_when_it_is_asked_for():
+    with fast_arithmetic(False):
+        assert torch.mm(torch.eye(2), torch.eye(2)).dtype == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
+def test_without_a_gpu_half_precision_needs_no_loss_scaling():
+    assert half_precision() == torch.bfloat16
+    assert not loss_scaler().is_enabled()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
+    data = load_data("digits")
+    losses = {}
+    for way, from_ in (("plain", 10_000), ("compiled", 1)):
+        monkeypatch.setattr("pruner.finetune.COMPILED_FROM", from_)
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+        )
+        seen = []
+        fine_tune(
+            model, data.train, Recipe(epochs=1, batch=128, rate=0.05),
+            report=lambda step, total, text, seen=seen: seen.append(float(text.split()[-1])),
+        )  # fmt: skip
+        losses[way] = seen
+        assert not any(name.startswith("_orig_mod") for name in model.state_dict())
+    assert losses["compiled"] == pytest.approx(losses["plain"], abs=0.05)
+    assert losses["plain"][-1] < losses["plain"][0]
