@@ -34,8 +34,8 @@ def cut(trace: Trace, architecture: Architecture, kept: Kept) -> fx.GraphModule:
     present = dict(model.named_modules())
     for path, channels in trace.channels.items():
         if path in present:
-            reads = _positions(channels.reads, kept)
-            writes = _positions(channels.writes, kept)
+            reads = positions(channels.reads, kept)
+            writes = positions(channels.writes, kept)
             _narrow(present[path], reads, writes)
     return model
 
@@ -60,7 +60,7 @@ def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architectu
         model.recompile()
 
 
-def _positions(segments: tuple[Segment, ...], kept: Kept) -> Tensor:
+def positions(segments: tuple[Segment, ...], kept: Kept) -> Tensor:
     """The channels (or features behind them) that stay, counted through all segments."""
     parts, start = [], 0
     for segment in segments:
@@ -69,6 +69,11 @@ def _positions(segments: tuple[Segment, ...], kept: Kept) -> Tensor:
         parts.append(start + features.flatten())
         start += segment.width * segment.repeat
     return torch.cat(parts)
+
+
+def mixes_channels(module: nn.Module) -> bool:
+    """Whether each of its outputs reads many channels, as in all but grouped convolutions."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _narrow(module: nn.Module, reads: Tensor, writes: Tensor) -> None:

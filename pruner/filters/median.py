@@ -1,0 +1,24 @@
+"""FPGM: filters near the geometric median are the ones the others can replace.
+
+He et al. 2019, "Filter Pruning via Geometric Median" (arXiv 1811.00250), equation 8: a filter's
+score is the sum of its distances to all filters of its layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pruner.data import Images
+from pruner.filters.writers import filters, of_groups
+from pruner.trace import Trace
+
+
+def geometric_median(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
+    """Sum of distances to the layer's other filters: group → (width,)."""
+
+    def score(layer, norm) -> Tensor:
+        weights = filters(layer)
+        return torch.cdist(weights, weights).sum(dim=1)
+
+    return of_groups(trace, score)

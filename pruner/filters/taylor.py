@@ -1,0 +1,80 @@
+"""Taylor: by how much the loss would change without a channel, to first order.
+
+Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning" (arXiv 1906.10771),
+equation 8, on gates: a gate g = 1 multiplies each channel, its importance is (∂E/∂g)². Where a
+BatchNorm follows, ∂E/∂g = γ ∂E/∂γ + β ∂E/∂β; elsewhere it is the sum of w ∂E/∂w over the filter.
+
+Deviations:
+1. Squares are averaged over batches of BATCH images, not over single images.
+2. A group's gates are those of all layers that write it; their importances are put on one scale and
+   added (`pruner/filters/writers.py`).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruner.compute import on_processor
+from pruner.data import Images, batches
+from pruner.filters.writers import of_groups
+from pruner.trace import Trace
+
+BATCH, IMAGES = 50, 2000
+
+
+def taylor(trace: Trace, images: Images) -> dict[str, Tensor]:
+    """Mean squared first-order change of the loss, on one scale per writer: group → (width,)."""
+    squares = _squares(trace, images)
+    return of_groups(trace, lambda layer, norm: squares[layer])
+
+
+def importance(trace: Trace, images: Images) -> dict[str, Tensor]:
+    """The same, comparable between groups: group → (width,), and block → (1,).
+
+    A block is worth what its output layer writes into the shortcut.
+    """
+    squares = _squares(trace, images)
+    found = {group.name: torch.zeros(group.width) for group in trace.network.groups}
+    at = {}
+    for layer in trace.network.layers:
+        if layer.group is not None:
+            at[layer.name] = squares[trace.module.get_submodule(layer.name)]
+            found[layer.group] += at[layer.name]
+    for block in trace.network.blocks:
+        inside = [at[name] for name in block.layers if name in at]
+        found[block.name] = inside[-1].sum()[None] if inside else torch.zeros(1)
+    return found
+
+
+def _squares(trace: Trace, images: Images) -> dict[nn.Module, Tensor]:
+    """(∂E/∂g)² of every layer's channels, added up over batches."""
+    model = trace.module.eval()
+    squares: dict[nn.Module, Tensor] = {}
+    parts = _writers(trace)
+    with on_processor(model) as here:
+        for x, labels in batches(images, BATCH, IMAGES):
+            model.zero_grad(set_to_none=True)
+            F.cross_entropy(model(here(x)), here(labels)).backward()
+            for layer, norm in parts:
+                squares[layer] = squares.get(layer, 0) + _gate_gradient(layer, norm).cpu() ** 2
+    model.zero_grad(set_to_none=True)
+    return squares
+
+
+def _writers(trace: Trace) -> list[tuple[nn.Module, nn.Module | None]]:
+    found = []
+    for layer in trace.network.layers:
+        if layer.group is not None:
+            norm = trace.batch_norms.get(layer.name)
+            module = trace.module.get_submodule(layer.name)
+            found.append((module, trace.module.get_submodule(norm) if norm else None))
+    return found
+
+
+def _gate_gradient(layer: nn.Module, norm: nn.Module | None) -> Tensor:
+    """∂E/∂g of every channel: (width,)."""
+    source = layer if norm is None else norm
+    parts = [p for p in (source.weight, source.bias) if p is not None]
+    return sum((p.detach() * p.grad).reshape(len(p), -1).sum(dim=1) for p in parts)

@@ -1,0 +1,207 @@
+"""Which channels stay: every ranking, and the selection that trains."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lookup_tables.network import Architecture
+from pruner.data import load_data
+from pruner.filters import RANKINGS
+from pruner.filters.coupled import coupled_magnitude
+from pruner.filters.dynamic import Phase, activity, hide, select
+from pruner.filters.magnitude import l1_norm
+from pruner.filters.taylor import importance
+from pruner.filters.writers import filters
+from pruner.models.imagenet import mobilenet_v2_cifar
+from pruner.surgery import cut, keep_best
+from pruner.trace import trace
+from tests.toys import Branches, tiny_resnet
+
+IMAGES = load_data("digits").train
+QUICK = Phase(steps=12, interval=4, batch=32)
+
+
+@pytest.fixture
+def traced():
+    torch.manual_seed(0)
+    return trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+
+
+@pytest.mark.parametrize("name", RANKINGS)
+def test_every_ranking_scores_every_channel_and_changes_no_weight(traced, name):
+    before = {key: value.clone() for key, value in traced.module.state_dict().items()}
+    scores = RANKINGS[name](traced, IMAGES)
+    assert {n: len(s) for n, s in scores.items()} == {
+        g.name: g.width for g in traced.network.groups
+    }
+    assert all((s >= 0).all() and s.isfinite().all() for s in scores.values())
+    assert all(torch.equal(traced.module.state_dict()[key], v) for key, v in before.items())
+
+
+def test_a_filter_equal_to_the_others_mean_is_the_first_that_fpgm_drops(traced):
+    layer = traced.module.get_submodule("layer1.0.conv1")
+    with torch.no_grad():
+        layer.weight[3] = layer.weight[torch.arange(16) != 3].mean(dim=0)
+    assert int(RANKINGS["fpgm"](traced, IMAGES)["layer1.0.conv1"].argmin()) == 3
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "taylor", "batch_norm"])
+def test_a_channel_that_writes_nothing_is_worth_nothing(traced, name):
+    layer = traced.module.get_submodule("layer1.0.conv1")
+    norm = traced.module.get_submodule(traced.batch_norms["layer1.0.conv1"])
+    with torch.no_grad():
+        layer.weight[5], norm.weight[5], norm.bias[5] = 0.0, 0.0, 0.0
+    assert int(RANKINGS[name](traced, IMAGES)["layer1.0.conv1"].argmin()) == 5
+
+
+def test_taylor_foretells_what_the_loss_changes_without_a_channel(traced):
+    """∂E/∂g of a gate is what E loses, to first order, when the gate closes a little."""
+    import torch.nn.functional as F
+
+    from pruner.filters.taylor import _gate_gradient
+
+    x, labels = IMAGES.batch(torch.arange(64))
+    model = traced.module
+    norm = model.get_submodule(traced.batch_norms["layer1.0.conv1"])
+    loss = F.cross_entropy(model(x), labels)
+    loss.backward()
+    slope = float(_gate_gradient(model.get_submodule("layer1.0.conv1"), norm)[2])
+    with torch.no_grad():
+        norm.weight[2] *= 1.001
+        norm.bias[2] *= 1.001
+        changed = F.cross_entropy(model(x), labels)
+    assert float(changed - loss) == pytest.approx(0.001 * slope, rel=0.1, abs=1e-6)
+
+
+def test_importance_names_every_group_and_every_block(traced):
+    found = importance(traced, IMAGES)
+    assert set(found) == {g.name for g in traced.network.groups} | {
+        b.name for b in traced.network.blocks
+    }
+
+
+def half_of(network):
+    return Architecture(widths={g.name: max(1, g.width // 2) for g in network.groups})
+
+
+def masks_of(network, kept):
+    return {name: torch.zeros(g.width).index_fill(0, kept[name], 1.0)
+            for name, g in network.group.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [tiny_resnet, Branches, mobilenet_v2_cifar])
+def test_the_masked_network_computes_what_the_cut_one_does(make):
+    torch.manual_seed(0)
+    model = make().eval()
+    shape = (1, 8, 8) if make is tiny_resnet else (3, 8, 8) if make is Branches else (3, 32, 32)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(torch.randn(16, *shape))  # signals of a usual size
+    traced = trace(model.eval(), shape, "net")
+    architecture = half_of(traced.network)
+    kept = keep_best(traced.network, architecture, l1_norm(traced))
+    x = torch.randn(3, *shape)
+    with torch.no_grad():
+        smaller = cut(traced, architecture, kept)(x)
+        hooks = hide(traced, masks_of(traced.network, kept))
+        masked = traced.module(x)
+        for hook in hooks:
+            hook.remove()
+        assert not torch.allclose(traced.module(x), masked, atol=1e-4)
+    assert torch.allclose(masked, smaller, atol=1e-4)
+
+
+def test_masked_filters_receive_gradient(traced):
+    kept = keep_best(traced.network, half_of(traced.network), l1_norm(traced))
+    hooks = hide(traced, masks_of(traced.network, kept))
+    x, labels = IMAGES.batch(torch.arange(64))
+    traced.module.train()
+    torch.nn.functional.cross_entropy(traced.module(x), labels).backward()
+    traced.module.eval()
+    for hook in hooks:
+        hook.remove()
+    for layer in (entry for entry in traced.network.layers if entry.group):
+        gradient = traced.module.get_submodule(layer.name).weight.grad.flatten(1).abs().sum(1)
+        hidden = masks_of(traced.network, kept)[layer.group] == 0
+        assert (gradient[hidden] > 0).float().mean() > 0.8, layer.name
+    traced.module.zero_grad(set_to_none=True)
+
+
+def test_regeneration_brings_filters_back_that_the_first_mask_had_pruned(traced):
+    architecture = half_of(traced.network)
+    first = keep_best(traced.network, architecture, l1_norm(traced))
+    phase = Phase(steps=20, interval=4, batch=32, rate=0.1)
+    _, kept = select(traced, architecture, IMAGES, phase)
+    back = sum(len(set(kept[n].tolist()) - set(first[n].tolist())) for n in first)
+    assert back > 0
+    _, kept = select(traced, architecture, IMAGES, replace(phase, ranked=False))
+    assert all(torch.equal(kept[name], first[name]) for name in first)
+
+
+def test_coupled_magnitude_weighs_writers_readers_and_norms_on_one_scale(traced):
+    found = coupled_magnitude(traced)
+    for name, values in found.items():
+        assert values.mean() == pytest.approx(1.0, rel=1e-5), name
+    module = traced.module
+    writer, norm = module.get_submodule("layer1.0.conv1"), module.get_submodule("layer1.0.bn1")
+    reader = module.get_submodule("layer1.0.conv2")
+    parts = torch.stack([
+        writer.weight.flatten(1).square().sum(1), norm.weight.square(),
+        reader.weight.transpose(0, 1).flatten(1).square().sum(1),
+    ]).mean(0).detach()  # fmt: skip
+    assert torch.allclose(found["layer1.0.conv1"], parts / parts.mean(), atol=1e-5)
+
+
+def test_a_block_without_weights_of_its_own_is_worth_nothing():
+    class Mixes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(1, 8, 3, padding=1)
+            self.spread = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.pool = torch.nn.AdaptiveAvgPool2d(1)
+            self.head = torch.nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x))
+            x = x + self.spread(x)
+            return self.head(torch.flatten(self.pool(x), 1))
+
+    traced = trace(Mixes(), (1, 8, 8), "mixes")
+    assert set(importance(traced, IMAGES)) >= {group.name for group in traced.network.groups}
+
+
+def test_dynamic_selection_keeps_the_widths_that_were_asked_for(traced):
+    removed = (traced.network.blocks[0].name,)
+    architecture = Architecture(widths={"conv1": 10, "layer2.1.conv1": 5}, removed=removed)
+    trained, kept = select(traced, architecture, IMAGES, QUICK)
+    widths = traced.network.widths(architecture)
+    assert {name: len(channels) for name, channels in kept.items()} == widths
+    model = cut(trained, architecture, kept)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_dynamic_selection_is_the_same_for_the_same_seed(traced):
+    architecture = Architecture(widths={"conv1": 10})
+    first, second = (select(traced, architecture, IMAGES, QUICK, seed=3)[1] for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_regeneration_the_most_active_filters_stay(traced):
+    architecture = Architecture(widths={"layer1.0.conv1": 4})
+    layer = "layer1.0.conv1"
+    module = traced.module.get_submodule(layer)
+    before = {
+        traced.module.get_submodule(entry.name): filters(
+            traced.module.get_submodule(entry.name)
+        ).clone()
+        for entry in traced.network.layers
+        if entry.group
+    }
+    trained, kept = select(traced, architecture, IMAGES, Phase(steps=6, batch=32, regenerated=0))
+    then = {trained.module.get_submodule(e.name): before[traced.module.get_submodule(e.name)]
+            for e in traced.network.layers if e.group}  # fmt: skip
+    most = activity(trained, then)[layer].topk(4).indices.sort().values
+    assert torch.equal(kept[layer].sort().values, most)
+    assert not torch.equal(module.weight, trained.module.get_submodule(layer).weight)
