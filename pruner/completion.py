@@ -1,16 +1,16 @@
 """Completion: the cheapest way to finish a half-decided architecture, so that budgets are met.
 
-Groups are decided in the network's order. The latency model is a sum of terms over few groups
-each, so the cheapest completion of any prefix follows exactly from eliminating the groups from
-last to first (min-sum bucket elimination: Dechter 1999, "Bucket elimination: a unifying framework
-for reasoning"). Where eliminating a group would need a table of more than LARGEST entries, its
-narrowest width is taken instead: then the answer is a completion that exists, if not the cheapest,
-and the budget still holds.
+Widths, and blocks if depth is searched too, are decided in the network's order. The latency model
+is a sum of terms over few decisions each, so the cheapest completion of any prefix follows exactly
+from eliminating the decisions from last to first (min-sum bucket elimination: Dechter 1999, "Bucket
+elimination: a unifying framework for reasoning"). Where eliminating one would need a table of more
+than LARGEST entries, its smallest option is taken instead: then the answer is a completion that
+exists, if not the cheapest, and the budget still holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,33 +19,39 @@ import numpy as np
 from lookup_tables.errors import BudgetError, ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
+from pruner.choices import REMOVED, architecture, choices
 
 LARGEST = 1_000_000
 
 
 @dataclass(frozen=True)
-class _Factor:
-    """Seconds over some groups' menu positions; `groups` ascend, the last one owns the factor."""
+class Factor:
+    """Values over some decisions' positions; `scope` ascends, the last one owns the factor."""
 
-    groups: tuple[int, ...]
-    seconds: np.ndarray
+    scope: tuple[int, ...]
+    values: np.ndarray
 
-    def at(self, positions: list[int]) -> float:
-        return float(self.seconds[tuple(positions[group] for group in self.groups)])
+    def at(self, positions: Sequence[int]) -> float:
+        return float(self.values[tuple(positions[i] for i in self.scope)])
 
 
 class Completion:
-    """Answers: which widths may the next group take, and what is the fastest network at all."""
+    """Answers: which options may the next decision take, and what is the fastest network at all."""
 
-    def __init__(self, model: LatencyModel) -> None:
+    def __init__(self, model: LatencyModel, depth: bool = False) -> None:
+        """With `depth` removable blocks are decided as well as widths."""
         self.model = model
-        self.menus = [group.choices for group in model.network.groups]
+        self.choices = choices(model.network, depth)
+        self.menus = [choice.options for choice in self.choices]
         self.exact = True
-        index = {group.name: i for i, group in enumerate(model.network.groups)}
+        index = {choice.name: i for i, choice in enumerate(self.choices)}
+        self._of_groups = [index[group.name] for group in model.network.groups]
+        self._of_blocks = [index[block.name] for block in model.network.blocks] if depth else []
         self._constant_s = model.calibration.b * model.dense_s
-        self._own: list[list[_Factor]] = [[] for _ in self.menus]
+        self._own: list[list[Factor]] = [[] for _ in self.menus]
         for term in model.terms:
-            if not term.groups:
+            names = term.groups + ((term.block,) if depth and term.block else ())
+            if not names:
                 self._constant_s += float(term.seconds)
                 continue
             if not term.seconds.size:
@@ -54,14 +60,26 @@ class Completion:
                     "have too many combinations to search. Give some of them fixed widths: take "
                     "`group` off their layers in the network file"
                 )
-            groups = tuple(index[name] for name in term.groups)
-            self._own[max(groups)].append(_sorted_factor(groups, term.seconds))
-        self._messages = self._eliminate()
+            seconds = term.seconds
+            if len(names) > len(term.groups):  # nothing where the block is removed
+                seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)
+            scope = tuple(index[name] for name in names)
+            self._own[max(scope)].append(_sorted_factor(scope, seconds))
+        self._messages, _ = self._eliminate(self._own)
+
+    @property
+    def constant_s(self) -> float:
+        """Seconds that no decision changes."""
+        return self._constant_s
+
+    def factors(self) -> list[Factor]:
+        """What the decisions cost: the latency is the sum of these and the constant."""
+        return [factor for factors in self._own for factor in factors]
 
     def cheapest_s(self, positions: list[int]) -> np.ndarray:
-        """Seconds of the cheapest completion for every width of the next group: (choices,).
+        """Seconds of the cheapest completion for every option of the next decision: (options,).
 
-        `positions`: menu positions of the groups decided so far.
+        `positions`: what was decided so far.
         """
         decided = len(positions)
         return np.array(
@@ -69,30 +87,68 @@ class Completion:
         )
 
     def allowed(self, positions: list[int], budget_s: float) -> np.ndarray:
-        """Which widths of the next group can still meet the budget: (choices,) booleans."""
+        """Which options of the next decision can still meet the budget: (options,) booleans."""
         return self.cheapest_s(positions) <= budget_s * (1 + 1e-9)
 
-    def spend(self, positions: list[int], budget_s: float) -> list[int]:
+    def spend(
+        self,
+        positions: Sequence[int],
+        budget_s: float,
+        values: Sequence[np.ndarray] | None = None,
+    ) -> list[int]:
         """Widen a finished architecture until nothing more fits: what is left of a budget is free.
 
-        Each step widens the group whose next width costs the fewest seconds per share of it.
+        Each step widens the group whose next width costs the fewest seconds for what it is worth:
+        `values` has the worth of every decision's options, without it a share is worth a share.
+        Removed blocks stay removed.
         """
-        positions = list(positions)
-        full = np.array([menu[-1] for menu in self.menus])
+        positions = self.canonical(positions)
         while True:
-            open_ = [i for i, menu in enumerate(self.menus) if positions[i] + 1 < len(menu)]
-            now = np.array([menu[p] for menu, p in zip(self.menus, positions, strict=True)])
-            wider = np.repeat(now[None], len(open_) + 1, axis=0)  # the last row stays as it is
-            for row, group in enumerate(open_):
-                wider[row, group] = self.menus[group][positions[group] + 1]
-            latency_s = self.model.predict(wider).latency_s
-            shares = (wider - now).sum(axis=1)[:-1] / full[open_]
+            open_ = [
+                i
+                for i, choice in enumerate(self.choices)
+                if not choice.is_block and positions[i] + 1 < len(choice.options)
+            ]
+            if not open_:
+                return positions
+            wider = np.repeat(np.array(positions)[None], len(open_), axis=0)
+            wider[np.arange(len(open_)), open_] += 1
+            *latency_s, now_s = self.latency_s([*wider, positions])
+            gains = np.array([self._gain(i, positions[i], values) for i in open_])
             price = np.where(
-                latency_s[:-1] <= budget_s, (latency_s[:-1] - latency_s[-1]) / shares, np.inf
+                np.array(latency_s) <= budget_s, (np.array(latency_s) - now_s) / gains, np.inf
             )
-            if not open_ or np.isinf(price.min()):
+            if np.isinf(price.min()):
                 return positions
             positions[open_[int(price.argmin())]] += 1
+
+    def _gain(self, index: int, position: int, values: Sequence[np.ndarray] | None) -> float:
+        """What the next wider option is worth more, or its share of the group's full width."""
+        if values is not None:
+            return max(float(values[index][position + 1] - values[index][position]), 1e-12)
+        now, wider = self.choices[index].options[position : position + 2]
+        return (wider - now) / self.choices[index].full
+
+    def latency_s(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Seconds of finished architectures, given by their positions: (len(rows),)."""
+        options = np.array(
+            [[c.options[p] for c, p in zip(self.choices, row, strict=True)] for row in rows]
+        )
+        widths = options[:, self._of_groups]
+        removed = options[:, self._of_blocks] == REMOVED if self._of_blocks else None
+        return self.model.predict(widths, removed).latency_s
+
+    def canonical(self, positions: Sequence[int]) -> list[int]:
+        """The same architecture with full widths where a removed block takes the group with it."""
+        return [
+            len(choice.options) - 1 if self.is_gone(i, positions) else positions[i]
+            for i, choice in enumerate(self.choices)
+        ]
+
+    def is_gone(self, index: int, positions: Sequence[int]) -> bool:
+        """Whether a removed block takes this decision's group with it."""
+        inside = self.choices[index].inside
+        return inside is not None and positions[inside] == REMOVED
 
     def fastest(self) -> Architecture:
         """The fastest architecture on the menu."""
@@ -101,11 +157,17 @@ class Completion:
             positions.append(int(self.cheapest_s(positions).argmin()))
         return self.architecture(positions)
 
-    def architecture(self, positions: list[int]) -> Architecture:
-        names = [group.name for group in self.model.network.groups]
-        return Architecture(
-            widths={n: m[p] for n, m, p in zip(names, self.menus, positions, strict=True)}
-        )
+    def positions(self, architecture: Architecture) -> list[int]:
+        """Of every decision the option that an architecture on the menu takes."""
+        return [
+            int(choice.name not in architecture.removed)
+            if choice.is_block
+            else choice.options.index(architecture.widths.get(choice.name, choice.full))
+            for choice in self.choices
+        ]
+
+    def architecture(self, positions: Sequence[int]) -> Architecture:
+        return architecture(self.choices, positions)
 
     def require(
         self, budget_s: float, score: Callable[[Architecture], float] | None = None
@@ -120,7 +182,7 @@ class Completion:
         if fastest_s <= budget_s:
             return
         network, dense_s = self.model.network, self.model.dense_s
-        kept = network.macs(network.widths(fastest)) / network.macs(network.widths(network.dense))
+        kept = network.macs_of(fastest) / network.macs_of(network.dense)
         price = f"it keeps {kept:.1%} of the multiply-accumulates"
         if score is not None:
             price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
@@ -139,41 +201,58 @@ class Completion:
             total += sum(factor.at(positions) for factor in self._own[group])
         for sender in range(decided, len(self.menus)):
             for message in self._messages[sender]:
-                if not message.groups or message.groups[-1] < decided:
+                if not message.scope or message.scope[-1] < decided:
                     total += message.at(positions)
         return total
 
-    def _eliminate(self) -> list[list[_Factor]]:
-        """What each group, once eliminated, says to the groups before it."""
-        buckets = [list(factors) for factors in self._own]
-        messages: list[list[_Factor]] = [[] for _ in self.menus]
-        for group in reversed(range(len(self.menus))):
-            scope = tuple(sorted({g for factor in buckets[group] for g in factor.groups} | {group}))
-            sizes = [len(self.menus[g]) for g in scope]
+    def best(self, worth: Sequence[Factor], price: float) -> list[int]:
+        """Positions of the greatest worth less `price` times seconds; exact as the bounds are.
+
+        `worth`: factors as `factors()` gives them, in any unit, to be added up.
+        """
+        own = [
+            [Factor(factor.scope, price * factor.values) for factor in factors]
+            for factors in self._own
+        ]
+        for factor in worth:
+            own[factor.scope[-1]].append(Factor(factor.scope, -factor.values))
+        _, choices_made = self._eliminate(own)
+        positions: list[int] = []
+        for choice in choices_made:
+            positions.append(int(choice.at(positions)))
+        return self.canonical(positions)
+
+    def _eliminate(
+        self, own: Sequence[Sequence[Factor]]
+    ) -> tuple[list[list[Factor]], list[Factor]]:
+        """What each decision, once eliminated, says to those before it, and its own best option."""
+        buckets = [list(factors) for factors in own]
+        messages: list[list[Factor]] = [[] for _ in self.menus]
+        best: list[Factor] = [Factor((), np.zeros(()))] * len(self.menus)
+        for last in reversed(range(len(self.menus))):
+            scope = tuple(sorted({i for factor in buckets[last] for i in factor.scope} | {last}))
+            sizes = [len(self.menus[i]) for i in scope]
             if prod(sizes) <= LARGEST:
                 total = np.zeros(sizes)
-                for factor in buckets[group]:
+                for factor in buckets[last]:
                     total = total + _broadcast(factor, scope)
-                messages[group] = [_Factor(scope[:-1], total.min(axis=-1))]
+                messages[last] = [Factor(scope[:-1], total.min(axis=-1))]
+                best[last] = Factor(scope[:-1], total.argmin(axis=-1))
             else:
                 self.exact = False
-                messages[group] = [
-                    _Factor(f.groups[:-1], f.seconds[..., 0]) for f in buckets[group]
-                ]
-            for message in messages[group]:
-                if message.groups:
-                    buckets[message.groups[-1]].append(message)
-        return messages
+                messages[last] = [Factor(f.scope[:-1], f.values[..., 0]) for f in buckets[last]]
+            for message in messages[last]:
+                if message.scope:
+                    buckets[message.scope[-1]].append(message)
+        return messages, best
 
 
-def _sorted_factor(groups: tuple[int, ...], seconds: np.ndarray) -> _Factor:
-    order = np.argsort(groups)
-    return _Factor(tuple(groups[i] for i in order), np.transpose(seconds, order))
+def _sorted_factor(scope: tuple[int, ...], seconds: np.ndarray) -> Factor:
+    order = np.argsort(scope)
+    return Factor(tuple(scope[i] for i in order), np.transpose(seconds, order))
 
 
-def _broadcast(factor: _Factor, scope: tuple[int, ...]) -> np.ndarray:
-    """The factor's seconds with an axis for every group in scope."""
-    shape = [
-        factor.seconds.shape[factor.groups.index(g)] if g in factor.groups else 1 for g in scope
-    ]
-    return factor.seconds.reshape(shape)
+def _broadcast(factor: Factor, scope: tuple[int, ...]) -> np.ndarray:
+    """The factor's seconds with an axis for every decision in scope."""
+    shape = [factor.values.shape[factor.scope.index(i)] if i in factor.scope else 1 for i in scope]
+    return factor.values.reshape(shape)

@@ -1,4 +1,4 @@
-"""PruningEnv: one episode decides every group's width, in the network's order.
+"""PruningEnv: one episode decides every group's width, and which blocks stay, in order.
 
 The latency comes from the table, so an episode costs one accuracy evaluation and no device. The
 budget is met by construction: a step offers only widths that some completion of the network can
@@ -7,106 +7,201 @@ still afford. What a finished walk leaves of the budget is spent before it is sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gymnasium as gym
 import numpy as np
 
-from lookup_tables.network import Architecture
+from lookup_tables.layer import WEIGHTED
+from lookup_tables.network import Architecture, Network
+from pruner.choices import REMOVED, Choice
 from pruner.completion import Completion
+from pruner.knapsack import solve_nearly, worth
 from pruner.rewards import Outcome, Reward
 from pruner.sensitivity import latency_sensitivity, local_slope
 from pruner.task import Task
 
 STATE = (
-    "index", "is_depthwise", "in_channels", "out_channels", "kernel", "stride", "parameters",
+    "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
+    "parameters",
     "time_saved", "time_open", "previous_action", "latency_sensitivity", "local_slope",
     "remaining_parameters",
 )  # fmt: skip
 
 
-class PruningEnv(gym.Env):
-    """State: STATE's 13 features in [0, 1]. Action: (1,), the share of the next group to keep."""
+RANGE = 10.0  # by which an agent may value a decision more or less than its importance says
 
+
+class PruningEnv(gym.Env):
+    """State: STATE's features in [0, 1]. Action: (1,), the share to keep of what comes next.
+
+    A block stays if that share is more than a half; what goes with a removed block is not asked.
+    """
+
+    knows_a_start = False  # whether the centre is an architecture worth trying as it is
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own contract is a plain dict
 
-    def __init__(self, task: Task, completion: Completion, reward: Reward) -> None:
-        self.task, self.completion = task, completion
+    def __init__(
+        self, task: Task, completion: Completion, reward: Reward, sensitive: bool = True
+    ) -> None:
+        """Without `sensitive` latency sensitivity is 0 everywhere: state, prior and reward."""
+        self.task, self.completion, self._sensitive = task, completion, sensitive
         self.reward = reward
         self.network, self.latency = task.network, task.latency
-        self.sensitivity = latency_sensitivity(task.latency)
-        self.full = np.array([group.width for group in self.network.groups])
-        self._facts = _static_features(self.network)
+        self.choices = completion.choices
+        self.sensitivity = latency_sensitivity(completion) * sensitive
+        self._facts = _static_features(self.network, self.choices)
         self._fastest_s = task.latency.latency_s(completion.fastest())
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(STATE),), np.float32)
         self.action_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.episode = 0  # counted from 1
         self._positions: list[int] = []
         self._previous = 1.0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self._positions, self._previous = [], 1.0
+        self.episode += 1
         return self._state(), {}
 
     def step(self, action):
-        """Decide the next group; `info` of the last step holds architecture and accuracy."""
+        """Make the next decision; `info` of the last step holds architecture and accuracy."""
         share = float(np.clip(np.asarray(action).reshape(-1)[0], 0.0, 1.0))
+        choice = self.choices[self.next]
         self._positions.append(self.nearest_allowed(share))
-        group = len(self._positions) - 1
-        self._previous = self.completion.menus[group][self._positions[-1]] / self.full[group]
-        if len(self._positions) < len(self.full):
+        self._previous = choice.options[self._positions[-1]] / choice.full
+        self._skip_what_is_gone()
+        if len(self._positions) < len(self.choices):
             return self._state(), 0.0, False, False, {}
         positions = self.completion.spend(self._positions, self.task.budget_s)
-        architecture = self.completion.architecture(positions)
-        outcome = self._outcome(architecture)
+        outcome, architecture = self._outcome(positions)
         info = {"architecture": architecture, "accuracy": outcome.accuracy}
         return self._state(), self.reward(outcome), True, False, info
 
     def nearest_allowed(self, share: float) -> int:
-        """The menu position closest to this share of the next group that the budget allows."""
-        group = len(self._positions)
+        """The option closest to this share of the next one's full width that the budget allows."""
+        choice = self.choices[self.next]
         allowed = self.completion.allowed(self._positions, self.task.budget_s)
-        distance = np.abs(np.array(self.completion.menus[group]) / self.full[group] - share)
+        distance = np.abs(np.array(choice.options) / choice.full - share)
         return int(np.where(allowed, distance, np.inf).argmin())
 
-    @property
-    def group(self) -> int:
-        """The group to be decided next."""
-        return min(len(self._positions), len(self.full) - 1)
+    def centres(self, level: float, fall: float) -> np.ndarray:
+        """Shares to explore around, (choices,): cut where latency sensitivity says it buys time."""
+        return level * (1.0 - fall * self.sensitivity)
 
-    def _outcome(self, architecture: Architecture) -> Outcome:
-        widths = np.array(list(self.network.widths(architecture).values()))
-        return Outcome(
+    @property
+    def next(self) -> int:
+        """The decision to be made next; the last one after the end."""
+        return min(len(self._positions), len(self.choices) - 1)
+
+    def _skip_what_is_gone(self) -> None:
+        for choice in self.choices[len(self._positions) :]:
+            if choice.inside is None or self._positions[choice.inside] != REMOVED:
+                return
+            self._positions.append(len(choice.options) - 1)
+
+    def _outcome(self, positions: list[int]) -> tuple[Outcome, Architecture]:
+        architecture = self.completion.architecture(positions)
+        (latency_s,) = self.completion.latency_s([positions])
+        kept = [
+            0.0 if self.completion.is_gone(i, positions) else choice.options[position] / choice.full
+            for i, (choice, position) in enumerate(zip(self.choices, positions, strict=True))
+        ]
+        outcome = Outcome(
             accuracy=self.task.score(architecture),
-            latency_s=self.latency.latency_s(architecture),
+            latency_s=float(latency_s),
             budget_s=self.task.budget_s,
-            kept=widths / self.full,
+            kept=np.array(kept),
             sensitivity=self.sensitivity,
         )
+        return outcome, architecture
+
+    def _so_far(self) -> list[int]:
+        """What was decided, and the others as they are in the dense network."""
+        open_ = self.choices[len(self._positions) :]
+        return [*self._positions, *(len(choice.options) - 1 for choice in open_)]
 
     def _state(self) -> np.ndarray:
-        widths = self.full.copy()
-        for i, position in enumerate(self._positions):
-            widths[i] = self.completion.menus[i][position]
-        group = self.group
-        now_s = float(self.latency.predict(widths[None]).latency_s[0])
-        parameters = _parameters(self.network, widths)
+        positions = self._so_far()
+        architecture = self.completion.architecture(positions)
+        (now_s,) = self.completion.latency_s([positions])
         values = [
-            *self._facts[group],
+            *self._facts[self.next],
             (self.latency.dense_s - now_s) / self.latency.dense_s,
             (now_s - self._fastest_s) / self.latency.dense_s,
             self._previous,
-            self.sensitivity[group],
-            local_slope(self.latency, widths, group),
-            parameters / _parameters(self.network, self.full),
+            self.sensitivity[self.next],
+            local_slope(self.completion, positions, self.next) * self._sensitive,
+            _parameters(self.network, architecture) / _parameters(self.network, self.network.dense),
         ]
         return np.clip(values, 0.0, 1.0).astype(np.float32)
 
 
-def _static_features(network) -> np.ndarray:
-    """(groups, 7): index, kind and shape of the first layer that writes each group, scaled."""
+class ValuingEnv(PruningEnv):
+    """Actions say what decisions are worth, not what they keep; the budget does the rest.
+
+    An action a multiplies the importance of the next decision, known beforehand, by
+    RANGE^(2a − 1). The architecture is then that of the greatest worth within the budget
+    (`pruner/knapsack.py`), so that no episode is spent on learning what time costs. Actions of 1/2
+    are the knapsack's own answer; from there the agent learns what importance does not know.
+    """
+
+    knows_a_start = True
+
+    def __init__(
+        self, task: Task, completion: Completion, reward: Reward, sensitive: bool = True
+    ) -> None:
+        super().__init__(task, completion, reward, sensitive)
+        self._values = worth(completion, task)
+        self._known = solve_nearly(completion, self._values, task.budget_s)
+        self._actions: list[float] = []
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        self._actions = []
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        """Value the next decision; `info` of the last step holds architecture and accuracy."""
+        share = float(np.clip(np.asarray(action).reshape(-1)[0], 0.0, 1.0))
+        self._actions.append(share)
+        self._previous = share
+        if len(self._actions) < len(self.choices):
+            return self._state(), 0.0, False, False, {}
+        factors = RANGE ** (2 * np.array(self._actions) - 1)
+        values = [value * factor for value, factor in zip(self._values, factors, strict=True)]
+        positions = solve_nearly(self.completion, values, self.task.budget_s)
+        outcome, architecture = self._outcome(positions)
+        info = {"architecture": architecture, "accuracy": outcome.accuracy}
+        return self._state(), self.reward(outcome), True, False, info
+
+    @property
+    def next(self) -> int:
+        return min(len(self._actions), len(self.choices) - 1)
+
+    def centres(self, level: float, fall: float) -> np.ndarray:
+        """The knapsack's own answer."""
+        return np.full(len(self.choices), 0.5)
+
+    def _so_far(self) -> list[int]:
+        """The knapsack's answer: its share of the next decision is what the agent may correct."""
+        return self._known
+
+
+ENVIRONMENTS = {"widths": PruningEnv, "values": ValuingEnv}
+
+
+def _static_features(network: Network, choices: Sequence[Choice]) -> np.ndarray:
+    """(choices, 8): index, kind and shape of the first layer that each one decides, scaled."""
+    specs = {layer.name: spec for layer, spec in network.layer_specs(network.dense)}
+    blocks = {block.name: block.layers for block in network.blocks}
     rows = []
-    for index, group in enumerate(network.groups):
-        layer = next(layer for layer in network.layers if layer.group == group.name)
-        spec = dict(network.layer_specs(network.dense))[layer]
+    for index, choice in enumerate(choices):
+        if choice.is_block:
+            inside = [layer for layer in network.layers if layer.name in blocks[choice.name]]
+            layer = next((layer for layer in inside if layer.kind in WEIGHTED), inside[0])
+        else:
+            layer = next(layer for layer in network.layers if layer.group == choice.name)
+        spec = specs[layer.name]
         feeds_depthwise = any(
             other.kind == "depthwise" and layer.name in other.inputs for other in network.layers
         )
@@ -114,6 +209,7 @@ def _static_features(network) -> np.ndarray:
         rows.append(
             [
                 index,
+                float(choice.is_block),
                 float(feeds_depthwise),
                 spec.in_channels,
                 spec.out_channels,
@@ -126,15 +222,17 @@ def _static_features(network) -> np.ndarray:
     return table / np.maximum(table.max(axis=0), 1.0)
 
 
-def _parameters(network, widths: np.ndarray) -> float:
+def _parameters(network: Network, architecture: Architecture) -> float:
     """Weights of all layers, biases and BatchNorm not counted."""
-    named = dict(zip((group.name for group in network.groups), widths, strict=True))
+    widths, removed = network.widths(architecture), set(architecture.removed)
     total = 0
     for layer in network.layers:
+        if network.block_of.get(layer.name) in removed:
+            continue
         geometry = network.geometry[layer.name]
         area = layer.kernel[0] * layer.kernel[1]
         if layer.kind == "depthwise":
-            total += geometry.out_form(named) * area
+            total += geometry.out_form(widths) * area
         elif layer.kind in ("conv", "linear"):
-            total += geometry.in_form(named) * geometry.out_form(named) * area // layer.groups
+            total += geometry.in_form(widths) * geometry.out_form(widths) * area // layer.groups
     return float(total)

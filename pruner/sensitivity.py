@@ -1,47 +1,44 @@
-"""Latency sensitivity: how many seconds pruning a group really buys, from the table alone.
+"""Latency sensitivity: how many seconds a decision really buys, from the table alone.
 
 LAP (Neural Networks 152, 2022) uses latency sensitivity as prior knowledge; its formula could not
 be found. Ours: dT_l(w) = latency with group l at width w, the others full, taken from the dense
-latency T, and LS_l = mean over the menu of dT_l(w) / ((1 − w / W_l) · T), divided by the largest.
+latency T, and LS_l = mean over the menu of dT_l(w) / ((1 − w / W_l) · T), divided by the largest. A
+removable block is a group of one channel, kept or not.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from lookup_tables.estimate import LatencyModel
+from pruner.completion import Completion
 
 
-def latency_sensitivity(model: LatencyModel) -> np.ndarray:
-    """LS_l of every group, (groups,), in [0, 1]; 1 is the group whose channels cost most."""
-    network = model.network
-    full = np.array([group.width for group in network.groups])
-    dense_s = float(model.predict(full[None]).latency_s[0])
+def latency_sensitivity(completion: Completion) -> np.ndarray:
+    """LS_l of every decision, (choices,), in [0, 1]; 1 is where a share of channels costs most."""
+    full = [len(choice.options) - 1 for choice in completion.choices]
+    (dense_s,) = completion.latency_s([full])
     means = []
-    for index, group in enumerate(network.groups):
-        thinner = np.array([width for width in group.choices if width < group.width])
-        if not len(thinner):
+    for index, choice in enumerate(completion.choices):
+        smaller = range(full[index])
+        if not smaller:
             means.append(0.0)
             continue
-        widths = np.repeat(full[None], len(thinner), axis=0)
-        widths[:, index] = thinner
-        saved = (dense_s - model.predict(widths).latency_s) / dense_s
-        means.append(float(np.mean(saved / (1 - thinner / group.width))))
+        rows = [[*full[:index], position, *full[index + 1 :]] for position in smaller]
+        saved = (dense_s - completion.latency_s(rows)) / dense_s
+        shares = np.array([choice.options[position] for position in smaller]) / choice.full
+        means.append(float(np.mean(saved / (1 - shares))))
     sensitivity = np.maximum(means, 0.0)
     return sensitivity / max(sensitivity.max(), 1e-12)
 
 
-def local_slope(model: LatencyModel, widths: np.ndarray, index: int) -> float:
-    """Share of the present latency that the next smaller width of one group saves.
+def local_slope(completion: Completion, positions: list[int], index: int) -> float:
+    """Share of the present latency that the next smaller option of one decision saves.
 
-    `widths`: (groups,) on the menu. It sees the staircase where LS_l averages over it; 0 where
-    there is no smaller width, below 0 where a smaller one costs more.
+    It sees the staircase where LS_l averages over it; 0 where there is no smaller option, below 0
+    where a smaller one costs more.
     """
-    choices = model.network.groups[index].choices
-    position = choices.index(int(widths[index]))
-    if position == 0:
+    if positions[index] == 0:
         return 0.0
-    smaller = widths.copy()
-    smaller[index] = choices[position - 1]
-    now_s, then_s = model.predict(np.stack([widths, smaller])).latency_s
+    smaller = [*positions[:index], positions[index] - 1, *positions[index + 1 :]]
+    now_s, then_s = completion.latency_s([positions, smaller])
     return float((now_s - then_s) / now_s)

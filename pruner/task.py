@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from numpy.typing import ArrayLike
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
@@ -20,12 +22,18 @@ from pruner.errors import RunError
 
 @dataclass
 class Task:
-    """One pruning problem: a network, its latency model, a budget, and a score for candidates."""
+    """One pruning problem: a network, its latency model, a budget, and a score for candidates.
+
+    `importance` and `magnitudes` are asked by the methods that need them: a value for every channel
+    of every group (and of every removable block, under its name), and groups' L2 norms.
+    """
 
     network: Network
     latency: LatencyModel
     budget_s: float
     score: Callable[[Architecture], float]  # accuracy on held-out training images
+    importance: Callable[[], Mapping[str, ArrayLike]] = dict
+    magnitudes: Callable[[], Mapping[str, ArrayLike]] = dict
 
 
 @dataclass

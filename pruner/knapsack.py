@@ -1,0 +1,166 @@
+"""Knapsack over the table: the options of the greatest worth whose latency fits.
+
+An option's worth is the summed importance of the channels it keeps, its price the table's (in the
+manner of HALP, Shen et al. 2022, "Structural Pruning via Latency-Saliency Knapsack", arXiv
+2210.06659, section 3.2). `solve` is exact, an integer programme; `solve_nearly` takes milliseconds.
+
+Deviations:
+1. HALP prices a layer's channels in groups, given the other layers, and repeats while it prunes.
+   Here prices depend on pairs of decisions and all are decided at once, by an integer programme
+   (scipy's HiGHS) with one unknown for every option and one for every combination in a layer.
+2. A removable block is worth what its last layer writes into the shortcut, beside what the groups
+   inside of it are worth; it is decided with the widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from pruner.completion import Completion, Factor
+from pruner.errors import RunError
+from pruner.task import Task
+
+GAP, LARGEST_GAP, LIMIT_S = 1e-3, 1e-2, 120
+TOLERANCE = 1e-6  # to which the solver keeps its constraints
+LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
+    1e-4,
+    1e6,
+    24,
+)  # of the dense latency; all worth adds up to 1
+
+
+def worth(completion: Completion, task: Task) -> list[np.ndarray]:
+    """For every decision the importance of each option, (options,); all add up to 1."""
+    importance = task.importance()
+    values = []
+    for choice in completion.choices:
+        channels = np.sort(np.asarray(importance[choice.name]))[::-1]
+        if choice.is_block:
+            values.append(np.array([0.0, channels.sum()]))
+        else:
+            kept = np.cumsum(channels)
+            values.append(np.array([kept[width - 1] for width in choice.options]))
+    total = sum(value[-1] for value in values)
+    return [value / total for value in values]
+
+
+def worth_factors(completion: Completion, values: Sequence[np.ndarray]) -> list[Factor]:
+    """A group's worth counts only where the block it is inside of stays."""
+    return [
+        Factor((index,), value)
+        if choice.inside is None
+        else Factor((choice.inside, index), np.stack([np.zeros_like(value), value]))
+        for index, (choice, value) in enumerate(zip(completion.choices, values, strict=True))
+    ]
+
+
+def solve_nearly(
+    completion: Completion, values: Sequence[np.ndarray], budget_s: float
+) -> list[int]:
+    """The same in milliseconds, without proof: one price for all seconds, the rest is spent.
+
+    Lagrange's relaxation: the lowest price a second at which the best architecture meets the
+    budget; the best one at a price is exact. Between two such architectures on the convex hull the
+    remaining budget goes to what gains most for its seconds.
+    """
+    factors, unit = worth_factors(completion, values), 1 / completion.model.dense_s
+    low, high = np.log(LOWEST_PRICE), np.log(HIGHEST_PRICE)
+    found = None
+    for _ in range(HALVINGS):
+        price = (low + high) / 2
+        positions = completion.best(factors, float(np.exp(price)) * unit)
+        if completion.latency_s([positions])[0] <= budget_s:
+            found, high = positions, price
+        else:
+            low = price
+    if found is None:  # even at the highest price something else is worth more than time
+        found = completion.positions(completion.fastest())
+    return completion.spend(found, budget_s, values)
+
+
+def solve(completion: Completion, values: Sequence[np.ndarray], budget_s: float) -> list[int]:
+    """Positions of the greatest worth within the budget; raises RunError if none was found in time.
+
+    A group's worth counts only where the block it is inside of stays.
+    """
+    programme = _Programme([len(choice.options) for choice in completion.choices])
+    for factor in worth_factors(completion, values):
+        programme.gain(factor.scope, factor.values)
+    for factor in completion.factors():
+        programme.price(factor.scope, factor.values)
+    return completion.canonical(programme.solve(budget_s * (1 - TOLERANCE) - completion.constant_s))
+
+
+class _Programme:
+    """Unknowns: one 0/1 for every option, one for every combination that is priced or worth."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self._sizes = sizes
+        self._starts = np.cumsum([0, *sizes])
+        self._count = int(self._starts[-1])
+        self._gains: dict[tuple[int, ...], np.ndarray] = {}
+        self._prices: dict[tuple[int, ...], np.ndarray] = {}
+
+    def gain(self, scope: tuple[int, ...], values: np.ndarray) -> None:
+        self._gains[scope] = self._gains.get(scope, 0) + values
+
+    def price(self, scope: tuple[int, ...], seconds: np.ndarray) -> None:
+        self._prices[scope] = self._prices.get(scope, 0) + seconds
+
+    def solve(self, budget_s: float) -> list[int]:
+        sizes, starts = self._sizes, self._starts
+        gain, price = list(np.zeros((2, self._count)))
+        rows, columns, entries, right = [], [], [], []
+
+        def equation(where, factors, equals) -> None:
+            rows.extend([len(right)] * len(where))
+            columns.extend(where)
+            entries.extend(factors)
+            right.append(equals)
+
+        for start, size in zip(starts, sizes, strict=False):
+            equation(range(start, start + size), [1.0] * size, 1.0)
+        for scope in sorted({*self._gains, *self._prices}):
+            shape = tuple(sizes[i] for i in scope)
+            worth = np.broadcast_to(self._gains.get(scope, 0.0), shape)
+            seconds = np.broadcast_to(self._prices.get(scope, 0.0), shape)
+            if len(scope) == 1:
+                part = slice(starts[scope[0]], starts[scope[0]] + sizes[scope[0]])
+                gain[part] += worth
+                price[part] += seconds
+                continue
+            first = len(gain)
+            gain, price = np.append(gain, worth), np.append(price, seconds)
+            cells = first + np.arange(worth.size).reshape(shape)
+            # The combinations that have an option add up to that option's unknown.
+            for axis, index in enumerate(scope):
+                for option in range(sizes[index]):
+                    inside = np.take(cells, option, axis=axis).ravel()
+                    factors = [*np.ones(len(inside)), -1.0]
+                    equation([*inside, starts[index] + option], factors, 0.0)
+        integral = np.zeros(len(gain))
+        integral[: self._count] = 1
+        ties = coo_array((entries, (rows, columns)), shape=(len(right), len(gain)))
+        answer = milp(
+            -gain,
+            integrality=integral,
+            bounds=(0, 1),
+            constraints=[
+                LinearConstraint(ties.tocsr(), right, right),
+                LinearConstraint(price[None] / budget_s, -np.inf, 1.0),
+            ],
+            options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
+        )
+        if answer.x is None or answer.mip_gap > LARGEST_GAP:
+            raise RunError(
+                f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "
+                "ask for less, or use another method"
+            )
+        return [
+            int(answer.x[start : start + size].argmax())
+            for start, size in zip(starts, sizes, strict=False)
+        ]
