@@ -7,15 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pruner.methods.amc import search_amc
 from pruner.methods.baselines import search_randomly, search_uniform
-from pruner.methods.lap import search_lap
+from pruner.methods.greedy import search_greedily
+from pruner.methods.knapsack import search_knapsack
+from pruner.methods.lap import AGENTS, search_lap
+from pruner.methods.magnitude import search_by_magnitude
 from pruner.methods.settings import SearchSettings
 from pruner.task import Task
+
+__all__ = ["AGENTS", "METHODS", "Method", "SearchSettings"]
 
 Method = Callable[[Task, SearchSettings], None]
 
 METHODS: dict[str, Method] = {
     "lap": search_lap,
+    "amc": search_amc,
+    "greedy": search_greedily,
+    "knapsack": search_knapsack,
+    "magnitude": search_by_magnitude,
     "uniform": search_uniform,
     "random": search_randomly,
 }

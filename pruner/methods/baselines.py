@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruner.choices import KEPT, REMOVED
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
 from pruner.task import Task
@@ -26,16 +27,28 @@ def search_uniform(task: Task, settings: SearchSettings) -> None:
 
 
 def search_randomly(task: Task, settings: SearchSettings) -> None:
-    """Random widths within the budget: each group in turn, among those it still allows.
-
-    What is left of the budget is spent as the agent's is.
-    """
-    completion = Completion(task.latency)
+    """Random architectures within the budget."""
+    completion = Completion(task.latency, settings.depth)
     completion.require(task.budget_s, task.score)
     rng = np.random.default_rng(settings.seed)
     for _ in range(settings.episodes):
-        positions: list[int] = []
-        for _ in completion.menus:
-            allowed = np.flatnonzero(completion.allowed(positions, task.budget_s))
-            positions.append(int(rng.choice(allowed)))
-        task.score(completion.architecture(completion.spend(positions, task.budget_s)))
+        positions = walk_randomly(completion, task.budget_s, rng, settings.depth)
+        task.score(completion.architecture(positions))
+
+
+def walk_randomly(
+    completion: Completion, budget: float, rng: np.random.Generator, depth: bool
+) -> list[int]:
+    """Random options within the budget: each decision in turn, among those it still allows.
+
+    Blocks go with a probability that is drawn once for a network, so that shallow and deep ones
+    are tried alike. What is left of the budget is spent as the agent's is.
+    """
+    positions: list[int] = []
+    goes = rng.random() if depth else 0.0
+    for choice in completion.choices:
+        allowed = np.flatnonzero(completion.allowed(positions, budget))
+        if choice.is_block and len(allowed) > 1:
+            allowed = [REMOVED if rng.random() < goes else KEPT]
+        positions.append(int(rng.choice(allowed)))
+    return completion.spend(positions, budget)

@@ -10,17 +10,20 @@ Deviations (the paper's code and further tables could not be found):
    update 0.01, batch 64, 100 warm-up episodes, noise 0.5 decaying by 0.95 per episode.
 4. The moving-average baseline (AMC, equation 3) is taken from the reward when it is received, not
    when it is replayed.
+5. Other agents, and actions that say what channels are worth (`pruner/env.py`), are ours.
 """
 
 from __future__ import annotations
 
+import cma
 import gymnasium as gym
 import numpy as np
 from scipy.stats import truncnorm
-from stable_baselines3 import DDPG
+from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 
 from pruner.completion import Completion
-from pruner.env import PruningEnv
+from pruner.env import ENVIRONMENTS, PruningEnv
 from pruner.methods.settings import SearchSettings
 from pruner.rewards import REWARDS
 from pruner.task import Task
@@ -35,17 +38,25 @@ PRIOR_LEVEL, PRIOR_FALL, PRIOR_SPREAD = (0.3, 1.0), 0.2, 0.25
 
 def search_lap(task: Task, settings: SearchSettings) -> None:
     """Run the agent for `settings.episodes` episodes; raises BudgetError."""
-    completion = Completion(task.latency)
+    completion = Completion(task.latency, settings.depth)
     completion.require(task.budget_s, task.score)
-    env = PruningEnv(task, completion, REWARDS[settings.reward])
-    steps = len(completion.menus)
-    warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
-    agent = _Agent(
+    run_agent(task, completion, settings)
+
+
+def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> None:
+    """`settings.episodes` episodes of the agent."""
+    make = ENVIRONMENTS[settings.actions]
+    env = make(task, completion, REWARDS[settings.reward], settings.sensitivity)
+    if settings.agent == EVOLUTION:
+        evolve(env, settings)
+        return
+    steps = len(completion.choices)
+    agent = _LEARNERS[settings.agent](
         "MlpPolicy",
         _RewardBaseline(env),
         batch_size=64,
         buffer_size=settings.episodes * steps,
-        learning_starts=warm_up * steps,
+        learning_starts=np.inf,  # the agent begins when its warm-up episodes are over
         gamma=1.0,
         tau=0.01,
         train_freq=(1, "episode"),
@@ -55,7 +66,32 @@ def search_lap(task: Task, settings: SearchSettings) -> None:
         device="cpu",
     )
     agent.prior = env
-    agent.learn(settings.episodes * steps)
+    agent.warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
+    last = StopTrainingOnMaxEpisodes(settings.episodes)
+    agent.learn(settings.episodes * steps, callback=last)
+
+
+def evolve(env: PruningEnv, settings: SearchSettings) -> None:
+    """One action a decision, learned by separable CMA-ES (Ros and Hansen 2008), no networks."""
+    start = env.centres(float(np.mean(PRIOR_LEVEL)), PRIOR_FALL)
+    _episode(env, start)
+    strategy = cma.CMAEvolutionStrategy(
+        start, PRIOR_SPREAD,
+        {"bounds": [0, 1], "CMA_diagonal": True, "seed": settings.seed + 1, "verbose": -9},
+    )  # fmt: skip
+    while env.episode < settings.episodes:
+        population = strategy.ask()[: settings.episodes - env.episode]
+        rewards = [_episode(env, actions) for actions in population]
+        if len(population) == strategy.popsize:
+            strategy.tell(population, [-reward for reward in rewards])
+
+
+def _episode(env: PruningEnv, actions) -> float:
+    env.reset()
+    done, reward = False, 0.0
+    while not done:
+        _, reward, done, _, _ = env.step([actions[env.next]])
+    return reward
 
 
 class _RewardBaseline(gym.Wrapper):
@@ -74,37 +110,57 @@ class _RewardBaseline(gym.Wrapper):
         return state, reward, done, truncated, info
 
 
-class _Agent(DDPG):
-    """DDPG with AMC's exploration: a prior first, then truncated noise that decays by episode."""
+class _Explores:
+    """AMC's exploration: a prior first, then truncated noise that decays by episode."""
 
     prior: PruningEnv
+    warm_up: int  # episodes
+    noise = NOISE
 
     def _update_learning_rate(self, optimizers) -> None:
-        """Separate rates for actor and critic; the library knows one schedule for both."""
-        for optimizer, rate in zip(optimizers, (ACTOR_RATE, CRITIC_RATE), strict=True):
+        """Separate rates for actor and critic; the library knows one schedule for all."""
+        actor, *others = optimizers
+        for optimizer, rate in ((actor, ACTOR_RATE), *((other, CRITIC_RATE) for other in others)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
     def _sample_action(self, learning_starts, action_noise=None, n_envs=1):
         rng = np.random.default_rng([self.seed or 0, self.num_timesteps])
-        if self.num_timesteps < learning_starts:
-            centre, spread = self._prior_centre(), PRIOR_SPREAD
+        learned = self.prior.episode - 1 - self.warm_up
+        if learned < 0:
+            centres = self.prior.centres(self._level(), PRIOR_FALL)
+            centre, spread = centres[self.prior.next], PRIOR_SPREAD
+            if self.prior.episode == 1 and self.prior.knows_a_start:
+                spread = 0.0
         else:
-            (centre,), _ = self.predict(self._last_obs, deterministic=True)
-            steps = len(self.prior.full)
-            spread = NOISE * NOISE_DECAY ** ((self.num_timesteps - learning_starts) // steps)
+            self.learning_starts = 0
+            (centre,), _ = self.predict(self._last_obs, deterministic=self.noise > 0)
+            spread = self.noise * NOISE_DECAY**learned
         share = _truncated_normal(float(np.squeeze(centre)), spread, rng)
         action = np.array([[share]], dtype=np.float32)
         return action, self.policy.scale_action(action)
 
-    def _prior_centre(self) -> float:
-        """The share to explore around falls with latency sensitivity: cut where it buys time.
+    def _level(self) -> float:
+        """Drawn once an episode, so that episodes differ as wholes."""
+        rng = np.random.default_rng([self.seed or 0, self.prior.episode, 1])
+        return float(rng.uniform(*PRIOR_LEVEL))
 
-        Its level is drawn once an episode, so that episodes differ as wholes.
-        """
-        episode = self.num_timesteps // len(self.prior.full)
-        level = np.random.default_rng([self.seed or 0, episode, 1]).uniform(*PRIOR_LEVEL)
-        return level * (1.0 - PRIOR_FALL * self.prior.sensitivity[self.prior.group])
+
+class _DDPG(_Explores, DDPG):
+    pass
+
+
+class _TD3(_Explores, TD3):
+    pass
+
+
+class _SAC(_Explores, SAC):
+    noise = 0.0  # its policy is random by itself
+
+
+_LEARNERS = {"ddpg": _DDPG, "td3": _TD3, "sac": _SAC}
+EVOLUTION = "cma"
+AGENTS = (*_LEARNERS, EVOLUTION)
 
 
 def _truncated_normal(centre: float, spread: float, rng: np.random.Generator) -> float:

@@ -1,0 +1,17 @@
+"""The exact knapsack's answer as a baseline (`pruner/knapsack.py`), with Taylor's importance
+(`pruner/filters/taylor.py`), the sum over the layers that write a channel."""
+
+from __future__ import annotations
+
+from pruner.completion import Completion
+from pruner.knapsack import solve, worth
+from pruner.methods.settings import SearchSettings
+from pruner.task import Task
+
+
+def search_knapsack(task: Task, settings: SearchSettings) -> None:
+    """Scores one architecture: the solution of the integer programme. Raises BudgetError."""
+    completion = Completion(task.latency, settings.depth)
+    completion.require(task.budget_s, task.score)
+    positions = solve(completion, worth(completion, task), task.budget_s)
+    task.score(completion.architecture(positions))

@@ -1,0 +1,224 @@
+"""Baselines against small problems whose answer is known."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture
+from pruner.completion import Completion
+from pruner.env import ENVIRONMENTS
+from pruner.knapsack import solve, solve_nearly, worth, worth_factors
+from pruner.methods import AGENTS, METHODS, SearchSettings
+from pruner.methods.amc import matching_budget
+from pruner.methods.baselines import walk_randomly
+from pruner.task import Task
+from pruner.trace import trace
+from tests.toys import chain, synthetic_table, tiny_resnet
+
+CHAIN = chain(16, 32, 16, 8)
+TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+TINY = TINY.with_menu({g.name: (g.width // 2, g.width) for g in TINY.groups})
+
+
+@pytest.fixture(scope="module")
+def latency(tmp_path_factory):
+    return LatencyModel(CHAIN, synthetic_table(tmp_path_factory.mktemp("t") / "t", CHAIN, levels=8))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return LatencyModel(TINY, synthetic_table(tmp_path_factory.mktemp("t") / "t", TINY, levels=2))
+
+
+def task_for(latency, speedup, score=lambda architecture: 0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    network = latency.network
+    values = {g.name: rng.exponential(size=g.width) for g in network.groups}
+    blocks = {b.name: rng.exponential(size=1) for b in network.blocks}
+    return Task(
+        network, latency, latency.dense_s / speedup, score,
+        importance=lambda: values | blocks, magnitudes=lambda: values,
+    )  # fmt: skip
+
+
+def best_by_brute_force(completion, values, budget_s):
+    best = -np.inf
+    for row in product(*(range(len(choice.options)) for choice in completion.choices)):
+        if completion.latency_s([row])[0] <= budget_s:
+            best = max(best, total(completion, values, row))
+    return best
+
+
+def total(completion, values, row):
+    return sum(
+        values[i][position]
+        for i, (choice, position) in enumerate(zip(completion.choices, row, strict=True))
+        if choice.inside is None or row[choice.inside] == 1
+    )
+
+
+@pytest.mark.parametrize(("speedup", "seed"), [(1.2, 0), (1.6, 1), (2.2, 2)])
+def test_the_knapsack_is_the_best_of_all(latency, speedup, seed):
+    task = task_for(latency, speedup, seed=seed)
+    completion = Completion(latency)
+    values = worth(completion, task)
+    positions = solve(completion, values, task.budget_s)
+    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-6)
+    best = best_by_brute_force(completion, values, task.budget_s)
+    assert total(completion, values, positions) == pytest.approx(best, rel=2e-3)
+
+
+def test_the_knapsack_with_blocks_is_the_best_of_all(tiny):
+    task = task_for(tiny, 1.5)
+    completion = Completion(tiny, depth=True)
+    values = worth(completion, task)
+    positions = solve(completion, values, task.budget_s)
+    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-6)
+    best = best_by_brute_force(completion, values, task.budget_s)
+    assert total(completion, values, positions) == pytest.approx(best, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_scores_a_network_within_the_budget(latency, name):
+    asked = []
+
+    def score(architecture: Architecture) -> float:
+        asked.append(architecture)
+        return 0.5 + sum(architecture.widths.values()) / 1000
+
+    task = task_for(latency, 1.7, score)
+    METHODS[name](task, SearchSettings(episodes=12))
+    assert asked
+    latency_s = latency.predict_architectures(asked).latency_s
+    assert (latency_s <= task.budget_s * (1 + 1e-9)).any()
+
+
+@pytest.mark.parametrize("speedup", [1.1, 1.5, 2.2])
+def test_the_quick_knapsack_is_within_the_budget_and_nearly_as_good(tiny, speedup):
+    task = task_for(tiny, speedup)
+    completion = Completion(tiny, depth=True)
+    values = worth(completion, task)
+    positions = solve_nearly(completion, values, task.budget_s)
+    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-9)
+    best = best_by_brute_force(completion, values, task.budget_s)
+    assert total(completion, values, positions) > 0.9 * best
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 30.0])
+def test_the_best_architecture_at_a_price_is_that_of_brute_force(tiny, price):
+    task = task_for(tiny, 1.5)
+    completion = Completion(tiny, depth=True)
+    values = worth(completion, task)
+
+    def net(row):
+        seconds = completion.latency_s([row])[0] / tiny.dense_s
+        return total(completion, values, row) - price * seconds
+
+    found = completion.best(worth_factors(completion, values), price / tiny.dense_s)
+    rows = product(*(range(len(choice.options)) for choice in completion.choices))
+    assert net(found) == pytest.approx(max(map(net, rows)), abs=1e-9)
+
+
+def test_positions_and_architectures_are_the_same_thing(tiny):
+    completion = Completion(tiny, depth=True)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        row = [int(rng.integers(len(choice.options))) for choice in completion.choices]
+        row = completion.canonical(row)
+        assert completion.positions(completion.architecture(row)) == row
+
+
+def test_values_of_one_half_are_the_knapsacks_own_answer(tiny):
+    seen = []
+    task = task_for(tiny, 1.5, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["lap"](task, SearchSettings(episodes=3, depth=True, actions="values"))
+    completion = Completion(tiny, depth=True)
+    nearly = solve_nearly(completion, worth(completion, task), task.budget_s)
+    assert seen[0] == completion.architecture(nearly)
+
+
+@pytest.mark.parametrize("actions", ENVIRONMENTS)
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_meets_the_budget_and_repeats_itself(latency, agent, actions):
+    def search():
+        seen = []
+
+        def score(architecture):
+            seen.append(architecture)
+            return 0.5 + architecture.widths["g0"] / 100
+
+        task = task_for(latency, 1.5, score)
+        METHODS["lap"](task, SearchSettings(episodes=6, seed=1, agent=agent, actions=actions))
+        return seen
+
+    found = search()
+    assert len(found) == 6
+    assert max(map(latency.latency_s, found)) <= latency.dense_s / 1.5 * (1 + 1e-6)
+    assert found == search()
+
+
+def test_random_networks_are_shallow_and_deep(tiny):
+    seen = []
+    task = task_for(tiny, 1.05, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["random"](task, SearchSettings(episodes=60, depth=True))
+    removed = [len(architecture.removed) for architecture in seen]
+    assert min(removed) == 0
+    assert max(removed) == len(TINY.blocks)
+
+
+def test_a_greedy_search_gives_up_what_costs_no_accuracy(latency):
+    """Only the second group matters: the others are thinned first."""
+
+    def score(architecture: Architecture) -> float:
+        return architecture.widths["g1"] / 32
+
+    asked = []
+    task = task_for(latency, 1.3, lambda a: asked.append(a) or score(a))
+    METHODS["greedy"](task, SearchSettings(episodes=30))
+    assert asked[-1].widths["g1"] == 32
+
+
+def test_amcs_budget_is_one_that_half_of_its_networks_are_fast_enough_for(latency):
+    task = task_for(latency, 1.6)
+    completion = Completion(latency.in_macs())
+    budget = matching_budget(completion, task, SearchSettings())
+    rng = np.random.default_rng(9)
+    rows = [walk_randomly(completion, budget, rng, depth=False) for _ in range(200)]
+    assert completion.latency_s(rows).max() <= budget * (1 + 1e-9)
+    found = latency.predict_architectures([completion.architecture(row) for row in rows])
+    assert 0.3 < (found.latency_s <= task.budget_s).mean() < 0.8
+
+
+@pytest.mark.parametrize("episodes", [2, 7, 40])
+def test_a_greedy_search_scores_no_more_than_it_may_and_ends_within_the_budget(tiny, episodes):
+    seen = []
+    task = task_for(tiny, 1.9, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["greedy"](task, SearchSettings(episodes=episodes, depth=True))
+    assert len(seen) <= episodes
+    assert tiny.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-9)
+
+
+def test_a_greedy_search_for_the_fastest_network_ends(tiny):
+    fastest_s = tiny.latency_s(Completion(tiny, depth=True).fastest())
+    seen = []
+    task = task_for(tiny, tiny.dense_s / fastest_s * (1 - 1e-9))
+    task.score = lambda architecture: seen.append(architecture) or 0.5
+    METHODS["greedy"](task, SearchSettings(episodes=30, depth=True))
+    assert tiny.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-6)
+
+
+def test_amc_starts_again_where_none_of_its_proposals_is_fast_enough(latency):
+    seen = []
+    task = task_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["amc"](task, SearchSettings(episodes=1))
+    assert any(latency.latency_s(a) <= task.budget_s * (1 + 1e-9) for a in seen)
+
+
+def test_a_model_in_macs_counts_macs(latency):
+    in_macs = latency.in_macs()
+    widths = {"g0": 8, "g1": 16, "g2": 16}
+    share = CHAIN.macs(widths) / CHAIN.macs(CHAIN.widths(CHAIN.dense))
+    found = in_macs.latency_s(Architecture(widths=widths)) / in_macs.dense_s
+    assert found == pytest.approx(share)
