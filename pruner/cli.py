@@ -11,7 +11,6 @@ from typing import Annotated
 
 import torch
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -19,12 +18,16 @@ from rich.table import Table
 from lookup_tables.errors import ContractError
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy
+from pruner.compare import Member
+from pruner.compare import compare as run_compare
 from pruner.data import load_data, require_fit
+from pruner.env import ENVIRONMENTS
 from pruner.errors import RunError, TraceError
 from pruner.export import export_onnx
-from pruner.filters import RANKINGS
+from pruner.filters import DYNAMIC, RANKINGS
 from pruner.finetune import Recipe, fine_tune
-from pruner.methods import METHODS
+from pruner.methods import AGENTS, METHODS
+from pruner.pareto import draw
 from pruner.prune import load_run
 from pruner.prune import prune as run_prune
 from pruner.report import result_rows
@@ -47,6 +50,27 @@ ModelOption = Annotated[
 DataOption = Annotated[str, typer.Option("--data", help="digits, cifar10, imagenet or food101.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
+RateOption = Annotated[float, typer.Option(help="Highest learning rate.")]
+SmoothingOption = Annotated[
+    float, typer.Option("--label-smoothing", min=0, help="Share of a label given to all classes.")
+]
+DistillOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Weight of the dense network's outputs.")
+]
+PatienceOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Stop after so many epochs without progress on held-out images; 0: never, as a "
+        "cosine schedule gains most at its end.",
+    ),
+]
+RegenerateOption = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of pruned filters that may return at first (dynamic)."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
@@ -68,13 +92,17 @@ def trace(
         str | None,
         typer.Option("--input", help="C×H×W, such as 3x32x32; known for shipped models."),
     ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Of a shipped model, if not those it is known for.")
+    ] = None,
 ) -> None:
     """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
     with torch.device("cpu" if weights else "meta"):  # without weights shapes are enough
-        built = models.build(model)
+        built = models.build(model, classes)
     if weights is not None:
         load_weights(built, weights)
-    network = trace_model(built, _shape(model, input_), models.short_name(model)).network
+    name = models.short_name(model, classes)
+    network = trace_model(built, _shape(model, input_), name).network
     network.save(out)
     print(
         f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
@@ -89,16 +117,20 @@ def train(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     data_dir: DataDirOption = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 0.1,
+    batch: BatchOption = 128,
+    rate: RateOption = 0.1,
+    label_smoothing: SmoothingOption = 0.0,
+    patience: PatienceOption = 0,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
     seed: SeedOption = 0,
 ) -> None:
     """Train a model from scratch; continues where it was interrupted."""
     if out.exists():
         print(f"{out} exists already")
         return
-    torch.manual_seed(seed)
-    built = models.build(model)
     images = load_data(data, data_dir)
+    torch.manual_seed(seed)
+    built = models.build(model, images.classes)
     require_fit(built, models.input_shape(model) or images.shape, images)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint.pt")
@@ -107,13 +139,17 @@ def train(
         fine_tune(
             built,
             images.train,
-            Recipe(epochs=epochs, rate=rate, seed=seed),
+            Recipe(
+                epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
+                patience=patience, seed=seed,
+            ),
             checkpoint,
             report=lambda step, total, text: bar.update(
                 task, completed=step, total=total, text=text
             ),
-        )
-    save_weights(built, out)
+            held_out=images.held_out,
+        )  # fmt: skip
+    save_weights(built, out, half)
     checkpoint.unlink(missing_ok=True)
     print(f"{out}: {accuracy(built, images.held_out):.2%} on held-out training images")
 
@@ -129,34 +165,127 @@ def prune(
     speedup: Annotated[float | None, typer.Option(help="Budget: this much faster.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: at most this long.")] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
-    ranking: Annotated[str, typer.Option(help=", ".join(RANKINGS))] = "l1",
+    ranking: Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))] = "l1",
+    regenerate: RegenerateOption = 0.5,
+    reconstruct: Annotated[
+        bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
+    ] = True,
+    depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
     reward: Annotated[str, typer.Option(help=", ".join(REWARDS))] = "error_sensitivity",
+    agent: Annotated[str, typer.Option(help=f"Of lap and amc: {', '.join(AGENTS)}.")] = "ddpg",
+    actions: Annotated[
+        str, typer.Option(help=f"What the agent decides: {', '.join(ENVIRONMENTS)}.")
+    ] = "widths",
+    sensitivity: Annotated[
+        bool, typer.Option(help="Latency sensitivity in the agent's state, prior and reward.")
+    ] = True,
     episodes: Annotated[int, typer.Option(min=1, help="Architectures the search may score.")] = 300,
-    epochs: Annotated[int, typer.Option(min=0, help="Of fine-tuning.")] = 2,
-    distill: Annotated[
-        float, typer.Option(min=0, max=1, help="Weight of the dense network's outputs.")
-    ] = 0.5,
+    epochs: EpochsOption = 2,
+    batch: BatchOption = 128,
+    rate: RateOption = 0.05,
+    label_smoothing: SmoothingOption = 0.0,
+    distill: DistillOption = 0.5,
+    patience: PatienceOption = 0,
     seed: SeedOption = 0,
     json_: JsonOption = False,
 ) -> None:
     """Search, cut, fine-tune, export and check a smaller network within a latency budget."""
-    choices = {"--method": (method, METHODS), "--ranking": (ranking, RANKINGS)}
-    choices["--reward"] = (reward, REWARDS)
-    for option, (value, known) in choices.items():
-        if value not in known:
-            raise ContractError(f"{option} {value!r} is unknown; choose one of {', '.join(known)}")
-    try:
-        settings = Settings(
-            model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
-            data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
-            ranking=ranking, reward=reward, episodes=episodes, epochs=epochs, distill=distill,
-            seed=seed,
-        )  # fmt: skip
-    except ValidationError as error:
-        raise ContractError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    settings = Settings.of(
+        model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
+        data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
+        ranking=ranking, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
+        reward=reward, agent=agent, actions=actions, sensitivity=sensitivity, episodes=episodes,
+        epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing, distill=distill,
+        patience=patience, seed=seed,
+    )  # fmt: skip
     with _interruptible(out), _progress() as bar:
         result = run_prune(settings, out, _Stages(bar))
     _print_result(result, out, json_)
+
+
+@app.command()
+def compare(
+    model: ModelOption,
+    weights: Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")],
+    data: DataOption,
+    table: Annotated[Path, typer.Option(help="The latency table's folder.")],
+    out: Annotated[Path, typer.Option(help="The comparison's folder; an existing one goes on.")],
+    speedup: Annotated[list[float], typer.Option(help="Budget; several are allowed.")],
+    data_dir: DataDirOption = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Several are allowed; all: {', '.join(METHODS)}. Settings of its own follow a "
+            "colon: lap:reward=error,actions=values."
+        ),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Several are allowed.")] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published."
+        ),
+    ] = None,
+    ranking: Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))] = "l1",
+    depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
+    episodes: Annotated[int, typer.Option(min=1, help="Architectures a search may score.")] = 300,
+    epochs: EpochsOption = 2,
+    batch: BatchOption = 128,
+    rate: RateOption = 0.05,
+    label_smoothing: SmoothingOption = 0.0,
+    distill: DistillOption = 0.5,
+    patience: PatienceOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Prune by several methods within the same budgets: a table and a picture of all of them."""
+    base = Settings.of(
+        model=model, weights=str(weights), data=data, table=str(table), speedup=speedup[0],
+        data_dir=str(data_dir) if data_dir else None, ranking=ranking, depth=depth,
+        episodes=episodes, epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
+        distill=distill, patience=patience,
+    )  # fmt: skip
+    members = [Member.parse(text) for text in member or []]
+    with _interruptible(out), _progress() as bar:
+        found = run_compare(
+            base, method or list(METHODS), speedup, seed or [0], members, out, _Stages(bar)
+        )
+    for row in found["rows"]:
+        if "refused" in row:
+            print(f"{row['method']} at {row['asked']:g}×: {row['refused']}", file=sys.stderr)
+    made = [row for row in found["rows"] if "dense_accuracy" in row]
+    if not made:
+        raise RunError("no method met any of the budgets")
+    dense = made[0]["dense_accuracy"]
+    draw(found["summary"], f"{model} on {table.name}", dense, out / "pareto.svg")
+    if json_:
+        print(json.dumps(found, indent=1))
+        return
+    _print_comparison(found["summary"], dense)
+
+
+def _time_bought(layers: list[dict], shown: int = 4) -> str:
+    """The layers that saved most, with their shares of what was saved; and what was lost again."""
+    saved = {row["layer"]: row["dense_ms"] - row["pruned_ms"] for row in layers}
+    total = sum(saved.values())
+    parts = [f"{name} {ms / total:.0%}" for name, ms in list(saved.items())[:shown]]
+    slower = sum(row["pruned_ms"] > 1.05 * row["dense_ms"] for row in layers)
+    end = f"; {slower} layers are slower than before" if slower else ""
+    return f"time bought by: {', '.join(parts)}{end}"
+
+
+def _print_comparison(summary: list[dict], dense_accuracy: float) -> None:
+    shown = Table("asked", "method", "seeds", "measured", "test accuracy", "lost")
+    for entry in summary:
+        spread = f"{entry['accuracy_low']:.2%} … {entry['accuracy_high']:.2%}"
+        shown.add_row(
+            f"{entry['asked']:g}×" if entry["asked"] else "",
+            entry["method"],
+            str(entry["seeds"]),
+            f"{entry['measured']:.2f}×" if entry["measured"] else "not here",
+            f"{entry['accuracy']:.2%}" + (f" ({spread})" if entry["seeds"] > 1 else ""),
+            f"{100 * (dense_accuracy - entry['accuracy']):.2f}",
+        )
+    Console().print(shown)
 
 
 @app.command()
@@ -176,11 +305,10 @@ def evaluate(
     if run is not None:
         built, shape = load_run(run), images.shape
     else:
-        built = models.build(model)
+        built = models.build(model, images.classes)
         load_weights(built, weights)
         shape = models.input_shape(model) or images.shape
     require_fit(built, shape, images)
-    built = built.to(memory_format=torch.channels_last)
     answer = {"accuracy": accuracy(built, images.test), "test_images": len(images.test)}
     if onnx:
         folder = Path(run) if run else None
@@ -263,6 +391,7 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+    print(_time_bought(result["bought"]))
     if result["measured"] is None:
         print(f"not measured: {result['not_measured_because']}")
         print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")

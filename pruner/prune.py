@@ -16,9 +16,9 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import nn
 
+from lookup_tables.errors import BudgetError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
 from lookup_tables.staircase import Staircase
@@ -27,12 +27,16 @@ from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
 from pruner.data import Data, load_data, require_fit
-from pruner.errors import ModelError
+from pruner.errors import ModelError, RunError
 from pruner.export import export_onnx
-from pruner.filters import RANKINGS
+from pruner.filters import DYNAMIC, RANKINGS
+from pruner.filters.coupled import coupled_magnitude
+from pruner.filters.dynamic import Phase, select
+from pruner.filters.taylor import importance
 from pruner.finetune import Recipe, fine_tune
 from pruner.measured import NotMeasured, measure_pair
 from pruner.methods import METHODS, SearchSettings
+from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
 from pruner.run_folder import RunFolder, Settings, write_json
 from pruner.surgery import cut, keep_best, shrink
@@ -41,6 +45,7 @@ from pruner.trace import Trace, trace
 from pruner.weights import load_weights, save_weights
 
 Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
+CLEARLY = 0.999
 RESCORED = 5  # the search's best, scored again on all held-out images
 
 
@@ -51,16 +56,19 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     """
     journey = Journey(settings, report)
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
-    Completion(journey.latency).require(journey.budget_s, journey.score)
+    require_reachable(journey)
     _ = journey.data
     require_fit(journey.dense, journey.shape, journey.data)
     origin = {
         "versions": versions(),
         "commit": commit(),
         "input_shape": list(journey.shape),
+        "classes": journey.data.classes,
         "table": table_identity(settings.table, journey.trace.network.name),
     }
     run = RunFolder.begin(out, settings, origin)
+    if run.result.exists():
+        return json.loads(run.result.read_text())
     with run.timed("search"):
         architecture = search(journey, run)
     with run.timed("fine_tune"):
@@ -68,6 +76,20 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     difference = export(journey, run, model)
     measured = measure(journey, run)
     return summarise(journey, run, architecture, model, measured, difference)
+
+
+def require_reachable(journey: Journey) -> None:
+    """Raise BudgetError if no architecture on the menu takes so little time."""
+    try:
+        Completion(journey.latency, journey.settings.depth).require(journey.limit_s, journey.score)
+    except BudgetError as error:
+        if journey.limit_s == journey.budget_s:
+            raise
+        raise BudgetError(
+            f"{error}. More was asked for, but this table's predictions hold to within "
+            f"±{journey.widest:.0%} only, and a slower network than the dense one is never made; "
+            "continue its profile for a better table: latprof profile --error"
+        ) from None
 
 
 @dataclass
@@ -88,13 +110,14 @@ class Journey:
 
     @cached_property
     def dense(self) -> nn.Module:
-        model = models.build(self.settings.model)
+        model = models.build(self.settings.model, self.data.classes)
         load_weights(model, self.settings.weights)
-        return model.to(memory_format=torch.channels_last).eval()
+        return model.eval()
 
     @cached_property
     def trace(self) -> Trace:
-        return trace(self.dense, self.shape, models.short_name(self.settings.model))
+        name = models.short_name(self.settings.model, self.data.classes)
+        return trace(self.dense, self.shape, name)
 
     @cached_property
     def latency(self) -> LatencyModel:
@@ -108,14 +131,67 @@ class Journey:
             return self.settings.latency_ms / 1e3
         return self.latency.dense_s / self.settings.speedup
 
+    @property
+    def limit_s(self) -> float:
+        """What candidates may take: the budget, or less where it is close to the dense latency.
+
+        The upper end of a candidate's interval then stays below the dense network: nothing is
+        offered that may turn out slower than its parent.
+        """
+        return min(self.budget_s, CLEARLY * self.latency.dense_s / (1 + self.widest))
+
+    @property
+    def widest(self) -> float:
+        """The table's widest interval, a relative half-width."""
+        return max(self.latency.interval_90, self.latency.interval_90_any)
+
     @cached_property
     def filter_scores(self) -> dict:
-        return RANKINGS[self.settings.ranking](self.trace)
+        """What candidates are cut by; dynamic selection has its say when one was chosen."""
+        ranking = RANKINGS["l1" if self.settings.ranking == DYNAMIC else self.settings.ranking]
+        return ranking(self.trace, self.data.train)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        self.report("load", 0, 1, "measuring what layers read")
+        return Reconstruction(self.trace, self.data.train, self.settings.seed)
+
+    def task(self, score: Callable[[Architecture], float], kept: Path | None = None) -> Task:
+        """The problem as a search method sees it.
+
+        What it asks about channels is kept in the folder `kept`, so that a search can be repeated
+        without images, and exactly.
+        """
+        return Task(
+            self.latency.network,
+            self.latency,
+            self.limit_s,
+            score,
+            importance=lambda: _kept(
+                kept, "importance", lambda: importance(self.trace, self.data.train)
+            ),
+            magnitudes=lambda: _kept(kept, "magnitudes", lambda: coupled_magnitude(self.trace)),
+        )
 
     def cut(self, architecture: Architecture) -> nn.Module:
-        """The pruned model with its best-ranked filters and BatchNorm statistics of its own."""
+        """The pruned model: best-ranked filters, weights refitted, BatchNorm measured anew."""
         kept = keep_best(self.trace.network, architecture, self.filter_scores)
-        model = cut(self.trace, architecture, kept)
+        traced = self.reconstruction.refit(kept) if self.settings.reconstruct else self.trace
+        return self._recalibrated(cut(traced, architecture, kept))
+
+    def select(self, architecture: Architecture) -> nn.Module:
+        """The pruned model whose filters were chosen while they trained."""
+        traced, kept = select(
+            self.trace,
+            architecture,
+            self.data.train,
+            Phase(regenerated=self.settings.regenerate),
+            self.settings.seed,
+            report=lambda step, total, text: self.report("select", step, total, text),
+        )
+        return self._recalibrated(cut(traced, architecture, kept))
+
+    def _recalibrated(self, model: nn.Module) -> nn.Module:
         recalibrate(model, self.data.train, self.settings.recalibration_images, fast=True)
         return model
 
@@ -143,25 +219,52 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         journey.latency,
         progress,
     )
-    task = Task(journey.latency.network, journey.latency, journey.budget_s, log.score)
     METHODS[settings.method](
-        task, SearchSettings(settings.episodes, settings.seed, settings.reward)
+        journey.task(log.score, run.path),
+        SearchSettings(
+            settings.episodes,
+            settings.seed,
+            settings.reward,
+            settings.depth,
+            settings.agent,
+            settings.actions,
+            settings.sensitivity,
+        ),
     )
     best = choose(journey, log)
     best.save(run.architecture)
     return best
 
 
+def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[str, list[float]]:
+    path = folder / f"{name}.json" if folder else None
+    if path and path.exists():
+        return json.loads(path.read_text())
+    found = {channels: values.tolist() for channels, values in measure().items()}
+    if path:
+        write_json(path, found)
+    return found
+
+
 def choose(journey: Journey, log: SearchLog) -> Architecture:
-    """The best of the search's few best, on all held-out images: a small sample flatters."""
+    """The best of the search's few best, on all held-out images: a small sample flatters.
+
+    Raises RunError if the search scored nothing within the budget.
+    """
     within = [
         architecture
         for _, architecture in log.ranked()
-        if journey.latency.latency_s(architecture) <= journey.budget_s * (1 + 1e-9)
+        if journey.latency.latency_s(architecture) <= journey.limit_s * (1 + 1e-9)
     ][:RESCORED]
+    if not within:
+        raise RunError(
+            f"none of the {len(log.scores)} architectures that {journey.settings.method} scored "
+            "meets the budget; allow more --episodes, or use another --method"
+        )
     if len(within) == 1:
         return within[0]
-    return max(within, key=journey.score)
+    again = SearchLog(log.path.with_name("rescored.jsonl"), journey.score, journey.latency)
+    return max(within, key=again.score)
 
 
 def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
@@ -169,8 +272,16 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
     if run.weights.exists():
         return load_pruned(journey.trace, run)
     settings = journey.settings
-    model = journey.cut(architecture)
-    recipe = Recipe(epochs=settings.epochs, distill=settings.distill, seed=settings.seed)
+    model = prepare(journey, run, architecture)
+    recipe = Recipe(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        rate=settings.rate,
+        label_smoothing=settings.label_smoothing,
+        distill=settings.distill,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
     fine_tune(
         model,
         journey.data.train,
@@ -178,9 +289,22 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         run.checkpoint,
         journey.dense,
         lambda step, total, text: journey.report("fine-tune", step, total, text),
+        journey.data.held_out,
     )
     save_weights(model, run.weights)
     run.checkpoint.unlink(missing_ok=True)
+    return model
+
+
+def prepare(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
+    """The pruned model before fine-tuning; its weights are kept for the report."""
+    if run.cut_weights.exists():
+        model = shrink(journey.trace, architecture)
+        load_weights(model, run.cut_weights)
+        return model
+    dynamic = journey.settings.ranking == DYNAMIC
+    model = journey.select(architecture) if dynamic else journey.cut(architecture)
+    save_weights(model, run.cut_weights)
     return model
 
 
@@ -196,9 +320,10 @@ def load_run(path: str | Path) -> nn.Module:
     run = RunFolder.open(path)
     if not run.weights.exists():
         raise ModelError(f"{path}: the run has not been fine-tuned yet; continue it first")
-    model = models.build(run.settings.model)
+    classes = run.origin().get("classes")
+    model = models.build(run.settings.model, classes)
     shape = tuple(run.origin()["input_shape"])
-    traced = trace(model, shape, models.short_name(run.settings.model))
+    traced = trace(model, shape, models.short_name(run.settings.model, classes))
     return load_pruned(traced, run)
 
 
@@ -240,15 +365,16 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         "not_measured_because": measured.reason if isinstance(measured, NotMeasured) else None,
         "accuracy": {
             "dense": accuracy(journey.dense, test),
-            "pruned": accuracy(journey.cut(architecture), test),
+            "pruned": accuracy(prepare(journey, run, architecture), test),
             "fine_tuned": accuracy(model, test),
             "exported": onnx_accuracy(run.onnx, test),
             "test_images": len(test),
         },
         "macs": {
-            "dense": int(before.macs(before.widths(before.dense))),
-            "pruned": _macs(before, architecture),
+            "dense": before.macs_of(before.dense),
+            "pruned": before.macs_of(architecture),
         },
+        "bought": bought(latency, architecture),
         "parameters": {"dense": _count(journey.dense), "pruned": _count(model)},
         "export_difference": difference,
         "seconds": run.seconds_spent(),
@@ -260,6 +386,20 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
     write_json(run.result, result)
     write_report(run.report, result, latency, architecture)
     return result
+
+
+def bought(latency: LatencyModel, architecture: Architecture) -> list[dict]:
+    """Which layers' time was saved, most first; below 0 where a layer became slower."""
+    now = {layer.name: layer.seconds for layer in latency.layers(architecture)}
+    found = [
+        {
+            "layer": layer.name,
+            "dense_ms": layer.seconds * 1e3,
+            "pruned_ms": now.get(layer.name, 0.0) * 1e3,  # a removed layer takes none
+        }
+        for layer in latency.layers(latency.network.dense)
+    ]
+    return sorted(found, key=lambda row: row["pruned_ms"] - row["dense_ms"])
 
 
 def table_identity(folder: str, network: str) -> dict[str, str]:
@@ -291,11 +431,6 @@ def _latencies(dense_s: float, latency_s: float) -> dict[str, float]:
         "dense_ms": dense_s * 1e3,
         "speedup": dense_s / latency_s,
     }
-
-
-def _macs(network, architecture: Architecture) -> int:
-    removed = dict.fromkeys(architecture.removed, True)
-    return int(network.macs(network.widths(architecture), removed))
 
 
 def _count(model: nn.Module) -> int:

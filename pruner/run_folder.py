@@ -29,13 +29,50 @@ class Settings(BaseModel):
     latency_ms: float | None = None
     method: str = "lap"
     ranking: str = "l1"
+    regenerate: Annotated[float, Field(ge=0, le=1)] = 0.5
+    reconstruct: bool = True
+    depth: bool = False
     reward: str = "error_sensitivity"
+    agent: str = "ddpg"
+    actions: str = "widths"
+    sensitivity: bool = True
     episodes: Annotated[int, Field(ge=1)] = 300
     epochs: Annotated[int, Field(ge=0)] = 2
+    batch: Annotated[int, Field(ge=1)] = 128
+    rate: Annotated[float, Field(gt=0)] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
+    patience: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
     score_images: Annotated[int, Field(ge=1)] = 1500  # held-out images that score a candidate
     recalibration_images: Annotated[int, Field(ge=1)] = 1000
+
+    @classmethod
+    def of(cls, **values) -> Settings:
+        """Settings from a user's words; raises RunError naming the option that is wrong."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            text = detail["msg"].removeprefix("Value error, ")
+            if detail["loc"]:
+                option = str(detail["loc"][0]).replace("_", "-")
+                text = f"--{option} {detail['input']!r}: {text[0].lower()}{text[1:]}"
+            raise RunError(text) from None
+
+    def varied(self, **changes) -> Settings:
+        """The same with some settings changed, and checked again; raises RunError."""
+        return self.of(**(self.model_dump() | changes))
+
+    @model_validator(mode="after")
+    def _names_what_exists(self):
+        from pruner.known import KNOWN  # search methods are slow to import
+
+        for name, known in KNOWN.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _has_one_budget(self):
@@ -56,6 +93,7 @@ class RunFolder:
         self.search_log = path / "search.jsonl"
         self.architecture = path / "architecture.json"
         self.checkpoint = path / "checkpoint.pt"
+        self.cut_weights = path / "cut.safetensors"
         self.weights = path / "model.safetensors"
         self.onnx = path / "model.onnx"
         self.dense_onnx = path / "dense.onnx"

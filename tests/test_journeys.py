@@ -12,11 +12,12 @@ import torch
 from latprof import cli as latprof_cli
 from latprof.show import print_validations
 from lookup_tables.device import Device
+from lookup_tables.network import Network
 from lookup_tables.table import LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.prune import load_run
-from tests.toys import small_resnet
+from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
 
 FACTORY = f"{small_resnet.__code__.co_filename}:small_resnet"
 
@@ -91,6 +92,100 @@ def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     report = (tmp_path / "run" / "report.html").read_text()
     assert "http" not in report
     assert "layer1.0.conv1" in report
+
+
+def test_a_budget_close_to_the_dense_network_still_gets_one_that_is_surely_faster(
+    workshop, tmp_path, pruner, capsys
+):
+    close = prune_arguments(workshop, tmp_path / "run", speedup=1.001, method="random", epochs=0)
+    assert pruner("prune", *close, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["predicted"]["high_ms"] < result["asked"]["dense_ms"]
+
+
+def test_a_result_says_which_layers_bought_the_time(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    assert "time bought by: " in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    saved = [row["dense_ms"] - row["pruned_ms"] for row in result["bought"]]
+    assert saved == sorted(saved, reverse=True)
+    difference = result["predicted"]["dense_ms"] - result["predicted"]["latency_ms"]
+    assert sum(saved) == pytest.approx(difference, rel=0.5)  # dense: measured, layers: predicted
+
+
+def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on(
+    workshop, tmp_path, pruner, capsys
+):
+    options = prune_arguments(workshop, tmp_path / "c", member="digits_resnet=90%")
+    methods = ["--method", "uniform", "--method", "knapsack"]
+    assert pruner("compare", *options, *methods, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in found["rows"]} == {"uniform", "knapsack", "digits_resnet"}
+    for row in found["rows"]:
+        assert 0 < row["measured_low"] <= row["measured"] <= row["measured_high"]
+    assert (tmp_path / "c" / "pareto.svg").stat().st_size > 1000
+    written = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*/*.onnx")}  # noqa: E731
+    before = written()
+    assert pruner("compare", *options, *methods, "--method", "random:seed=3,episodes=2") == 0
+    assert "knapsack" in capsys.readouterr().out
+    assert {path: written()[path] for path in before} == before  # nothing was made twice
+    assert len(written()) == len(before) + 2
+    options[options.index("--epochs") + 1] = 2
+    assert pruner("compare", *options, *methods) == 1
+    assert "other epochs" in capsys.readouterr().err
+
+
+def test_a_method_that_cannot_meet_a_budget_does_not_end_the_comparison(
+    workshop, tmp_path, pruner, capsys
+):
+    options = prune_arguments(workshop, tmp_path / "c", method="random", epochs=0)
+    assert pruner("compare", *options, "--speedup", 50, "--json") == 0
+    printed = capsys.readouterr()
+    rows = {row["asked"]: row for row in json.loads(printed.out)["rows"]}
+    assert rows[1.2]["measured"] > 0
+    assert "no architecture" in rows[50]["refused"]
+    assert "random at 50×" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "make"),
+    [("imagenet", "mobilenet_v2", imagenet_folder), ("food101", "resnet18", food101_folder)],
+)
+def test_a_model_for_images_in_folders_is_trained_and_pruned(
+    tmp_path, pruner, capsys, data, model, make
+):
+    make(tmp_path / "images")
+    weights, net, out = (tmp_path / name for name in ("dense.safetensors", "net.json", "run"))
+    source = ["--model", model, "--data", data, "--data-dir", tmp_path / "images", "--batch", 4]
+    assert pruner("train", *source, "--epochs", 1, "--out", weights) == 0
+    assert pruner("trace", "--model", model, "--classes", 2, "--out", net) == 0
+    synthetic_table(tmp_path / "table", Network.load(net), levels=2)
+    capsys.readouterr()
+    options = ["--weights", weights, "--table", tmp_path / "table", "--speedup", 1.3, "--epochs", 1]
+    options += ["--method", "uniform", "--out", out, "--json"]
+    assert pruner("prune", *source, *options) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["predicted"]["speedup"] >= 1.3 * (1 - 1e-6)
+    assert result["measured"] is None  # the table is of a device that does not exist
+    assert result["accuracy"]["test_images"] == 4
+    assert load_run(out)(torch.zeros(1, 3, 224, 224)).shape == (1, 2)
+
+
+def test_with_depth_blocks_are_cut_out_and_the_run_is_loaded_again(
+    workshop, tmp_path, pruner, capsys
+):
+    options = prune_arguments(workshop, tmp_path / "run", method="random", episodes=20, epochs=0)
+    net = Network.load(workshop / "small_resnet.json")
+    assert pruner("prune", *options, "--depth", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    log = (tmp_path / "run" / "search.jsonl").read_text()
+    assert net.blocks[0].name in log  # some candidates have lost it
+    model = load_run(tmp_path / "run")
+    x, _ = load_data("digits").test.batch(torch.arange(4))
+    assert model(x).shape == (4, 10)
+    accuracy = result["accuracy"]
+    assert accuracy["exported"] == pytest.approx(accuracy["fine_tuned"], abs=0.01)
 
 
 def test_a_finished_run_is_loaded_and_evaluated(workshop, tmp_path, pruner, capsys):

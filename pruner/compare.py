@@ -1,0 +1,221 @@
+"""Compare: the same network, table, recipe and budgets by several methods, beside smaller members
+of its family.
+
+Every method, budget and seed is a pruning run of its own in a folder of its own, so a comparison
+that was interrupted continues with the same command. Each network is timed beside the dense one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from lookup_tables.errors import BudgetError
+from lookup_tables.table import LatencyTable
+from pruner import models
+from pruner.accuracy import accuracy
+from pruner.data import load_data
+from pruner.errors import RunError
+from pruner.export import export_onnx
+from pruner.measured import NotMeasured, measure_pair
+from pruner.prune import prune
+from pruner.run_folder import Settings, write_json
+from pruner.weights import load_weights
+
+Report = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A smaller network of the same family: a model's name, and its weights or, where they are not
+    at hand, the accuracy that was published."""
+
+    model: str
+    weights: Path | None = None
+    published: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Member:
+        """`NAME=WEIGHTS` or `NAME=ACCURACY`, a share or in percent; raises RunError."""
+        name, _, rest = text.partition("=")
+        try:
+            share = float(rest.removesuffix("%")) / (100 if rest.endswith("%") else 1)
+        except ValueError:
+            share = None
+        if name not in models.MODELS or not rest or (share is not None and not 0 < share <= 1):
+            raise RunError(
+                f"--member {text!r}: expected NAME=WEIGHTS, as in resnet20=r20.th, or "
+                f"NAME=ACCURACY, as in resnet32=92.63%, NAME one of {', '.join(models.MODELS)}"
+            )
+        return cls(name, Path(rest)) if share is None else cls(name, published=share)
+
+
+def compare(
+    base: Settings,
+    methods: Sequence[str],
+    speedups: Sequence[float],
+    seeds: Sequence[int],
+    members: Sequence[Member],
+    out: Path,
+    report: Report = lambda *_: None,
+) -> dict:
+    """Run or continue a comparison; returns the content of compare.json.
+
+    `methods` are names, with settings of their own after a colon (`lap:reward=error`). A comparison
+    may grow by methods, budgets, seeds and members; a method that cannot meet a budget has a row
+    that says so. Raises what `prune` raises otherwise, and RunError if a folder holds a comparison
+    with other settings.
+    """
+    shared = base.model_dump(
+        exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}
+    )
+    runs = [
+        (method, variant(base, method).varied(speedup=speedup, latency_ms=None, seed=seed))
+        for speedup, method, seed in product(speedups, methods, seeds)
+    ]
+    _keep(out / "plan.json", shared)
+    rows = []
+    for number, (method, settings) in enumerate(runs):
+        name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
+        report("compare", number, len(runs) + len(members), name)
+        rows.append(_run(method, settings, out / name, report))
+    for number, member in enumerate(members):
+        report("compare", len(runs) + number, len(runs) + len(members), member.model)
+        rows.append(_member(base, member, out / member.model))
+    content = {"settings": shared, "rows": rows, "summary": summary(rows)}
+    write_json(out / "compare.json", content)
+    return content
+
+
+def variant(base: Settings, method: str) -> Settings:
+    """`NAME` or `NAME:setting=value,…` applied to the settings; raises RunError."""
+    name, _, rest = method.partition(":")
+    changes = dict(part.partition("=")[::2] for part in rest.split(",") if part)
+    unknown = sorted({*changes} - {*Settings.model_fields})
+    if unknown:
+        raise RunError(
+            f"--method {method!r}: {unknown[0]!r} is no setting; choose among "
+            f"{', '.join(Settings.model_fields)}"
+        )
+    return base.varied(method=name, **changes)
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", method)
+
+
+def _run(method: str, settings: Settings, folder: Path, report: Report) -> dict:
+    """The run's row; where the budget cannot be met, why."""
+    try:
+        return _row(method, prune(settings, folder, report), folder)
+    except BudgetError as error:
+        return {
+            "method": method,
+            "asked": settings.speedup,
+            "seed": settings.seed,
+            "refused": str(error),
+        }
+
+
+def summary(rows: Sequence[dict]) -> list[dict]:
+    """Mean and range over seeds, for every method and budget, the most accurate first."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if "refused" in row:
+            continue
+        groups.setdefault((row["asked"] or 0.0, row["method"]), []).append(row)
+    answer = []
+    for (asked, method), members in groups.items():
+        right = [row["accuracy"] for row in members]
+        measured = [row for row in members if row["measured"]]
+        speed = [row["measured"] for row in measured]
+        answer.append(
+            {
+                "method": method,
+                "asked": asked or None,
+                "seeds": len(members),
+                "accuracy": float(np.mean(right)),
+                "accuracy_low": min(right),
+                "accuracy_high": max(right),
+                "measured": float(np.median(speed)) if speed else None,
+                "measured_low": min(r["measured_low"] for r in measured) if speed else None,
+                "measured_high": max(r["measured_high"] for r in measured) if speed else None,
+            }
+        )
+    return sorted(answer, key=lambda entry: (entry["asked"] or 0.0, -entry["accuracy"]))
+
+
+def _row(method: str, result: dict, folder: Path) -> dict:
+    measured = result["measured"] or {}
+    return {
+        "method": method,
+        "asked": result["settings"]["speedup"],
+        "seed": result["seed"],
+        "folder": folder.name,
+        "predicted": result["predicted"]["speedup"],
+        "measured": measured.get("speedup"),
+        "measured_low": measured.get("speedup_low"),
+        "measured_high": measured.get("speedup_high"),
+        "dense_accuracy": result["accuracy"]["dense"],
+        "before_fine_tuning": result["accuracy"]["pruned"],
+        "accuracy": result["accuracy"]["fine_tuned"],
+        "macs_share": result["macs"]["pruned"] / result["macs"]["dense"],
+        "seconds": result["seconds"],
+    }
+
+
+def _member(base: Settings, member: Member, folder: Path) -> dict:
+    """A member's accuracy and its speedup over the dense network; weights do not change a time."""
+    done = folder / "member.json"
+    source = str(member.published or member.weights)
+    if done.exists() and (row := json.loads(done.read_text()))["source"] == source:
+        return row
+    folder.mkdir(parents=True, exist_ok=True)
+    data = load_data(base.data, base.data_dir)
+    shape = models.input_shape(base.model) or data.shape
+    batch = LatencyTable.open(base.table).device.batch
+    for name, weights, path in (
+        (base.model, base.weights, folder / "dense.onnx"),
+        (member.model, member.weights, folder / "model.onnx"),
+    ):
+        model = models.build(name, data.classes)
+        if weights is not None:
+            load_weights(model, weights)
+        export_onnx(model.eval(), shape, path, batch)
+    measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
+    known = {} if isinstance(measured, NotMeasured) else measured
+    row = {
+        "method": member.model,
+        "asked": None,
+        "seed": None,
+        "folder": folder.name,
+        "predicted": None,
+        "measured": known.get("speedup"),
+        "measured_low": known.get("speedup_low"),
+        "measured_high": known.get("speedup_high"),
+        "accuracy": member.published or accuracy(model, data.test),
+        "published": member.published is not None,
+        "source": source,
+    }
+    write_json(done, row)
+    return row
+
+
+def _keep(path: Path, plan: dict) -> None:
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before != json.loads(json.dumps(plan)):
+            differing = ", ".join(key for key in plan if before.get(key) != plan[key])
+            raise RunError(
+                f"{path.parent} holds another comparison (other {differing}); continue with the "
+                "same options, or choose another --out"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan)

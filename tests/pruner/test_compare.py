@@ -1,0 +1,51 @@
+"""What a comparison reads and how it sums up; the command itself runs in test_journeys."""
+
+from pathlib import Path
+
+import pytest
+
+from pruner.compare import Member, summary
+from pruner.errors import RunError
+from pruner.pareto import draw
+
+
+def row(method, seed, accuracy, measured, asked=2.0):
+    return {
+        "method": method, "asked": asked, "seed": seed, "accuracy": accuracy,
+        "measured": measured, "measured_low": measured - 0.1, "measured_high": measured + 0.1,
+    }  # fmt: skip
+
+
+def test_a_member_is_named_with_its_weights_or_its_published_accuracy():
+    assert Member.parse("resnet20=a/r20.th") == Member("resnet20", Path("a/r20.th"))
+    assert Member.parse("resnet32=92.63%") == Member("resnet32", published=pytest.approx(0.9263))
+    assert Member.parse("resnet32=0.9263") == Member("resnet32", published=0.9263)
+
+
+@pytest.mark.parametrize("text", ["resnet20", "resnet20=", "nothing=0.9", "resnet20=92.6"])
+def test_a_member_that_cannot_be_is_refused_with_an_example(text):
+    with pytest.raises(RunError, match=r"resnet32=92\.63%"):
+        Member.parse(text)
+
+
+def test_seeds_are_summed_up_and_the_most_accurate_comes_first():
+    rows = [row("a", 0, 0.90, 2.0), row("a", 1, 0.92, 2.2), row("b", 0, 0.95, 2.1)]
+    first, second = summary(rows)
+    assert first["method"] == "b"
+    assert second["accuracy"] == pytest.approx(0.91)
+    assert (second["accuracy_low"], second["accuracy_high"]) == (0.90, 0.92)
+    assert second["measured"] == pytest.approx(2.1)
+    assert second["measured_low"] == pytest.approx(1.9)
+    assert second["measured_high"] == pytest.approx(2.3)
+
+
+def test_the_picture_shows_methods_and_members_and_leaves_out_what_was_not_measured(tmp_path):
+    rows = [row("lap", 0, 0.90, 2.0), row("lap", 0, 0.85, 3.0, asked=3.0)]
+    rows.append(row("small", None, 0.8, 2.5, asked=None))
+    rows.append(row("never", 0, 0.9, 2.0) | {"measured": None, "measured_low": None})
+    unmeasured = [{**entry, "measured": None} for entry in summary(rows[:1])]
+    draw(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    assert text.startswith("<?xml")
+    draw(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "q.svg")
+    assert (tmp_path / "q.svg").read_text() == text
