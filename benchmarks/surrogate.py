@@ -1,0 +1,163 @@
+"""How close each search comes to an optimum that is known, on recorded accuracies.
+
+`record` prunes every group to every width of its menu, and removes every block, one at a time, and
+keeps what share of the held-out accuracy is left. A surrogate network's accuracy is the dense one's
+times all those shares: its best architecture within a budget follows exactly from an integer
+programme, and a search needs no images. `regret` is by how much of the optimum's accuracy a search
+falls short.
+
+    python -m benchmarks.surrogate record --weights FILE --data-dir FOLDER --table FOLDER
+    python -m benchmarks.surrogate regret --table FOLDER [--method lap …]
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.results import RESULTS, save
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture, Network
+from lookup_tables.staircase import Staircase
+from pruner.choices import REMOVED, choices
+from pruner.completion import Completion
+from pruner.filters.taylor import importance
+from pruner.knapsack import solve
+from pruner.methods import METHODS, SearchSettings
+from pruner.prune import Journey
+from pruner.run_folder import Settings
+from pruner.task import Task
+
+app = typer.Typer()
+RECORDED = "surrogate_resnet56"
+LEAST = 1e-3  # share of the accuracy that is left at worst
+IMAGES = 3000
+DEFAULT = ["lap", "random", "greedy", "amc", "knapsack"]
+
+
+@app.command()
+def record(weights: Path, data_dir: Path, table: Path, model: str = "resnet56") -> None:
+    settings = Settings(
+        model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
+        table=str(table), speedup=2.0, depth=True,
+    )  # fmt: skip
+    journey = Journey(settings, lambda *_: None)
+    network = journey.latency.network
+    dense = journey.score(network.dense, IMAGES)
+    shares = {}
+    for choice in choices(network, depth=True):
+        single = [_single(choice, option) for option in choice.options[:-1]]
+        left = [journey.score(architecture, IMAGES) / dense for architecture in single]
+        shares[choice.name] = [*left, 1.0]
+        print(choice.name, [round(share, 3) for share in shares[choice.name]], flush=True)
+    options = {c.name: list(c.options) for c in choices(network, depth=True)}
+    taylor = importance(journey.trace, journey.data.train)
+    content = {
+        "network": network.name, "images": IMAGES, "dense": dense, "options": options,
+        "shares": shares,
+        "importance": {name: [float(f"{v:.4g}") for v in found] for name, found in taylor.items()},
+    }  # fmt: skip
+    print(save(RECORDED, content))
+
+
+def _single(choice, option: int) -> Architecture:
+    if choice.is_block:
+        return Architecture(removed=(choice.name,) if option == REMOVED else ())
+    return Architecture(widths={choice.name: option})
+
+
+@dataclass
+class Surrogate:
+    """Accuracy of any architecture, from the recorded shares; counts what it is asked."""
+
+    dense: float
+    shares: dict[str, dict[int, float]]
+    completion: Completion
+
+    @classmethod
+    def load(cls, recorded: dict, completion: Completion) -> Surrogate:
+        """Widths between recorded ones are interpolated: the menu follows the table."""
+        shares = {}
+        for choice in completion.choices:
+            known, left = recorded["options"][choice.name], recorded["shares"][choice.name]
+            values = np.interp(choice.options, known, np.maximum(left, LEAST))
+            shares[choice.name] = dict(zip(choice.options, values, strict=True))
+        return cls(recorded["dense"], shares, completion)
+
+    def __call__(self, architecture: Architecture) -> float:
+        logs = 0.0
+        for choice in self.completion.choices:
+            if choice.is_block:
+                kept = choice.name not in architecture.removed
+                logs += np.log(self.shares[choice.name][int(kept)])
+            elif not self._gone(choice, architecture):
+                logs += np.log(self._of_width(choice, architecture))
+        return self.dense * float(np.exp(logs))
+
+    def _of_width(self, choice, architecture: Architecture) -> float:
+        width = architecture.widths.get(choice.name, choice.full)
+        known = self.shares[choice.name]
+        return (
+            known[width] if width in known else np.interp(width, *zip(*known.items(), strict=True))
+        )
+
+    def _gone(self, choice, architecture: Architecture) -> bool:
+        if choice.inside is None:
+            return False
+        return self.completion.choices[choice.inside].name in architecture.removed
+
+    def values(self) -> list[np.ndarray]:
+        """What the integer programme adds up: logarithms."""
+        return [np.log(list(self.shares[c.name].values())) for c in self.completion.choices]
+
+
+@app.command()
+def regret(
+    table: Path,
+    speedup: float = 2.0,
+    method: Annotated[list[str] | None, typer.Option()] = None,
+    seeds: int = 5,
+    episodes: int = 300,
+    depth: bool = True,
+    reward: str = "error_sensitivity",
+) -> None:
+    """`--method lap/ddpg/widths` names a search, its agent and its actions."""
+    recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
+    network = Network.load(recorded["network"])
+    measured = LatencyModel.load(network, table)
+    latency = measured.with_menu(Staircase(measured).menu())
+    completion = Completion(latency, depth)
+    surrogate = Surrogate.load(recorded, completion)
+    budget_s = latency.dense_s / speedup
+    values = surrogate.values()
+    best = completion.architecture(solve(completion, values, budget_s))
+    optimum = surrogate(best)
+    results = {}
+    for name in method or DEFAULT:
+        found = []
+        for seed in range(seeds):
+            scores: dict[str, float] = {}
+
+            def score(architecture: Architecture, scores=scores) -> float:
+                answer = surrogate(architecture)
+                if latency.latency_s(architecture) <= budget_s * (1 + 1e-9):
+                    scores[architecture.model_dump_json()] = answer
+                return answer
+
+            task = Task(latency.network, latency, budget_s, score, lambda: recorded["importance"])
+            search, *agent = name.split("/")
+            METHODS[search](task, SearchSettings(episodes, seed, reward, depth, *agent))
+            found.append(1 - max(scores.values()) / optimum)
+            print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
+        results[name] = {"regret": found, "mean": float(np.mean(found)), "worst": max(found)}
+    label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
+    print(save(label, {"optimum": optimum, "dense": surrogate.dense, "methods": results}))
+
+
+if __name__ == "__main__":
+    app()
