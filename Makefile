@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Has onnxruntime-gpu and pycuda: pip install -e '.[gpu,dev]' in an environment of its own.
+# Has onnxruntime-gpu and pycuda: pip install -e '.[gpu,pruner,dev]' in an environment of its own.
 GPU_PYTHON ?= python3
 
 # For real use; see `make help`.
@@ -13,11 +13,12 @@ MODEL   ?= resnet56
 DATA    ?= cifar10
 METHOD  ?= lap
 SPEEDUP ?= 1.6
+EPOCHS  ?= 40
 
 .PHONY: help setup demo test check gpu-check format profile prune bench picture figures networks clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "make profile [DEVICE=cpu] [NETWORK=resnet56] [OUT=folder] [OPTIONS='--threads 2']"
 	@echo "make prune WEIGHTS=file DATA_DIR=folder TABLE=folder OUT=folder"
@@ -103,6 +104,11 @@ figures: setup ## Write the README's tables anew from benchmarks/results
 networks: setup ## Trace the shipped networks again
 	for model in resnet20 resnet56 mobilenet_v1 mobilenet_v1_32 digits_resnet; do \
 	  $(BIN)/pruner trace --model $$model --out lookup_tables/networks/$$model.json || exit 1; done
+
+train-%: setup ## Train a small network for the benchmarks: train-mobilenet_v1_32, train-vgg16_32
+	@test -n "$(DATA_DIR)" || { echo "make $@ needs DATA_DIR=, the folder that holds CIFAR-10"; exit 1; }
+	$(BIN)/pruner train --model $* --data cifar10 --data-dir $(DATA_DIR) --epochs $(EPOCHS) --half \
+	  --out runs/trained/$*.safetensors
 
 clean: ## Remove the virtual environment, runs and caches
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
