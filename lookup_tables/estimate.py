@@ -311,7 +311,10 @@ class LatencyModel:
         for (kind, *_), values in points.items():
             kinds.setdefault(kind, []).append(values)
         self.steps: dict[str, ChannelStep] = {k: find_step(v) for k, v in kinds.items()}
-        return {family: Surface(v, self.steps[family[0]]) for family, v in points.items()}
+        return {
+            family: Surface(values, self.steps[family[0]], mixes=family[0] in ("conv", "linear"))
+            for family, values in points.items()
+        }
 
     def _intervals(self, unseen: list[Run], design: list[Run]) -> tuple[float, float]:
         """Half-widths that hold 90 % of architectures: on the menu, and at interpolated widths.

@@ -63,12 +63,16 @@ STEPS = (
 class Surface:
     """Answers arrays of widths from a set of measured points."""
 
-    def __init__(self, points: Mapping[Point, float], step: ChannelStep = STEPS[0]) -> None:
+    def __init__(
+        self, points: Mapping[Point, float], step: ChannelStep = STEPS[0], mixes: bool = False
+    ) -> None:
+        """`mixes`: each output channel reads many, so that the two widths are independent even
+        where all points measured so far have equal ones."""
         self.step = step
         self._widths = np.array(list(points), dtype=np.int64)
         self._values = np.array(list(points.values()))
         self._low, self._high = self._widths.min(axis=0), self._widths.max(axis=0)
-        self._diagonal = bool((self._widths[:, 0] == self._widths[:, 1]).all())
+        self._diagonal = not mixes and bool((self._widths[:, 0] == self._widths[:, 1]).all())
         self._known = np.sort(self._flat(self._widths[:, 0], self._widths[:, 1]))
         order = np.argsort(self._flat(self._widths[:, 0], self._widths[:, 1]))
         self._known_values = self._values[order]

@@ -103,3 +103,11 @@ def test_an_answer_is_sure_at_measured_points_and_less_so_away_from_them():
     at_point, aligned, odd = surface.relative_spread(x, y)
     assert at_point == 0
     assert 0 < aligned < odd
+
+
+def test_convolutions_that_were_measured_at_equal_widths_only_still_answer_for_others():
+    points = {(1, 1): 1e-6, (8, 8): 4e-6, (16, 16): 9e-6}
+    seconds, interpolated = Surface(points, mixes=True)(np.array([13, 8]), np.array([15, 8]))
+    assert np.isfinite(seconds).all()
+    assert interpolated.tolist() == [True, False]
+    assert np.isnan(Surface(points)(np.array([13]), np.array([15]))[0]).all()
