@@ -73,7 +73,7 @@ def _single(choice, option: int) -> Architecture:
 
 @dataclass
 class Surrogate:
-    """Accuracy of any architecture, from the recorded shares; counts what it is asked."""
+    """Accuracy of any architecture, from the recorded shares."""
 
     dense: float
     shares: dict[str, dict[int, float]]
