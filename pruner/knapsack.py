@@ -112,6 +112,32 @@ class _Programme:
         self._prices[scope] = self._prices.get(scope, 0) + seconds
 
     def solve(self, budget_s: float) -> list[int]:
+        """Positions of the best options; raises RunError if they were not found in time."""
+        gain, price, ties, right = self._build()
+        integral = np.zeros(len(gain))
+        integral[: self._count] = 1
+        answer = milp(
+            -gain,
+            integrality=integral,
+            bounds=(0, 1),
+            constraints=[
+                LinearConstraint(ties, right, right),
+                LinearConstraint(price[None] / budget_s, -np.inf, 1.0),
+            ],
+            options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
+        )
+        if answer.x is None or answer.mip_gap > LARGEST_GAP:
+            raise RunError(
+                f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "
+                "ask for less, or use another method"
+            )
+        return [
+            int(answer.x[start : start + size].argmax())
+            for start, size in zip(self._starts, self._sizes, strict=False)
+        ]
+
+    def _build(self):
+        """(gain and price of every unknown, the equations that tie them, their right sides)."""
         sizes, starts = self._sizes, self._starts
         gain, price = list(np.zeros((2, self._count)))
         rows, columns, entries, right = [], [], [], []
@@ -142,25 +168,5 @@ class _Programme:
                     inside = np.take(cells, option, axis=axis).ravel()
                     factors = [*np.ones(len(inside)), -1.0]
                     equation([*inside, starts[index] + option], factors, 0.0)
-        integral = np.zeros(len(gain))
-        integral[: self._count] = 1
         ties = coo_array((entries, (rows, columns)), shape=(len(right), len(gain)))
-        answer = milp(
-            -gain,
-            integrality=integral,
-            bounds=(0, 1),
-            constraints=[
-                LinearConstraint(ties.tocsr(), right, right),
-                LinearConstraint(price[None] / budget_s, -np.inf, 1.0),
-            ],
-            options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
-        )
-        if answer.x is None or answer.mip_gap > LARGEST_GAP:
-            raise RunError(
-                f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "
-                "ask for less, or use another method"
-            )
-        return [
-            int(answer.x[start : start + size].argmax())
-            for start, size in zip(starts, sizes, strict=False)
-        ]
+        return gain, price, ties.tocsr(), right
