@@ -9,29 +9,29 @@ fine-tuning, both on held-out training images.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import typer
 from scipy.stats import spearmanr
 
+from benchmarks.pruning import DataDir, Table, Weights, journey, kept, proposals
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy
 from pruner.finetune import Recipe, fine_tune
-from pruner.methods import METHODS, SearchSettings
+from pruner.methods import SearchSettings
 from pruner.prune import Journey
-from pruner.run_folder import Settings
 from pruner.surgery import cut, keep_best
 
 IMAGES = 1500  # as the search scores
 
 
 def main(
-    weights: Path,
-    data_dir: Path,
-    table: Path,
+    weights: Weights,
+    data_dir: DataDir,
+    table: Table,
     model: str = "resnet20",
     speedup: float = 1.5,
     candidates: int = 16,
@@ -40,22 +40,13 @@ def main(
     depth: bool = True,
     work: Path = Path("runs/score_rank"),
 ) -> None:
-    settings = Settings(
-        model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
-        table=str(table), speedup=speedup, depth=depth, seed=seed,
-    )  # fmt: skip
-    journey = Journey(settings, lambda *_: None)
-    drawn = draw(journey, candidates, SearchSettings(candidates, seed, depth=depth))
-    work.mkdir(parents=True, exist_ok=True)
+    run = journey(model, weights, data_dir, table, speedup=speedup, depth=depth, seed=seed)
+    drawn = proposals(run, "random", SearchSettings(candidates, seed, depth=depth))
     rows = []
     for number, architecture in enumerate(drawn):
-        asked = {"epochs": epochs, **architecture.model_dump()}
         path = work / f"{model}_{speedup:g}x_{seed}_{number}.json"
-        row = json.loads(path.read_text()) if path.exists() else {}
-        if row.get("asked") != json.loads(json.dumps(asked)):  # else it was interrupted later
-            row = {"asked": asked, "accuracy": judge(journey, architecture, epochs)}
-            path.write_text(json.dumps(row))
-        rows.append(row["accuracy"])
+        asked = {"epochs": epochs, **architecture.model_dump()}
+        rows.append(kept(path, asked, partial(judge, run, architecture, epochs)))
         print(number, rows[-1], flush=True)
     tuned = [row["fine_tuned"] for row in rows]
     ways = [name for name in rows[0] if name != "fine_tuned"]
@@ -64,36 +55,28 @@ def main(
     print(save(name, {"epochs": epochs, "depth": depth, "rank_correlation": rank, "rows": rows}))
 
 
-def draw(journey: Journey, count: int, settings: SearchSettings) -> list[Architecture]:
-    """Random architectures within the budget."""
-    found: list[Architecture] = []
-    task = journey.task(lambda architecture: found.append(architecture) or 0.0)
-    METHODS["random"](task, settings)
-    return found[:count]
-
-
-def judge(journey: Journey, architecture: Architecture, epochs: int) -> dict[str, float]:
+def judge(run: Journey, architecture: Architecture, epochs: int) -> dict[str, float]:
     """Accuracy on held-out images: scored in several ways, and after fine-tuning."""
-    held_out = journey.data.held_out
-    kept = keep_best(journey.trace.network, architecture, journey.filter_scores)
-    plain = cut(journey.trace, architecture, kept)
-    without = replace_settings(journey, reconstruct=False)
+    held_out = run.data.held_out
+    kept = keep_best(run.trace.network, architecture, run.filter_scores)
+    plain = cut(run.trace, architecture, kept)
+    without = replace_settings(run, reconstruct=False)
     found = {
         "as_it_is": accuracy(plain, held_out, IMAGES, fast=True),
         "recalibrated": accuracy(without.cut(architecture), held_out, IMAGES, fast=True),
     }
-    model = journey.cut(architecture)
+    model = run.cut(architecture)
     found["reconstructed"] = accuracy(model, held_out, IMAGES, fast=True)
-    fine_tune(model, journey.data.train, Recipe(epochs=epochs, distill=0.5), None, journey.dense)
+    fine_tune(model, run.data.train, Recipe(epochs=epochs, distill=0.5), None, run.dense)
     return found | {"fine_tuned": accuracy(model, held_out)}
 
 
-def replace_settings(journey: Journey, **changes) -> Journey:
-    """The same journey, its data and traces shared, with other settings."""
-    other = replace(journey, settings=journey.settings.model_copy(update=changes))
+def replace_settings(run: Journey, **changes) -> Journey:
+    """The same run, its data and traces shared, with other settings."""
+    other = replace(run, settings=run.settings.model_copy(update=changes))
     for name in ("data", "dense", "trace", "latency", "filter_scores"):
-        if name in journey.__dict__:
-            other.__dict__[name] = journey.__dict__[name]
+        if name in run.__dict__:
+            other.__dict__[name] = run.__dict__[name]
     return other
 
 

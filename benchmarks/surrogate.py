@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from benchmarks.pruning import DataDir, Table, Weights, journey
 from benchmarks.results import RESULTS, save
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
@@ -29,8 +29,6 @@ from pruner.completion import Completion
 from pruner.filters.taylor import importance
 from pruner.knapsack import solve
 from pruner.methods import METHODS, SearchSettings
-from pruner.prune import Journey
-from pruner.run_folder import Settings
 from pruner.task import Task
 
 app = typer.Typer()
@@ -41,22 +39,18 @@ DEFAULT = ["lap", "random", "greedy", "amc", "knapsack"]
 
 
 @app.command()
-def record(weights: Path, data_dir: Path, table: Path, model: str = "resnet56") -> None:
-    settings = Settings(
-        model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
-        table=str(table), speedup=2.0, depth=True,
-    )  # fmt: skip
-    journey = Journey(settings, lambda *_: None)
-    network = journey.latency.network
-    dense = journey.score(network.dense, IMAGES)
+def record(weights: Weights, data_dir: DataDir, table: Table, model: str = "resnet56") -> None:
+    run = journey(model, weights, data_dir, table, speedup=2.0, depth=True)
+    network = run.latency.network
+    dense = run.score(network.dense, IMAGES)
     shares = {}
     for choice in choices(network, depth=True):
         single = [_single(choice, option) for option in choice.options[:-1]]
-        left = [journey.score(architecture, IMAGES) / dense for architecture in single]
+        left = [run.score(architecture, IMAGES) / dense for architecture in single]
         shares[choice.name] = [*left, 1.0]
         print(choice.name, [round(share, 3) for share in shares[choice.name]], flush=True)
     options = {c.name: list(c.options) for c in choices(network, depth=True)}
-    taylor = importance(journey.trace, journey.data.train)
+    taylor = importance(run.trace, run.data.train)
     content = {
         "network": network.name, "images": IMAGES, "dense": dense, "options": options,
         "shares": shares,
@@ -118,7 +112,7 @@ class Surrogate:
 
 @app.command()
 def regret(
-    table: Path,
+    table: Table,
     speedup: float = 2.0,
     method: Annotated[list[str] | None, typer.Option()] = None,
     seeds: int = 5,

@@ -1,0 +1,48 @@
+"""What the benchmarks of the pruner share: their options, their journey, rows that are kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lookup_tables.network import Architecture
+from pruner.methods import METHODS, SearchSettings
+from pruner.prune import Journey
+from pruner.run_folder import Settings
+
+Weights = Annotated[Path, typer.Option(help="of the dense network")]
+DataDir = Annotated[Path, typer.Option(help="the folder that holds CIFAR-10")]
+Table = Annotated[Path, typer.Option(help="this machine's table")]
+
+
+def journey(model: str, weights: Path, data_dir: Path, table: Path, **settings) -> Journey:
+    """The journey of a pruning run on CIFAR-10."""
+    return Journey(
+        Settings(
+            model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
+            table=str(table), **settings,
+        ),
+        lambda *_: None,
+    )  # fmt: skip
+
+
+def proposals(journey: Journey, method: str, settings: SearchSettings) -> list[Architecture]:
+    """What a method proposes that asks for no accuracy."""
+    found: list[Architecture] = []
+    METHODS[method](journey.task(lambda architecture: found.append(architecture) or 0.0), settings)
+    return found
+
+
+def kept(path: Path, asked: dict, make: Callable[[], dict]) -> dict:
+    """A row made for what was asked; read from `path` where an interrupted run left it."""
+    asked = json.loads(json.dumps(asked))
+    row = json.loads(path.read_text()) if path.exists() else {}
+    if row.get("asked") != asked:
+        row = {"asked": asked, "found": make()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row))
+    return row["found"]
