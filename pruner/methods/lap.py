@@ -25,6 +25,7 @@ from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from pruner.completion import Completion
 from pruner.env import ENVIRONMENTS, PruningEnv
 from pruner.methods.settings import SearchSettings
+from pruner.methods.thompson import sample
 from pruner.rewards import REWARDS
 from pruner.task import Task
 
@@ -45,6 +46,9 @@ def search_lap(task: Task, settings: SearchSettings) -> None:
 
 def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> None:
     """`settings.episodes` episodes of the agent."""
+    if settings.agent == THOMPSON:
+        sample(task, completion, settings)
+        return
     make = ENVIRONMENTS[settings.actions]
     env = make(task, completion, REWARDS[settings.reward], settings.sensitivity)
     if settings.agent == EVOLUTION:
@@ -159,8 +163,8 @@ class _SAC(_Explores, SAC):
 
 
 _LEARNERS = {"ddpg": _DDPG, "td3": _TD3, "sac": _SAC}
-EVOLUTION = "cma"
-AGENTS = (*_LEARNERS, EVOLUTION)
+EVOLUTION, THOMPSON = "cma", "thompson"
+AGENTS = (*_LEARNERS, EVOLUTION, THOMPSON)
 
 
 def _truncated_normal(centre: float, spread: float, rng: np.random.Generator) -> float:

@@ -1,0 +1,112 @@
+"""The additive model of accuracy, and sampling from it, where the truth is additive and known."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lookup_tables.estimate import LatencyModel
+from pruner.completion import Completion
+from pruner.knapsack import worth
+from pruner.methods import METHODS, SearchSettings
+from pruner.methods.additive import AdditiveLosses
+from pruner.task import Task
+from pruner.trace import trace
+from tests.toys import synthetic_table, tiny_resnet
+
+TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+TINY = TINY.with_menu({g.name: (g.width // 2, g.width) for g in TINY.groups})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return LatencyModel(TINY, synthetic_table(tmp_path_factory.mktemp("t") / "t", TINY, levels=2))
+
+
+class Truth:
+    """Every decision costs a share of accuracy of its own, which its importance does not know."""
+
+    def __init__(self, latency, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.completion = Completion(latency, depth=True)
+        self.losses = [
+            np.append(rng.exponential(0.2, len(choice.options) - 1), 0.0)
+            for choice in self.completion.choices
+        ]
+        names = {choice.name: choice.full for choice in self.completion.choices}
+        self.importance = {name: rng.exponential(size=width) for name, width in names.items()}
+
+    def accuracy(self, positions) -> float:
+        gone = self.completion.is_gone
+        lost = [
+            loss[position]
+            for i, (loss, position) in enumerate(zip(self.losses, positions, strict=True))
+            if not gone(i, positions)
+        ]
+        return 0.9 * float(np.exp(-np.sum(lost)))
+
+    def task(self, latency, speedup: float, seen: list) -> Task:
+        def score(architecture):
+            seen.append(self.accuracy(self.completion.positions(architecture)))
+            return seen[-1]
+
+        budget_s = latency.dense_s / speedup
+        return Task(latency.network, latency, budget_s, score, lambda: self.importance)
+
+    def model(self, task: Task) -> AdditiveLosses:
+        return AdditiveLosses(self.completion, worth(self.completion, task))
+
+    def rows(self):
+        return product(*(range(len(choice.options)) for choice in self.completion.choices))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
+    truth, seen = Truth(tiny, seed), []
+    task = truth.task(tiny, 1.5, seen)
+    METHODS["lap"](task, SearchSettings(episodes=40, depth=True, agent="thompson"))
+    within = [r for r in truth.rows() if truth.completion.latency_s([r])[0] <= task.budget_s]
+    assert len(seen) == 40
+    assert max(seen) > 0.99 * max(map(truth.accuracy, within))
+    assert seen[0] < max(seen)
+
+
+def test_what_every_option_costs_is_known_once_enough_was_seen(tiny):
+    truth = Truth(tiny, 2)
+    model = truth.model(truth.task(tiny, 1.5, []))
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
+        row = truth.completion.canonical(row)
+        model.observe(row, truth.accuracy(row))
+    model.fit()
+    values = model.draw(rng, temperature=0.0)
+    for choice, value, loss in zip(truth.completion.choices, values, truth.losses, strict=True):
+        if not choice.is_block:
+            assert value[-1] - value[0] == pytest.approx(loss[0], abs=0.05), choice.name
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), temperature=st.floats(0, 2), count=st.integers(1, 8))
+def test_keeping_more_channels_is_never_worth_less(tiny, seed, temperature, count):
+    truth = Truth(tiny, seed)
+    model = truth.model(truth.task(tiny, 1.5, []))
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
+        model.observe(truth.completion.canonical(row), rng.random())
+    for choice, value in zip(truth.completion.choices, model.draw(rng, temperature), strict=True):
+        assert np.isfinite(value).all()
+        if not choice.is_block:
+            assert (np.diff(value) >= 0).all()
+
+
+def test_without_temperature_a_draw_is_the_mean(tiny):
+    truth = Truth(tiny, 0)
+    model = truth.model(truth.task(tiny, 1.5, []))
+    dense = [len(choice.options) - 1 for choice in truth.completion.choices]
+    model.observe(dense, 0.9)
+    one, other = (model.draw(np.random.default_rng(seed), 0.0) for seed in (1, 2))
+    assert all((a == b).all() for a, b in zip(one, other, strict=True))
