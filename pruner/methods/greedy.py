@@ -5,18 +5,25 @@ latency; for every layer it finds the largest width that gives it, and keeps the
 
 Deviations:
 1. Latencies come from the table's sum over the whole network, so couplings are exact.
-2. The slice is as large as the number of scores allows: latency falls in equal steps.
+2. An iteration scores only the FEW bites that looked best when they were last scored (a lazy greedy
+   search, Minoux 1978); before the first iteration every decision's smallest bite is scored once.
+   So the number of scores allows for many small slices: latency falls in equal steps.
 3. No short-term fine-tuning within the loop; candidates are scored as the other methods' are.
 4. With depth, removing a block is one of the bites.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
 from pruner.task import Task
+
+FEW = 4
+LEAST = 1e-3  # an accuracy below this is taken for it
 
 
 def search_greedily(task: Task, settings: SearchSettings) -> None:
@@ -27,12 +34,11 @@ def search_greedily(task: Task, settings: SearchSettings) -> None:
     completion = Completion(task.latency, settings.depth)
     completion.require(task.budget_s, task.score)
     positions: list[int] | None = [len(choice.options) - 1 for choice in completion.choices]
-    steps = max(1, (settings.episodes - 1) // len(completion.choices))
-    most = max(1, (settings.episodes - 1) // steps)
-    start_s = float(completion.latency_s([positions])[0])
+    dense_s = float(completion.latency_s([positions])[0])
+    search = _Greedy(completion, task, settings.episodes - 1)
+    steps = search.look(positions)
     for step in range(1, steps + 1):
-        target_s = start_s + (task.budget_s - start_s) * step / steps
-        positions = _bite(completion, task, positions, target_s, most)
+        positions = search.bite(positions, dense_s + (task.budget_s - dense_s) * step / steps)
         if positions is None:  # nothing near is faster
             positions = completion.positions(completion.fastest())
             break
@@ -40,45 +46,76 @@ def search_greedily(task: Task, settings: SearchSettings) -> None:
     task.score(completion.architecture(positions))
 
 
-def _bite(
-    completion: Completion, task: Task, positions: list[int], target_s: float, most: int
-) -> list[int] | None:
-    """The most accurate of the architectures that reduce one decision until the target is met.
+@dataclass
+class _Greedy:
+    """What is known of every decision: the log accuracy that its last scored bite cost a second."""
 
-    Where no single decision is enough, the one that buys most is taken, and then another; None
-    where none buys anything. Of more than `most` that meet it the slowest are scored: they lose
-    least.
-    """
-    now_s = float(completion.latency_s([positions])[0])
-    while now_s > target_s * (1 + 1e-9):
-        found = _reduced(completion, positions, target_s)
-        met = sorted((row for row in found if row[0] <= target_s), reverse=True)[:most]
-        if met:
-            return max(
-                (row for _, row in met), key=lambda r: task.score(completion.architecture(r))
-            )
-        best_s, best = min(found, default=(now_s, positions))
-        if best_s >= now_s:
-            return None
-        now_s, positions = best_s, best
-    return positions
+    completion: Completion
+    task: Task
+    left: int  # scores
+    accuracy: float = 1.0  # of the present architecture
+    price: dict[int, float] = field(default_factory=dict)
 
+    def look(self, positions: list[int]) -> int:
+        """Score the dense network and, while half of the scores last, every decision's smallest
+        bite; how many iterations are left then."""
+        if self.left > 1:
+            self.left -= 1
+            self.accuracy = self.task.score(self.completion.architecture(positions))
+        now_s = float(self.completion.latency_s([positions])[0])
+        found = self._reduced(positions, now_s * (1 - 1e-9))
+        for index, seconds, smaller in found[: self.left // 2]:
+            self._score(index, now_s - seconds, smaller)
+        return max(1, self.left // FEW)
 
-def _reduced(
-    completion: Completion, positions: list[int], target_s: float
-) -> list[tuple[float, list[int]]]:
-    """(seconds, positions): every decision reduced, just enough where one is enough."""
-    found = []
-    for index, position in enumerate(positions):
-        if completion.is_gone(index, positions):
-            continue
-        smaller = [
-            completion.canonical([*positions[:index], p, *positions[index + 1 :]])
-            for p in reversed(range(position))
-        ]
-        if smaller:
-            seconds = completion.latency_s(smaller)
-            enough = np.flatnonzero(seconds <= target_s)
-            best = int(enough[0]) if len(enough) else int(seconds.argmin())
-            found.append((float(seconds[best]), smaller[best]))
-    return found
+    def bite(self, positions: list[int], target_s: float) -> list[int] | None:
+        """The most accurate of the FEW most promising architectures that meet the target.
+
+        Where no single decision is enough, the one that buys most is taken, and then another; None
+        where none buys anything.
+        """
+        now_s = float(self.completion.latency_s([positions])[0])
+        while now_s > target_s * (1 + 1e-9):
+            found = self._reduced(positions, target_s)
+            met = sorted((b for b in found if b[1] <= target_s), key=lambda b: self._cost(b, now_s))
+            if met and self.left < 1:
+                return met[0][2]
+            if met:
+                few = met[: min(FEW, self.left)]
+                scores = [self._score(index, now_s - s, p) for index, s, p in few]
+                self.accuracy = max(scores)
+                return few[int(np.argmax(scores))][2]
+            _, best_s, best = min(found, key=lambda b: b[1], default=(0, now_s, positions))
+            if best_s >= now_s:
+                return None
+            now_s, positions = best_s, best
+        return positions
+
+    def _cost(self, bite: tuple[int, float, list[int]], now_s: float) -> float:
+        """The log accuracy that a bite would cost by what is known; the unknown look free."""
+        index, seconds, _ = bite
+        return self.price.get(index, 0.0) * (now_s - seconds)
+
+    def _score(self, index: int, saved_s: float, positions: list[int]) -> float:
+        self.left -= 1
+        accuracy = self.task.score(self.completion.architecture(positions))
+        lost = np.log(max(self.accuracy, LEAST)) - np.log(max(accuracy, LEAST))
+        self.price[index] = float(lost) / max(saved_s, 1e-12)
+        return accuracy
+
+    def _reduced(self, positions: list[int], target_s: float) -> list[tuple[int, float, list[int]]]:
+        """(decision, seconds, positions): each one reduced, just enough where one is enough."""
+        found = []
+        for index, position in enumerate(positions):
+            if self.completion.is_gone(index, positions):
+                continue
+            smaller = [
+                self.completion.canonical([*positions[:index], p, *positions[index + 1 :]])
+                for p in reversed(range(position))
+            ]
+            if smaller:
+                seconds = self.completion.latency_s(smaller)
+                enough = np.flatnonzero(seconds <= target_s)
+                best = int(enough[0]) if len(enough) else int(seconds.argmin())
+                found.append((index, float(seconds[best]), smaller[best]))
+        return found
