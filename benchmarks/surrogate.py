@@ -35,7 +35,10 @@ app = typer.Typer()
 RECORDED = "surrogate_resnet56"
 LEAST = 1e-3  # share of the accuracy that is left at worst
 IMAGES = 3000
-DEFAULT = ["lap", "random", "greedy", "amc", "knapsack"]
+DEFAULT = [
+    "lap", "lap/cma/values", "lap/ddpg/values", "lap/ddpg/widths", "amc", "greedy", "knapsack",
+    "random",
+]  # fmt: skip
 
 
 @app.command()
@@ -79,7 +82,7 @@ class Surrogate:
         shares = {}
         for choice in completion.choices:
             known, left = recorded["options"][choice.name], recorded["shares"][choice.name]
-            values = np.interp(choice.options, known, np.maximum(left, LEAST))
+            values = np.interp(choice.options, known, np.clip(left, LEAST, 1.0))
             shares[choice.name] = dict(zip(choice.options, values, strict=True))
         return cls(recorded["dense"], shares, completion)
 
@@ -130,27 +133,39 @@ def regret(
     budget_s = latency.dense_s / speedup
     values = surrogate.values()
     best = completion.architecture(solve(completion, values, budget_s))
-    optimum = surrogate(best)
-    results = {}
+    problem = {
+        "episodes": episodes, "reward": reward, "dense": surrogate.dense,
+        "optimum": surrogate(best),
+    }  # fmt: skip
+    label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
+    results = _known(label, problem)
     for name in method or DEFAULT:
         found = []
         for seed in range(seeds):
-            scores: dict[str, float] = {}
+            seen: list[float] = []
 
-            def score(architecture: Architecture, scores=scores) -> float:
+            def score(architecture: Architecture, seen=seen) -> float:
                 answer = surrogate(architecture)
                 if latency.latency_s(architecture) <= budget_s * (1 + 1e-9):
-                    scores[architecture.model_dump_json()] = answer
+                    seen.append(answer)
                 return answer
 
             task = Task(latency.network, latency, budget_s, score, lambda: recorded["importance"])
             search, *agent = name.split("/")
             METHODS[search](task, SearchSettings(episodes, seed, reward, depth, *agent))
-            found.append(1 - max(scores.values()) / optimum)
+            found.append(1 - max(seen) / problem["optimum"])
             print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
         results[name] = {"regret": found, "mean": float(np.mean(found)), "worst": max(found)}
-    label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
-    print(save(label, {"optimum": optimum, "dense": surrogate.dense, "methods": results}))
+        save(label, problem | {"methods": results})
+    print(RESULTS / f"{label}.json")
+
+
+def _known(label: str, problem: dict) -> dict:
+    """Methods that were run on the same problem before: a comparison may grow."""
+    path = RESULTS / f"{label}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    same = all(before.get(key) == value for key, value in problem.items())
+    return before["methods"] if same else {}
 
 
 if __name__ == "__main__":

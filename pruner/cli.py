@@ -171,13 +171,15 @@ def prune(
         bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
     ] = True,
     depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
-    reward: Annotated[str, typer.Option(help=", ".join(REWARDS))] = "error_sensitivity",
-    agent: Annotated[str, typer.Option(help=f"Of lap and amc: {', '.join(AGENTS)}.")] = "ddpg",
+    reward: Annotated[
+        str, typer.Option(help=f"Of ddpg, td3, sac and cma: {', '.join(REWARDS)}.")
+    ] = "error_sensitivity",
+    agent: Annotated[str, typer.Option(help=f"Of lap and amc: {', '.join(AGENTS)}.")] = "thompson",
     actions: Annotated[
-        str, typer.Option(help=f"What the agent decides: {', '.join(ENVIRONMENTS)}.")
+        str, typer.Option(help=f"What ddpg, td3, sac and cma decide: {', '.join(ENVIRONMENTS)}.")
     ] = "widths",
     sensitivity: Annotated[
-        bool, typer.Option(help="Latency sensitivity in the agent's state, prior and reward.")
+        bool, typer.Option(help="Latency sensitivity in state, prior and reward of these agents.")
     ] = True,
     episodes: Annotated[int, typer.Option(min=1, help="Architectures the search may score.")] = 300,
     epochs: EpochsOption = 2,

@@ -33,7 +33,7 @@ class Settings(BaseModel):
     reconstruct: bool = True
     depth: bool = False
     reward: str = "error_sensitivity"
-    agent: str = "ddpg"
+    agent: str = "thompson"
     actions: str = "widths"
     sensitivity: bool = True
     episodes: Annotated[int, Field(ge=1)] = 300
@@ -72,6 +72,15 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_sensitivity_to_leave_out(self):
+        if not self.sensitivity and self.agent == "thompson":
+            raise ValueError(
+                "--no-sensitivity is for agents that are told latency sensitivity; thompson takes "
+                "seconds from the table itself. Give --agent ddpg, td3, sac or cma"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,8 @@ class Spreads(NamedTuple):
     noise: float
 
 
-GRID = [Spreads(*s) for s in product((0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.01, 0.03, 0.1, 0.3))]
+RELATIVE, NOISE = (0.25, 0.5, 1.0, 2.0, 4.0), (0.01, 0.03, 0.1, 0.3)
+GRID = [Spreads(*spreads) for spreads in product(RELATIVE, RELATIVE, NOISE)]
 
 
 class AdditiveLosses:

@@ -1,7 +1,9 @@
 """LAP: latency-aware automated pruning (Neural Networks 152, 2022), the search.
 
-A DDPG agent (Lillicrap et al. 2016, arXiv 1509.02971) decides every group's width. Latency
-sensitivity is in its state, in its reward, and in its exploration prior.
+Two kinds of agent decide every group's width. The paper's, DDPG (Lillicrap et al. 2016, arXiv
+1509.02971), has latency sensitivity in its state, in its reward, and in its exploration prior; the
+default (`pruner/methods/thompson.py`) learns what options cost in accuracy and takes what they cost
+in seconds from the table. `docs/decisions/search.md` has what each finds.
 
 Deviations (the paper's code and further tables could not be found):
 1. Latency sensitivity, state and reward follow pruner.sensitivity, pruner.env, pruner.rewards.
