@@ -14,7 +14,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import block_diag, cholesky, solve_triangular
 
 from pruner.completion import Completion
 
@@ -47,7 +47,9 @@ class AdditiveLosses:
             if choice.inside is not None:  # a removed block gives up what is inside of it
                 given_up[choice.inside][0] += values[index][-1]
         self._given_up = np.append(np.concatenate(given_up), 0.0)
-        self._doubts = [_doubts(lost) for lost in given_up]
+        together, stepwise = zip(*map(_doubts, given_up), strict=True)
+        self._together = block_diag(*together, 0.0)
+        self._stepwise = block_diag(*stepwise, 0.0)
         self._rows: list[np.ndarray] = []
         self._losses: list[float] = []
         self._spreads = Spreads(1.0, 1.0, 0.1)
@@ -63,16 +65,27 @@ class AdditiveLosses:
 
     def fit(self) -> None:
         """Choose the spreads under which what was observed is likeliest."""
-        self._spreads = max(GRID, key=self._log_likelihood)
+        rows = np.array(self._rows)
+        together, stepwise = (rows @ p @ rows.T for p in (self._together, self._stepwise))
+        surprise = self._surprise()
+
+        def log_likelihood(spreads: Spreads) -> float:
+            varied = self._mixed(spreads, together, stepwise) + DENSE_LOSS**2
+            lower = cholesky(varied + self._noise(spreads), lower=True)
+            white = solve_triangular(lower, surprise, lower=True)
+            return -0.5 * float(white @ white) - float(np.log(np.diag(lower)).sum())
+
+        self._spreads = max(GRID, key=log_likelihood)
 
     def draw(self, rng: np.random.Generator, temperature: float) -> list[np.ndarray]:
         """What options may be worth, given what was observed: for every decision (options,).
 
         A draw from the posterior, its distance from the mean times `temperature`.
         """
-        prior, surprise, rows, lower = self._observed(self._spreads)
+        rows, prior = np.array(self._rows), self._prior()
+        lower = cholesky(rows @ prior @ rows.T + self._noise(self._spreads), lower=True)
         white = solve_triangular(lower, rows @ prior, lower=True)
-        gain = solve_triangular(lower, surprise, lower=True)
+        gain = solve_triangular(lower, self._surprise(), lower=True)
         losses = self._scale() * self._given_up + white.T @ gain
         size, vectors = np.linalg.eigh(prior - white.T @ white)
         away = np.sqrt(np.maximum(size, 0.0)) * rng.standard_normal(len(size))
@@ -93,27 +106,22 @@ class AdditiveLosses:
         expected = np.array(self._rows) @ self._given_up
         return float(expected @ self._losses / max(expected @ expected, 1e-12))
 
-    def _prior(self, spreads: Spreads) -> np.ndarray:
-        covariance = np.zeros((len(self._given_up),) * 2)
-        for start, (together, stepwise) in zip(self._starts, self._doubts, strict=False):
-            part = slice(start, start + len(together))
-            covariance[part, part] = spreads.together**2 * together + spreads.stepwise**2 * stepwise
-        covariance *= self._scale() ** 2
+    def _surprise(self) -> np.ndarray:
+        """Losses observed, less what the importance given up lets one expect."""
+        return np.array(self._losses) - self._scale() * np.array(self._rows) @ self._given_up
+
+    def _prior(self) -> np.ndarray:
+        covariance = self._mixed(self._spreads, self._together, self._stepwise)
         covariance[-1, -1] = DENSE_LOSS**2
         return covariance
 
-    def _observed(self, spreads: Spreads):
-        """(prior covariance, observed less expected, rows, Cholesky factor of what they vary)."""
-        rows, losses, prior = np.array(self._rows), np.array(self._losses), self._prior(spreads)
-        noise = spreads.noise * max(losses.mean(), 1e-3)
-        varied = rows @ prior @ rows.T + noise**2 * np.eye(len(rows))
-        surprise = losses - self._scale() * rows @ self._given_up
-        return prior, surprise, rows, cholesky(varied, lower=True)
+    def _mixed(self, spreads: Spreads, together: np.ndarray, stepwise: np.ndarray) -> np.ndarray:
+        relative = spreads.together**2 * together + spreads.stepwise**2 * stepwise
+        return self._scale() ** 2 * relative
 
-    def _log_likelihood(self, spreads: Spreads) -> float:
-        _, surprise, _, lower = self._observed(spreads)
-        white = solve_triangular(lower, surprise, lower=True)
-        return -0.5 * float(white @ white) - float(np.log(np.diag(lower)).sum())
+    def _noise(self, spreads: Spreads) -> np.ndarray:
+        unit = max(float(np.mean(self._losses)), 1e-3)
+        return (spreads.noise * unit) ** 2 * np.eye(len(self._losses))
 
 
 def _doubts(given_up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

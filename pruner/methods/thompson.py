@@ -15,6 +15,7 @@ Deviations:
 from __future__ import annotations
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly, worth
@@ -23,6 +24,7 @@ from pruner.methods.settings import SearchSettings
 from pruner.task import Task
 
 TEMPERATURES = (0.0, 0.25, 0.5, 1.0)
+HOTTER = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # until something is drawn that was not scored yet
 REFIT = 10  # episodes between choices of the model's spreads
 
 
@@ -31,9 +33,17 @@ def sample(task: Task, completion: Completion, settings: SearchSettings) -> None
     rng = np.random.default_rng(settings.seed)
     values = worth(completion, task)
     losses = AdditiveLosses(completion, values)
+    positions = solve_nearly(completion, values, task.budget_s)
+    seen = set()
     for episode in range(settings.episodes):
-        positions = solve_nearly(completion, values, task.budget_s)
+        seen.add(tuple(positions))
         losses.observe(positions, task.score(completion.architecture(positions)))
-        if episode % REFIT == 0:
-            losses.fit()
-        values = losses.draw(rng, TEMPERATURES[episode % len(TEMPERATURES)])
+        with threadpool_limits(1):  # small matrices; more threads would only wait for PyTorch's
+            if episode % REFIT == 0:
+                losses.fit()
+            temperature = TEMPERATURES[episode % len(TEMPERATURES)]
+            for hotter in HOTTER:
+                values = losses.draw(rng, temperature + hotter)
+                positions = solve_nearly(completion, values, task.budget_s)
+                if tuple(positions) not in seen:
+                    break
