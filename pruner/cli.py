@@ -182,7 +182,7 @@ def prune(
         bool, typer.Option(help="Latency sensitivity in state, prior and reward of these agents.")
     ] = True,
     episodes: Annotated[int, typer.Option(min=1, help="Architectures the search may score.")] = 300,
-    epochs: EpochsOption = 2,
+    epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
     label_smoothing: SmoothingOption = 0.0,
@@ -231,7 +231,7 @@ def compare(
     ranking: Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))] = "l1",
     depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
     episodes: Annotated[int, typer.Option(min=1, help="Architectures a search may score.")] = 300,
-    epochs: EpochsOption = 2,
+    epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
     label_smoothing: SmoothingOption = 0.0,

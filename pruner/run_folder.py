@@ -37,7 +37,7 @@ class Settings(BaseModel):
     actions: str = "widths"
     sensitivity: bool = True
     episodes: Annotated[int, Field(ge=1)] = 300
-    epochs: Annotated[int, Field(ge=0)] = 2
+    epochs: Annotated[int, Field(ge=0)] = 40
     batch: Annotated[int, Field(ge=1)] = 128
     rate: Annotated[float, Field(gt=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
