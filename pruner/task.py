@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from pruner.errors import RunError
+
+LEAST = 1e-3  # an accuracy below this is taken for it: its logarithm would drown all others
 
 
 @dataclass
@@ -90,6 +93,11 @@ class SearchLog:
             raise RunError(
                 f"{self.path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
             ) from None
+
+
+def log_accuracy(accuracy: float) -> float:
+    """Natural logarithm; losses of parts of a network add up in it, more or less."""
+    return float(np.log(max(accuracy, LEAST)))
 
 
 def _key(architecture: Architecture) -> str:

@@ -14,13 +14,15 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import block_diag, cholesky, solve_triangular
+from scipy.linalg import block_diag, cho_solve, cholesky, solve_triangular
 
 from pruner.completion import Completion
+from pruner.task import log_accuracy
 
-LEAST = 1e-3  # an accuracy below this is taken for it: its logarithm would drown the others
-DENSE_LOSS = 0.1  # about the log of the dense network's accuracy
+DENSE_DOUBT = 0.1  # about the dense network's own loss
 FLOOR = 0.1  # of a decision's mean importance: by so much every option is in doubt
+LEAST_SCALE = 1e-3  # where nothing was lost yet, what is important still is
+RIDGE = (1e-6, 1e-2)  # on the scale and on the dense network's loss
 
 
 class Spreads(NamedTuple):
@@ -47,31 +49,33 @@ class AdditiveLosses:
             if choice.inside is not None:  # a removed block gives up what is inside of it
                 given_up[choice.inside][0] += values[index][-1]
         self._given_up = np.append(np.concatenate(given_up), 0.0)
-        together, stepwise = zip(*map(_doubts, given_up), strict=True)
-        self._together = block_diag(*together, 0.0)
-        self._stepwise = block_diag(*stepwise, 0.0)
+        # Losses = expected + scale · (together · whole @ z + stepwise · steps @ z'), z, z' normal.
+        whole, steps = zip(*map(_doubts, given_up), strict=True)
+        self._whole = block_diag(*whole, np.zeros((1, 0)))
+        self._steps = block_diag(*steps, np.zeros((1, 0)))
         self._rows: list[np.ndarray] = []
         self._losses: list[float] = []
         self._spreads = Spreads(1.0, 1.0, 0.1)
 
     def observe(self, positions: Sequence[int], accuracy: float) -> None:
-        """An architecture was scored."""
+        """An architecture was scored; to be told once."""
         row = np.zeros(len(self._given_up))
         for index, position in enumerate(positions):
             row[self._starts[index] + position] = not self._completion.is_gone(index, positions)
         row[-1] = 1.0
         self._rows.append(row)
-        self._losses.append(-float(np.log(max(accuracy, LEAST))))
+        self._losses.append(-log_accuracy(accuracy))
 
     def fit(self) -> None:
         """Choose the spreads under which what was observed is likeliest."""
         rows = np.array(self._rows)
-        together, stepwise = (rows @ p @ rows.T for p in (self._together, self._stepwise))
-        surprise = self._surprise()
+        whole, steps = ((rows @ p) @ (rows @ p).T for p in (self._whole, self._steps))
+        scale, surprise = self._scale_and_dense()[0], self._surprise()
 
         def log_likelihood(spreads: Spreads) -> float:
-            varied = self._mixed(spreads, together, stepwise) + DENSE_LOSS**2
-            lower = cholesky(varied + self._noise(spreads), lower=True)
+            varied = spreads.together**2 * whole + spreads.stepwise**2 * steps
+            varied = scale**2 * varied + DENSE_DOUBT**2 + self._noise_variance(spreads)
+            lower = cholesky(varied, lower=True)
             white = solve_triangular(lower, surprise, lower=True)
             return -0.5 * float(white @ white) - float(np.log(np.diag(lower)).sum())
 
@@ -80,55 +84,65 @@ class AdditiveLosses:
     def draw(self, rng: np.random.Generator, temperature: float) -> list[np.ndarray]:
         """What options may be worth, given what was observed: for every decision (options,).
 
-        A draw from the posterior, its distance from the mean times `temperature`.
+        The posterior's mean and, `temperature` times, a draw's distance from it. The draw is one
+        from the prior, corrected by what it gets wrong where something was observed (Wilson et
+        al. 2021, "Pathwise Conditioning of Gaussian Processes", arXiv 2011.04026, equation 4).
         """
-        rows, prior = np.array(self._rows), self._prior()
-        lower = cholesky(rows @ prior @ rows.T + self._noise(self._spreads), lower=True)
-        white = solve_triangular(lower, rows @ prior, lower=True)
-        gain = solve_triangular(lower, self._surprise(), lower=True)
-        losses = self._scale() * self._given_up + white.T @ gain
-        size, vectors = np.linalg.eigh(prior - white.T @ white)
-        away = np.sqrt(np.maximum(size, 0.0)) * rng.standard_normal(len(size))
-        return self._values(losses + temperature * vectors @ away)
+        rows, roots = np.array(self._rows), self._prior_roots()
+        seen = rows @ roots
+        lower = cholesky(seen @ seen.T + self._noise_variance(self._spreads), lower=True)
+        away = roots @ rng.standard_normal(roots.shape[1])
+        noise_sd = np.sqrt(self._noise_variance(self._spreads)[0, 0])
+        wrong = rows @ away + noise_sd * rng.standard_normal(len(rows))
+        right = self._surprise() - temperature * wrong
+        losses = self._expected() + temperature * away
+        return self._values(losses + roots @ (seen.T @ cho_solve((lower, True), right)))
 
     def _values(self, losses: np.ndarray) -> list[np.ndarray]:
-        """Losses as worth: never below 0, never smaller where less is kept."""
+        """Losses as worth, all of it about 1: never below 0, never smaller where less is kept."""
         parts = np.split(losses[:-1], self._starts[1:-1])
         parts = [np.maximum.accumulate(np.maximum(part, 0.0)[::-1])[::-1] for part in parts]
-        values = [part.max() - part for part in parts]
+        total = max(sum(part.max() for part in parts), 1e-12)
+        values = [(part.max() - part) / total for part in parts]
         for index, choice in enumerate(self._completion.choices):
             if choice.inside is not None:  # it counts only where the block stays
                 values[choice.inside][1] -= values[index][-1]
         return values
 
-    def _scale(self) -> float:
-        """Loss for a unit of importance: least squares over what was observed."""
-        expected = np.array(self._rows) @ self._given_up
-        return float(expected @ self._losses / max(expected @ expected, 1e-12))
+    def _scale_and_dense(self) -> tuple[float, float]:
+        """(loss for a unit of importance, the dense network's own loss), by least squares."""
+        rows = np.array(self._rows)
+        columns = np.column_stack([rows @ self._given_up, np.ones(len(rows))])
+        scale, dense = np.linalg.solve(
+            columns.T @ columns + np.diag(RIDGE), columns.T @ self._losses
+        )
+        return max(float(scale), LEAST_SCALE), float(dense)
+
+    def _expected(self) -> np.ndarray:
+        """Every option's loss if importance were all there is to know."""
+        scale, dense = self._scale_and_dense()
+        return np.append(scale * self._given_up[:-1], dense)
 
     def _surprise(self) -> np.ndarray:
-        """Losses observed, less what the importance given up lets one expect."""
-        return np.array(self._losses) - self._scale() * np.array(self._rows) @ self._given_up
+        """What was observed, less what was expected."""
+        return np.array(self._losses) - np.array(self._rows) @ self._expected()
 
-    def _prior(self) -> np.ndarray:
-        covariance = self._mixed(self._spreads, self._together, self._stepwise)
-        covariance[-1, -1] = DENSE_LOSS**2
-        return covariance
+    def _prior_roots(self) -> np.ndarray:
+        """A square root of the prior covariance: (entries, unknowns)."""
+        scale, _ = self._scale_and_dense()
+        dense = np.zeros((len(self._given_up), 1))
+        dense[-1] = DENSE_DOUBT
+        whole, steps = scale * self._spreads.together, scale * self._spreads.stepwise
+        return np.hstack([whole * self._whole, steps * self._steps, dense])
 
-    def _mixed(self, spreads: Spreads, together: np.ndarray, stepwise: np.ndarray) -> np.ndarray:
-        relative = spreads.together**2 * together + spreads.stepwise**2 * stepwise
-        return self._scale() ** 2 * relative
-
-    def _noise(self, spreads: Spreads) -> np.ndarray:
-        unit = max(float(np.mean(self._losses)), 1e-3)
+    def _noise_variance(self, spreads: Spreads) -> np.ndarray:
+        unit = max(float(np.mean(self._losses)), LEAST_SCALE)
         return (spreads.noise * unit) ** 2 * np.eye(len(self._losses))
 
 
 def _doubts(given_up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Covariances of one decision's losses (options, options): as a whole, and step by step."""
+    """How one decision's losses vary: as a whole (options, 1), and by steps (options, steps)."""
     doubt = given_up + FLOOR * given_up.mean()
     doubt[-1] = 0.0
-    steps = np.append(np.diff(doubt), 0.0) ** 2  # from every option to the next wider one
-    shared = np.cumsum(steps[::-1])[::-1]  # by the losses of two options: all steps above both
-    positions = np.arange(len(doubt))
-    return np.outer(doubt, doubt), shared[np.maximum.outer(positions, positions)]
+    steps = -np.diff(doubt)  # from every option to the next wider one
+    return doubt[:, None], np.triu(np.tile(steps, (len(doubt), 1)))

@@ -20,10 +20,9 @@ import numpy as np
 
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.task import Task, log_accuracy
 
 FEW = 4
-LEAST = 1e-3  # an accuracy below this is taken for it
 
 
 def search_greedily(task: Task, settings: SearchSettings) -> None:
@@ -64,6 +63,7 @@ class _Greedy:
             self.accuracy = self.task.score(self.completion.architecture(positions))
         now_s = float(self.completion.latency_s([positions])[0])
         found = self._reduced(positions, now_s * (1 - 1e-9))
+        found = [bite for bite in found if bite[1] < now_s * (1 - 1e-9)]
         for index, seconds, smaller in found[: self.left // 2]:
             self._score(index, now_s - seconds, smaller)
         return max(1, self.left // FEW)
@@ -74,7 +74,7 @@ class _Greedy:
         Where no single decision is enough, the one that buys most is taken, and then another; None
         where none buys anything.
         """
-        now_s = float(self.completion.latency_s([positions])[0])
+        start_s = now_s = float(self.completion.latency_s([positions])[0])
         while now_s > target_s * (1 + 1e-9):
             found = self._reduced(positions, target_s)
             met = sorted((b for b in found if b[1] <= target_s), key=lambda b: self._cost(b, now_s))
@@ -82,7 +82,7 @@ class _Greedy:
                 return met[0][2]
             if met:
                 few = met[: min(FEW, self.left)]
-                scores = [self._score(index, now_s - s, p) for index, s, p in few]
+                scores = [self._score(index, start_s - s, p) for index, s, p in few]
                 self.accuracy = max(scores)
                 return few[int(np.argmax(scores))][2]
             _, best_s, best = min(found, key=lambda b: b[1], default=(0, now_s, positions))
@@ -99,8 +99,8 @@ class _Greedy:
     def _score(self, index: int, saved_s: float, positions: list[int]) -> float:
         self.left -= 1
         accuracy = self.task.score(self.completion.architecture(positions))
-        lost = np.log(max(self.accuracy, LEAST)) - np.log(max(accuracy, LEAST))
-        self.price[index] = float(lost) / max(saved_s, 1e-12)
+        lost = log_accuracy(self.accuracy) - log_accuracy(accuracy)
+        self.price[index] = lost / saved_s
         return accuracy
 
     def _reduced(self, positions: list[int], target_s: float) -> list[tuple[int, float, list[int]]]:

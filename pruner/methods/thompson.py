@@ -8,8 +8,9 @@ semi-bandits", arXiv 1406.7443) with the knapsack as its oracle.
 
 Deviations:
 1. Only the whole architecture's accuracy is seen, not what each decision gave.
-2. Draws are between the mean and a full draw: with hundreds of options, full ones go on exploring
-   far longer than a search lasts.
+2. A draw's distance from the mean is scaled by one of TEMPERATURES: with hundreds of options, full
+   draws go on exploring far longer than a search lasts. Where a draw leads to what was scored
+   already, a hotter one is taken.
 """
 
 from __future__ import annotations
@@ -23,27 +24,33 @@ from pruner.methods.additive import AdditiveLosses
 from pruner.methods.settings import SearchSettings
 from pruner.task import Task
 
-TEMPERATURES = (0.0, 0.25, 0.5, 1.0)
-HOTTER = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # until something is drawn that was not scored yet
+TEMPERATURES = (0.0, 0.25, 0.5, 1.0)  # in turn
+HOTTER_BY = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 REFIT = 10  # episodes between choices of the model's spreads
 
 
 def sample(task: Task, completion: Completion, settings: SearchSettings) -> None:
-    """Scores `settings.episodes` architectures, the first of them the knapsack's own answer."""
+    """Scores `settings.episodes` architectures, the first of them the knapsack's own answer.
+
+    Where nothing new is found, known ones are scored again.
+    """
     rng = np.random.default_rng(settings.seed)
     values = worth(completion, task)
     losses = AdditiveLosses(completion, values)
     positions = solve_nearly(completion, values, task.budget_s)
-    seen = set()
+    seen: set[tuple[int, ...]] = set()
     for episode in range(settings.episodes):
-        seen.add(tuple(positions))
-        losses.observe(positions, task.score(completion.architecture(positions)))
-        with threadpool_limits(1):  # small matrices; more threads would only wait for PyTorch's
-            if episode % REFIT == 0:
-                losses.fit()
-            temperature = TEMPERATURES[episode % len(TEMPERATURES)]
-            for hotter in HOTTER:
-                values = losses.draw(rng, temperature + hotter)
-                positions = solve_nearly(completion, values, task.budget_s)
-                if tuple(positions) not in seen:
-                    break
+        if episode:
+            with threadpool_limits(1):  # small matrices: more threads only wait for PyTorch's
+                if episode % REFIT == 0:
+                    losses.fit()
+                temperature = TEMPERATURES[(episode - 1) % len(TEMPERATURES)]
+                for hotter_by in HOTTER_BY:
+                    values = losses.draw(rng, temperature + hotter_by)
+                    positions = solve_nearly(completion, values, task.budget_s)
+                    if tuple(positions) not in seen:
+                        break
+        accuracy = task.score(completion.architecture(positions))
+        if tuple(positions) not in seen:
+            seen.add(tuple(positions))
+            losses.observe(positions, accuracy)

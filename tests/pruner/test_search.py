@@ -225,13 +225,16 @@ def test_the_sensitivity_reward_charges_for_sensitive_channels():
 
 
 def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0):
+    """`method`: a method's name, and its agent's after a slash."""
     log = SearchLog(path, score, latency)
-    task = Task(latency.network, latency, latency.dense_s / 1.6, log.score)
-    METHODS[method](task, SearchSettings(episodes, seed))
+    groups = {g.name: np.arange(1.0, g.width + 1) for g in latency.network.groups}
+    task = Task(latency.network, latency, latency.dense_s / 1.6, log.score, lambda: groups)
+    name, *agent = method.split("/")
+    METHODS[name](task, SearchSettings(episodes, seed, agent=agent[0] if agent else "thompson"))
     return log
 
 
-@pytest.mark.parametrize("method", ["lap", "uniform", "random"])
+@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "uniform", "random"])
 def test_these_methods_propose_only_networks_within_the_budget(method, resnet_latency, tmp_path):
     log = run_method(method, resnet_latency, tmp_path / "log.jsonl")
     assert log.asked == (1 if method == "uniform" else 24)
@@ -239,7 +242,7 @@ def test_these_methods_propose_only_networks_within_the_budget(method, resnet_la
         assert resnet_latency.latency_s(architecture) <= resnet_latency.dense_s / 1.6 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("method", ["lap", "random"])
+@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "random"])
 def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_latency, tmp_path):
     logs = [
         run_method(method, resnet_latency, tmp_path / f"{i}.jsonl", seed=seed)
@@ -250,14 +253,14 @@ def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_
     assert first != other
 
 
-@pytest.mark.parametrize("method", ["lap", "random", "amc"])
+@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "lap/sac", "lap/cma", "random", "amc/ddpg"])
 def test_an_interrupted_search_continues_to_the_same_result(method, resnet_latency, tmp_path):
     whole = run_method(method, resnet_latency, tmp_path / "whole.jsonl")
     calls = []
 
     def interrupted(architecture):
         calls.append(architecture)
-        if len(calls) == 10:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return wide_is_good(architecture)
 
@@ -273,16 +276,17 @@ def test_an_interrupted_search_continues_to_the_same_result(method, resnet_laten
         lambda a: evaluated.append(a) or wide_is_good(a),
     )
     assert again.ranked() == whole.ranked()
-    assert len(evaluated) == len(whole.scores) - 9
+    assert len(evaluated) == len(whole.scores) - 4
 
 
-def test_a_finished_search_replays_without_a_single_evaluation(resnet_latency, tmp_path):
-    run_method("lap", resnet_latency, tmp_path / "log.jsonl")
+@pytest.mark.parametrize("method", ["lap", "lap/ddpg"])
+def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_latency, tmp_path):
+    run_method(method, resnet_latency, tmp_path / "log.jsonl")
 
     def never(architecture):
         raise AssertionError("the log knows every answer")
 
-    assert run_method("lap", resnet_latency, tmp_path / "log.jsonl", never).asked == 24
+    assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
 
 
 def test_a_broken_search_log_is_named(resnet_latency, tmp_path):
