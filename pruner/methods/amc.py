@@ -6,13 +6,14 @@ would by trying: so many that half of the networks with that many are fast enoug
 
 Deviations:
 1. AMC prunes to a share of FLOPs, and its result's latency is what it is; here the share follows
-   from the latency budget, and only architectures that the table says meet it count. If none of
-   its proposals does, it starts again with fewer FLOPs.
+   from the latency budget, and only architectures that the table says meet it count. Where none of
+   its first proposals does, it starts again with fewer FLOPs and the scores that are left.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,31 +25,53 @@ from pruner.methods.settings import SearchSettings
 from pruner.task import Task
 
 DRAWN, HALVINGS = 64, 12
-FEWER = 0.95
+FEWER, TRIES = 0.9, 4
 
 
 def search_amc(task: Task, settings: SearchSettings) -> None:
-    """Run the agent for `settings.episodes` episodes; raises BudgetError."""
+    """Score `settings.episodes` architectures, the fastest one if the others were all too slow.
+
+    Raises BudgetError.
+    """
     within = Completion(task.latency, settings.depth)
     within.require(task.budget_s, task.score)
     completion = Completion(task.latency.in_macs(), settings.depth)
     budget = matching_budget(completion, task, settings)
-    fits = False
-
-    def score(architecture: Architecture) -> float:
-        nonlocal fits
-        fits = fits or task.latency.latency_s(architecture) <= task.budget_s
-        return task.score(architecture)
-
-    plain = replace(settings, reward="error", sensitivity=False)
     lowest = completion.model.latency_s(completion.fastest())
-    while not fits:
-        if budget < lowest:  # MACs say nothing about this budget
-            task.score(within.fastest())
+    plain = replace(settings, reward="error", sensitivity=False)
+    left = settings.episodes - 1
+    while left > 0 and budget >= lowest:
+        trial = _Trial(task, patience=max(1, settings.episodes // TRIES))
+        by_macs = replace(task, latency=completion.model, budget_s=budget, score=trial.score)
+        with suppress(_NoneFits):
+            run_agent(by_macs, completion, replace(plain, episodes=left))
+        if trial.fits:
             return
-        by_macs = replace(task, latency=completion.model, budget_s=budget, score=score)
-        run_agent(by_macs, completion, plain)
+        left -= trial.scored
         budget *= FEWER
+    task.score(within.fastest())  # MACs say nothing about this budget
+
+
+@dataclass
+class _Trial:
+    """Scores of proposals with one share of FLOPs."""
+
+    task: Task
+    patience: int
+    scored: int = 0
+    fits: bool = False
+
+    def score(self, architecture: Architecture) -> float:
+        """Raises _NoneFits where the first proposals were all too slow."""
+        if not self.fits and self.scored >= self.patience:
+            raise _NoneFits
+        self.scored += 1
+        self.fits = self.fits or self.task.latency.latency_s(architecture) <= self.task.budget_s
+        return self.task.score(architecture)
+
+
+class _NoneFits(Exception):
+    pass
 
 
 def matching_budget(completion: Completion, task: Task, settings: SearchSettings) -> float:

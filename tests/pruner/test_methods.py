@@ -133,7 +133,7 @@ def test_positions_and_architectures_are_the_same_thing(tiny):
 def test_values_of_one_half_are_the_knapsacks_own_answer(tiny):
     seen = []
     task = task_for(tiny, 1.5, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["lap"](task, SearchSettings(episodes=3, depth=True, actions="values"))
+    METHODS["lap"](task, SearchSettings(3, depth=True, agent="ddpg", actions="values"))
     completion = Completion(tiny, depth=True)
     nearly = solve_nearly(completion, worth(completion, task), task.budget_s)
     assert seen[0] == completion.architecture(nearly)
@@ -209,10 +209,15 @@ def test_a_greedy_search_for_the_fastest_network_ends(tiny):
     assert tiny.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-6)
 
 
-def test_amc_starts_again_where_none_of_its_proposals_is_fast_enough(latency):
+@pytest.mark.parametrize("agent", ["ddpg", "thompson"])
+@pytest.mark.parametrize("episodes", [1, 2, 9])
+def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_may(
+    latency, episodes, agent
+):
     seen = []
     task = task_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["amc"](task, SearchSettings(episodes=1))
+    METHODS["amc"](task, SearchSettings(episodes, agent=agent))
+    assert len(seen) <= episodes
     assert any(latency.latency_s(a) <= task.budget_s * (1 + 1e-9) for a in seen)
 
 
