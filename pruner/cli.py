@@ -174,7 +174,10 @@ def prune(
     reward: Annotated[
         str, typer.Option(help=f"Of ddpg, td3, sac and cma: {', '.join(REWARDS)}.")
     ] = "error_sensitivity",
-    agent: Annotated[str, typer.Option(help=f"Of lap and amc: {', '.join(AGENTS)}.")] = "thompson",
+    agent: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(AGENTS)}; if not given, thompson for lap, ddpg for amc."),
+    ] = None,
     actions: Annotated[
         str, typer.Option(help=f"What ddpg, td3, sac and cma decide: {', '.join(ENVIRONMENTS)}.")
     ] = "widths",
@@ -218,7 +221,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help=f"Several are allowed; all: {', '.join(METHODS)}. Settings of its own follow a "
-            "colon: lap:reward=error,actions=values."
+            "colon: lap:agent=ddpg,reward=error."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Several are allowed.")] = None,

@@ -67,10 +67,10 @@ def compare(
 ) -> dict:
     """Run or continue a comparison; returns the content of compare.json.
 
-    `methods` are names, with settings of their own after a colon (`lap:reward=error`). A comparison
-    may grow by methods, budgets, seeds and members; a method that cannot meet a budget has a row
-    that says so. Raises what `prune` raises otherwise, and RunError if a folder holds a comparison
-    with other settings.
+    `methods` are names, with settings of their own after a colon (`lap:agent=ddpg,reward=error`). A
+    comparison may grow by methods, budgets, seeds and members; a method that cannot meet a budget
+    has a row that says so. Raises what `prune` raises otherwise, and RunError if a folder holds a
+    comparison with other settings.
     """
     shared = base.model_dump(
         exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}

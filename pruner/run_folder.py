@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lookup_tables.files import write_whole
 from pruner.errors import RunError
 
+THOMPSON = "thompson"
+OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
+
 
 class Settings(BaseModel):
     """Everything that decides a run's result. Exactly one of speedup and latency_ms is set."""
@@ -33,7 +36,7 @@ class Settings(BaseModel):
     reconstruct: bool = True
     depth: bool = False
     reward: str = "error_sensitivity"
-    agent: str = "thompson"
+    agent: str = THOMPSON
     actions: str = "widths"
     sensitivity: bool = True
     episodes: Annotated[int, Field(ge=1)] = 300
@@ -61,8 +64,12 @@ class Settings(BaseModel):
             raise RunError(text) from None
 
     def varied(self, **changes) -> Settings:
-        """The same with some settings changed, and checked again; raises RunError."""
-        return self.of(**(self.model_dump() | changes))
+        """The same with some settings changed, and checked again; raises RunError.
+
+        Another method comes with its own agent.
+        """
+        own = {"agent": None} if "method" in changes else {}
+        return self.of(**(self.model_dump() | own | changes))
 
     @model_validator(mode="after")
     def _names_what_exists(self):
@@ -74,13 +81,23 @@ class Settings(BaseModel):
                 raise ValueError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_the_methods_own_agent(cls, values):
+        if isinstance(values, dict) and values.get("agent") is None:
+            values = values | {"agent": OWN_AGENT.get(values.get("method"), THOMPSON)}
+        return values
+
     @model_validator(mode="after")
-    def _has_a_sensitivity_to_leave_out(self):
-        if not self.sensitivity and self.agent == "thompson":
-            raise ValueError(
-                "--no-sensitivity is for agents that are told latency sensitivity; thompson takes "
-                "seconds from the table itself. Give --agent ddpg, td3, sac or cma"
-            )
+    def _asks_for_what_is_used(self):
+        used = _used_by(self.method, self.agent)
+        for name in ("agent", "reward", "actions", "sensitivity"):
+            usual = OWN_AGENT.get(self.method, THOMPSON) if name == "agent" else _usual(name)
+            if name not in used and getattr(self, name) != usual:
+                who = self.method if not used else f"{self.method} with the agent {self.agent}"
+                raise ValueError(
+                    f"{who} has no use for {name}; lap with the agent ddpg, td3, sac or cma has"
+                )
         return self
 
     @model_validator(mode="after")
@@ -92,6 +109,19 @@ class Settings(BaseModel):
             if value is not None and not value > 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
         return self
+
+
+def _used_by(method: str, agent: str) -> set[str]:
+    """Those settings of the search that a method's agent listens to."""
+    if method not in ("lap", "amc"):
+        return set()
+    if agent == THOMPSON:  # accuracy alone, and seconds from the table
+        return {"agent"}
+    return {"agent", "actions"} | ({"reward", "sensitivity"} if method == "lap" else set())
+
+
+def _usual(name: str):
+    return Settings.model_fields[name].default
 
 
 class RunFolder:

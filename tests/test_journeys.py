@@ -445,6 +445,8 @@ def test_validating_a_foreign_table_is_refused(workshop, tmp_path, latprof, caps
         ({"speedup": -1}, "--speedup must be positive"),
         ({"method": "magic"}, "--method 'magic' is unknown; choose one of lap"),
         ({"ranking": "magic"}, "--ranking 'magic' is unknown"),
+        ({"reward": "error"}, "the agent thompson has no use for reward"),
+        ({"method": "greedy", "agent": "ddpg"}, "greedy has no use for agent"),
         ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
         ({"weights": "none.safetensors"}, "no such weights file"),
         ({"table": "no_table"}, "is no latency table"),

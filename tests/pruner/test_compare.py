@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pruner.compare import Member, summary
+from pruner.compare import Member, summary, variant
 from pruner.errors import RunError
 from pruner.pareto import draw
+from pruner.run_folder import Settings
 
 
 def row(method, seed, accuracy, measured, asked=2.0):
@@ -14,6 +15,15 @@ def row(method, seed, accuracy, measured, asked=2.0):
         "method": method, "asked": asked, "seed": seed, "accuracy": accuracy,
         "measured": measured, "measured_low": measured - 0.1, "measured_high": measured + 0.1,
     }  # fmt: skip
+
+
+def test_another_method_comes_with_its_own_agent_and_is_asked_only_what_it_listens_to():
+    base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
+    assert variant(base, "amc").agent == "ddpg"
+    assert variant(base, "lap").agent == "thompson"
+    assert variant(base, "lap:agent=td3,reward=error").reward == "error"
+    with pytest.raises(RunError, match="the agent thompson has no use for reward"):
+        variant(base, "lap:reward=error")
 
 
 def test_a_member_is_named_with_its_weights_or_its_published_accuracy():
