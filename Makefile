@@ -91,8 +91,17 @@ ifdef ANCHORS_DIR
 endif
 ifdef WEIGHTS_DIR
 	$(BIN)/python -m benchmarks.published_accuracy --data-dir $(DATA_DIR) --weights-dir $(WEIGHTS_DIR)
-	$(BIN)/python -m benchmarks.prune_resnet56 --data-dir $(DATA_DIR) --table $(TABLE) \
+	$(BIN)/python -m benchmarks.surrogate record --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th
+	for speedup in 2 3; do \
+	  $(BIN)/python -m benchmarks.surrogate regret --table $(TABLE) --speedup $$speedup || exit 1; done
+	$(BIN)/python -m benchmarks.score_rank --data-dir $(DATA_DIR) --table $(TABLE) \
+	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
+	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
+	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
+	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 \
+	  --method lap --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --member resnet44=93.10% --member resnet32=92.63% \
+	  --member resnet20=$(WEIGHTS_DIR)/resnet20-12fca82f.th
 endif
 
 picture: setup ## Draw the README's picture from the committed tables

@@ -132,6 +132,51 @@ def repeatability() -> Iterator[Row]:
             ]
 
 
+def compare() -> Iterator[Row]:
+    """ResNet-56 on CIFAR-10 by each method, beside smaller members of the family."""
+    rows = [row for row in _read("compare_resnet56")["rows"] if row.get("measured")]
+    yield [
+        "method", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
+        "search", "fine-tuning",
+    ]  # fmt: skip
+    dense = next(row["dense_accuracy"] for row in rows if "dense_accuracy" in row)
+    yield ["dense", "", "1.00×", "", f"**{_percent(dense, 2)}**", "", ""]
+    for row in sorted(rows, key=lambda row: row["measured"]):
+        measured = f"**{row['measured']:.2f}×**"
+        measured += f" ({row['measured_low']:.2f} … {row['measured_high']:.2f})"
+        accuracy = f"**{_percent(row['accuracy'], 2)}**"
+        if row["asked"] is None:
+            label = row["method"].replace("resnet", "ResNet-")
+            source = " (published)" if row["published"] else ""
+            yield [label, "", measured, "", accuracy + source, "", ""]
+            continue
+        yield [
+            f"`{row['method']}`, {row['asked']:g}× asked, seed {row['seed']}",
+            f"{row['predicted']:.2f}×",
+            measured,
+            _percent(row["before_fine_tuning"]),
+            accuracy,
+            f"{row['seconds']['search'] / 60:.1f} min",
+            f"{row['seconds']['fine_tune'] / 60:.0f} min",
+        ]
+
+
+def regret() -> Iterator[Row]:
+    """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds."""
+    found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
+    yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
+    names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
+    for method in sorted(names, key=names.get):
+        name, *agent = method.split("/")
+        row = [f"`{name}`" + (f", {' over '.join(agent)}" if agent else "")]
+        for methods in found.values():
+            one = methods.get(method)
+            row.append(
+                f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)})" if one else ""
+            )
+        yield row
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -160,7 +205,7 @@ def _three(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
-MAKERS = (table_error, latency_error, revalidate, repeatability, anchors)
+MAKERS = (table_error, latency_error, revalidate, repeatability, anchors, regret, compare)
 
 
 def markdown(rows: Iterator[Row]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lookup_tables.files import write_whole
 from lookup_tables.network import Architecture
 from pruner.methods import METHODS, SearchSettings
 from pruner.prune import Journey
@@ -19,21 +20,23 @@ DataDir = Annotated[Path, typer.Option(help="the folder that holds CIFAR-10")]
 Table = Annotated[Path, typer.Option(help="this machine's table")]
 
 
-def journey(model: str, weights: Path, data_dir: Path, table: Path, **settings) -> Journey:
-    """The journey of a pruning run on CIFAR-10."""
-    return Journey(
-        Settings(
-            model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
-            table=str(table), **settings,
-        ),
-        lambda *_: None,
+def settings(model: str, weights: Path, data_dir: Path, table: Path, **others) -> Settings:
+    """Those of a pruning run on CIFAR-10."""
+    return Settings(
+        model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
+        table=str(table), **others,
     )  # fmt: skip
 
 
-def proposals(journey: Journey, method: str, settings: SearchSettings) -> list[Architecture]:
+def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) -> Journey:
+    """The journey of a pruning run on CIFAR-10."""
+    return Journey(settings(model, weights, data_dir, table, **others), lambda *_: None)
+
+
+def proposals(journey: Journey, method: str, search: SearchSettings) -> list[Architecture]:
     """What a method proposes that asks for no accuracy."""
     found: list[Architecture] = []
-    METHODS[method](journey.task(lambda architecture: found.append(architecture) or 0.0), settings)
+    METHODS[method](journey.task(lambda architecture: found.append(architecture) or 0.0), search)
     return found
 
 
@@ -41,8 +44,8 @@ def kept(path: Path, asked: dict, make: Callable[[], dict]) -> dict:
     """A row made for what was asked; read from `path` where an interrupted run left it."""
     asked = json.loads(json.dumps(asked))
     row = json.loads(path.read_text()) if path.exists() else {}
-    if row.get("asked") != asked:
+    if row.get("asked") != asked or "found" not in row:
         row = {"asked": asked, "found": make()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(row))
+        write_whole(path, json.dumps(row))
     return row["found"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from pruner.prune import commit
 
 RESULTS = Path(__file__).parent / "results"
+COMMIT = commit()  # of the code that runs, not of what is there when it ends
 
 
 def save(name: str, content: dict) -> Path:
@@ -22,7 +23,7 @@ def save(name: str, content: dict) -> Path:
     result = {
         "made_by": f"benchmarks/{script}.py",
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": COMMIT,
         "machine": {"processor": _processor(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         **content,

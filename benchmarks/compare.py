@@ -1,0 +1,63 @@
+"""One network by several methods within the same budgets, by the same recipe: accuracy on the test
+set beside measured speedup.
+
+The runs are those of `pruner compare` with its defaults: it continues where it was interrupted, and
+grows by methods, budgets and seeds. Nothing else may run when one of them is timed at its end.
+
+    python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --depth --speedup 2
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.pruning import DataDir, Table, Weights, settings
+from benchmarks.results import save
+from pruner.compare import Member, compare
+
+LOCAL = ("folder", "source")  # true of this machine only
+
+
+def main(
+    weights: Weights,
+    data_dir: DataDir,
+    table: Table,
+    speedup: Annotated[list[float], typer.Option()],
+    method: Annotated[list[str], typer.Option()],
+    seed: Annotated[list[int] | None, typer.Option()] = None,
+    member: Annotated[list[str] | None, typer.Option()] = None,
+    model: str = "resnet56",
+    depth: bool = False,
+    episodes: int = 300,
+    epochs: int = 30,
+    out: Path = Path("runs/compare"),
+) -> None:
+    base = settings(
+        model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
+        epochs=epochs,
+    )  # fmt: skip
+    members = [Member.parse(text) for text in member or []]
+    found = compare(base, method, speedup, seed or [0], members, out, _say)
+    for row in found["rows"]:
+        architecture = out / row.get("folder", "") / "architecture.json"
+        if architecture.exists():
+            row["architecture"] = json.loads(architecture.read_text())
+    print(save(f"compare_{model}", _without_local(found)))
+
+
+def _say(step: str, done: int, total: int, text: str) -> None:
+    if step == "compare" or done % 100 == 0:
+        print(f"{step} {done}/{total} {text}", flush=True)
+
+
+def _without_local(found: dict) -> dict:
+    rows = [{k: v for k, v in row.items() if k not in LOCAL} for row in found["rows"]]
+    return found | {"rows": rows}
+
+
+if __name__ == "__main__":
+    typer.run(main)
