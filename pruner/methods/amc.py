@@ -1,4 +1,4 @@
-"""AMC: the same agent, with multiply-accumulates in place of seconds.
+"""AMC: an agent that knows multiply-accumulates in place of seconds.
 
 He et al. 2018, "AMC: AutoML for Model Compression" (arXiv 1802.03494). The budget, the state and
 the reward know FLOPs only; how many of them meet the latency budget is found beforehand, as a user
