@@ -15,6 +15,8 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -45,12 +47,23 @@ def sample(task: Task, completion: Completion, settings: SearchSettings) -> None
                 if episode % REFIT == 0:
                     losses.fit()
                 temperature = TEMPERATURES[(episode - 1) % len(TEMPERATURES)]
-                for hotter_by in HOTTER_BY:
-                    values = losses.draw(rng, temperature + hotter_by)
-                    positions = solve_nearly(completion, values, task.budget_s)
-                    if tuple(positions) not in seen:
-                        break
+                draws = (losses.draw(rng, temperature + hotter_by) for hotter_by in HOTTER_BY)
+                positions = _first_new(completion, draws, task.budget_s, seen)
         accuracy = task.score(completion.architecture(positions))
         if tuple(positions) not in seen:
             seen.add(tuple(positions))
             losses.observe(positions, accuracy)
+
+
+def _first_new(
+    completion: Completion,
+    draws: Iterable[list[np.ndarray]],
+    budget_s: float,
+    seen: set[tuple[int, ...]],
+) -> list[int]:
+    """The best architecture by the first draw that does not lead to a known one, or by the last."""
+    for values in draws:
+        positions = solve_nearly(completion, values, budget_s)
+        if tuple(positions) not in seen:
+            break
+    return positions
