@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from benchmarks.pruning import DataDir, Table, Weights, journey, kept, proposals
+from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, proposals
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate
@@ -47,7 +47,7 @@ def main(
     for seed, (number, way) in product(range(seeds), enumerate(WAYS)):
         asked = {"way": way, "seed": seed, "epochs": epochs, **architecture.model_dump()}
         path = work / f"{model}_{speedup:g}x_{number}_{seed}.json"
-        row = kept(path, asked, partial(judge, run, architecture, way, seed, epochs))
+        row = kept_row(path, asked, partial(judge, run, architecture, way, seed, epochs))
         rows.append({"way": way, "seed": seed, **row})
         print(rows[-1], flush=True)
     summary = {way: _summary([row for row in rows if row["way"] == way]) for way in WAYS}

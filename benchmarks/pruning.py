@@ -33,14 +33,14 @@ def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) ->
     return Journey(settings(model, weights, data_dir, table, **others), lambda *_: None)
 
 
-def proposals(journey: Journey, method: str, search: SearchSettings) -> list[Architecture]:
+def proposals(run: Journey, method: str, search: SearchSettings) -> list[Architecture]:
     """What a method proposes that asks for no accuracy."""
     found: list[Architecture] = []
-    METHODS[method](journey.task(lambda architecture: found.append(architecture) or 0.0), search)
+    METHODS[method](run.task(lambda architecture: found.append(architecture) or 0.0), search)
     return found
 
 
-def kept(path: Path, asked: dict, make: Callable[[], dict]) -> dict:
+def kept_row(path: Path, asked: dict, make: Callable[[], dict]) -> dict:
     """A row made for what was asked; read from `path` where an interrupted run left it."""
     asked = json.loads(json.dumps(asked))
     row = json.loads(path.read_text()) if path.exists() else {}

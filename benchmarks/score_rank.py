@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 from scipy.stats import spearmanr
 
-from benchmarks.pruning import DataDir, Table, Weights, journey, kept, proposals
+from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, proposals
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy
@@ -46,7 +46,7 @@ def main(
     for number, architecture in enumerate(drawn):
         path = work / f"{model}_{speedup:g}x_{seed}_{number}.json"
         asked = {"epochs": epochs, **architecture.model_dump()}
-        rows.append(kept(path, asked, partial(judge, run, architecture, epochs)))
+        rows.append(kept_row(path, asked, partial(judge, run, architecture, epochs)))
         print(number, rows[-1], flush=True)
     tuned = [row["fine_tuned"] for row in rows]
     ways = [name for name in rows[0] if name != "fine_tuned"]
