@@ -53,16 +53,18 @@ def fast_arithmetic(wanted: bool = True) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module, frozen: bool = False) -> nn.Module:
     """The same model as fused code, where training on CPU waits for memory: worth a minute once.
 
-    Needs a C++ compiler; without one, where compiling fails, and on GPUs, the model runs as it is.
+    A `frozen` model does not learn: its BatchNorm is folded into its convolutions, and it is to be
+    called without gradients. Needs a C++ compiler; without one, where compiling fails, and on GPUs,
+    the model runs as it is.
     """
     if processor().type != "cpu" or not any(map(shutil.which, ("g++", "clang++"))):
         return model
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
     torch._dynamo.config.suppress_errors = True  # what cannot be compiled is run as it is
-    return torch.compile(model)
+    return torch.compile(model, options={"freezing": frozen})
 
 
 def half_precision() -> torch.dtype:

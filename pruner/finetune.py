@@ -102,7 +102,8 @@ class _Training:
         self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
         long = self.total >= COMPILED_FROM
         self.run_model = compiled(model) if long else model
-        self.run_teacher = compiled(teacher) if long and teacher is not None else teacher
+        folded = long and teacher is not None
+        self.run_teacher = compiled(teacher, frozen=True) if folded else teacher
         self.plateau = _Plateau()
         self.step = self._restore()
 

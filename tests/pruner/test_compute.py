@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruner.compute import fast_arithmetic, half_precision, loss_scaler, on_processor
+from pruner.compute import compiled, fast_arithmetic, half_precision, loss_scaler, on_processor
 from pruner.data import load_data
 from pruner.finetune import Recipe, fine_tune
 from tests.toys import tiny_resnet
@@ -32,6 +32,19 @@ def test_single_precision_stays_single_when_it_is_asked_for():
 def test_without_a_gpu_half_precision_needs_no_loss_scaling():
     assert half_precision() == torch.bfloat16
     assert not loss_scaler().is_enabled()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_frozen_model_answers_as_it_did_and_keeps_its_weights():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    model[1].running_mean.fill_(0.3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(model, frozen=True)(x), model(x))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
