@@ -46,6 +46,30 @@ class Data:
     classes: int
     shape: tuple[int, int, int]
 
+    @property
+    def all_training(self) -> Images:
+        """The held-out images too: for a training that nothing is chosen by any more."""
+        return Joined(self.train, self.held_out)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Two sets of images as one, the second's after the first's."""
+
+    first: Images
+    second: Images
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        of_first = indices < len(self.first)
+        parts = (self.first, indices[of_first]), (self.second, indices[~of_first] - len(self.first))
+        drawn = [source.batch(part, seed) for source, part in parts if len(part)]
+        pixels, labels = (torch.cat(both) for both in zip(*drawn, strict=True))
+        back = torch.cat([of_first.nonzero(), (~of_first).nonzero()]).flatten().argsort()
+        return pixels[back], labels[back]
+
 
 def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Data:
     """A data set by name: digits, cifar10, imagenet, food101. Raises DataError if it is missing.
@@ -286,7 +310,7 @@ def _from_folders(name: str, train, test, seed: int) -> Data:
     return Data(
         name,
         FromFolder(train, order[held_out:], plain, augment),
-        FromFolder(train, order[:held_out], plain, plain),
+        FromFolder(train, order[:held_out], plain, augment),
         FromFolder(test, torch.arange(len(test)), plain, plain),
         classes=len(train.classes),
         shape=(3, 224, 224),

@@ -282,9 +282,10 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         patience=settings.patience,
         seed=settings.seed,
     )
+    judged = settings.patience > 0  # by held-out images, which are then not trained on
     fine_tune(
         model,
-        journey.data.train,
+        journey.data.train if judged else journey.data.all_training,
         recipe,
         run.checkpoint,
         journey.dense,

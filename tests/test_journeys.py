@@ -224,6 +224,22 @@ def test_an_interrupted_run_continues_to_the_same_answer(
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+def test_held_out_images_are_trained_on_unless_they_end_the_training(
+    workshop, tmp_path, pruner, monkeypatch, patience
+):
+    data, batch, totals = load_data("digits"), 10, set()
+    monkeypatch.setattr(
+        pruner_cli._Stages,
+        "__call__",
+        lambda self, step, done, total, text: step == "fine-tune" and totals.add(total),
+    )
+    changes = {"method": "uniform", "batch": batch, "patience": patience}
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **changes)) == 0
+    images = data.train if patience else data.all_training
+    assert totals == {len(images) // batch}
+
+
 def test_predict_prints_what_scripts_need(workshop, tmp_path, latprof, capsys):
     path = tmp_path / "a.json"
     path.write_text('{"widths": {"conv1": 8}, "removed": ["layer1.0"]}')

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pruner.data import batches, load_data
@@ -71,6 +73,18 @@ def test_held_out_images_come_from_training_and_are_not_trained_on():
     train = {p.numpy().tobytes() for p in data.train.pixels}
     assert len(data.train) + len(data.held_out) + len(data.test) == 1797
     assert not train & {p.numpy().tobytes() for p in data.held_out.pixels}
+
+
+@given(order=st.permutations(range(20)))
+def test_all_training_images_are_both_parts_in_the_order_asked_for(order):
+    data = load_data("digits")
+    everything, indices = data.all_training, torch.tensor(order) + len(data.train) - 10
+    assert len(everything) == len(data.train) + len(data.held_out)
+    both = torch.cat([data.train.labels, data.held_out.labels])
+    images, labels = everything.batch(indices)
+    assert torch.equal(labels, both[indices])
+    first = order.index(9)  # the last image of the first part
+    assert torch.equal(images[first], data.train.batch(torch.tensor([len(data.train) - 1]))[0][0])
 
 
 def test_another_seed_holds_out_others_but_never_touches_the_test_set():
