@@ -16,6 +16,7 @@ from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, ChannelGroup, Layer, Network
 from lookup_tables.table import LatencyTable, LayerTime, Plan, Run
 from pruner.models.resnet import CifarResNet
+from pruner.trace import trace
 
 DEVICE = Device(
     name="toy_1t",
@@ -29,6 +30,10 @@ DEVICE = Device(
 def tiny_resnet() -> nn.Module:
     """Two stages of two blocks on 1×8×8 images; 4 groups, 3 of its blocks removable."""
     return CifarResNet(2, widths=(16, 24), colours=1)
+
+
+def tiny_network() -> Network:
+    return trace(tiny_resnet(), (1, 8, 8), "tiny").network
 
 
 def small_resnet() -> nn.Module:

@@ -6,10 +6,9 @@ from latprof.detect import this_device
 from latprof.errors import Throttled
 from latprof.measure import ENOUGH, PATIENCE, PATIENCE_IN_PLACE, Bench, Rounds
 from lookup_tables.network import Architecture
-from pruner.trace import trace
-from tests.toys import tiny_resnet
+from tests.toys import tiny_network
 
-NETWORK = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+NETWORK = tiny_network()
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from latprof.onnx_model import build, random_input
 from lookup_tables.network import INPUT, Architecture, Network
 from pruner.trace import trace
-from tests.toys import Branches, tiny_resnet
+from tests.toys import Branches, tiny_network
 
 NETWORKS = {
-    "tiny": trace(tiny_resnet(), (1, 8, 8), "tiny").network,
+    "tiny": tiny_network(),
     "branches": trace(Branches(), (3, 8, 8), "branches").network,
 }
 

@@ -16,10 +16,9 @@ from latprof.profile import Goal, profile
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.table import LatencyTable, Validation
-from pruner.trace import trace
-from tests.toys import DEVICE, tiny_resnet
+from tests.toys import DEVICE, tiny_network
 
-NETWORK = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+NETWORK = tiny_network()
 GOAL = Goal(samples=6)
 OPTIONS = {"levels": 2, "goal": GOAL}
 

@@ -7,12 +7,11 @@ from latprof.errors import OptionError
 from latprof.repeat import _as_options, repeat, repeatability
 from lookup_tables.diff import repeats_path
 from lookup_tables.network import Network
-from pruner.trace import trace
 from tests.lookup_tables.test_diff import disturbed_copy
-from tests.toys import DEVICE, synthetic_table, tiny_resnet
+from tests.toys import DEVICE, synthetic_table, tiny_network
 
 RESNET20 = Network.load("resnet20")
-TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+TINY = tiny_network()
 
 
 def test_the_spread_is_that_of_the_noise_that_was_put_in(tmp_path):

@@ -15,10 +15,9 @@ from pruner.env import PruningEnv
 from pruner.rewards import REWARDS
 from pruner.sensitivity import latency_sensitivity
 from pruner.task import Task
-from pruner.trace import trace
-from tests.toys import synthetic_table, tiny_resnet
+from tests.toys import synthetic_table, tiny_network
 
-NETWORK = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+NETWORK = tiny_network()
 MENU = {g.name: (g.width // 2, g.width) for g in NETWORK.groups}
 NETWORK = NETWORK.with_menu(MENU)
 

@@ -14,11 +14,10 @@ from pruner.methods import AGENTS, METHODS, SearchSettings
 from pruner.methods.amc import matching_budget
 from pruner.methods.baselines import walk_randomly
 from pruner.task import Task
-from pruner.trace import trace
-from tests.toys import chain, synthetic_table, tiny_resnet
+from tests.toys import chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
-TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+TINY = tiny_network()
 TINY = TINY.with_menu({g.name: (g.width // 2, g.width) for g in TINY.groups})
 
 

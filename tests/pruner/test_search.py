@@ -19,8 +19,7 @@ from pruner.methods import METHODS, SearchSettings
 from pruner.rewards import REWARDS, Outcome
 from pruner.sensitivity import latency_sensitivity, local_slope
 from pruner.task import SearchLog, Task
-from pruner.trace import trace
-from tests.toys import chain, synthetic_table, tiny_resnet
+from tests.toys import chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
 
@@ -33,7 +32,7 @@ def latency(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    network = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+    network = tiny_network()
     network = network.with_menu({g.name: (g.width // 2, g.width) for g in network.groups})
     return LatencyModel(
         network, synthetic_table(tmp_path_factory.mktemp("t") / "t", network, levels=2)

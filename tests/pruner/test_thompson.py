@@ -13,10 +13,9 @@ from pruner.knapsack import worth
 from pruner.methods import METHODS, SearchSettings
 from pruner.methods.additive import AdditiveLosses
 from pruner.task import Task
-from pruner.trace import trace
-from tests.toys import synthetic_table, tiny_resnet
+from tests.toys import synthetic_table, tiny_network
 
-TINY = trace(tiny_resnet(), (1, 8, 8), "tiny").network
+TINY = tiny_network()
 TINY = TINY.with_menu({g.name: (g.width // 2, g.width) for g in TINY.groups})
 
 
