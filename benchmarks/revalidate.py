@@ -14,7 +14,7 @@ from latprof.validate import validate
 from lookup_tables.network import Network
 from lookup_tables.table import DATA, LatencyTable
 
-NETWORKS, SAMPLES, SEED = ("resnet56", "mobilenet_v1", "resnet20"), 40, 1
+NETWORKS, SAMPLES, SEED = ("resnet56", "resnet20", "mobilenet_v1", "vgg16_32"), 40, 1
 
 
 def main() -> None:
