@@ -78,7 +78,7 @@ def latency_error() -> Iterator[Row]:
             one = found[widths]
             alone = one["alone"]
             yield [
-                f"{label}: {_count(one['architectures'])} {kind}",
+                f"{label}: {one['architectures']} {kind}",
                 f"**{_percent(one['rmspe'])}**",
                 _percent(one["within_5_percent"], 0),
                 f"{one['rank_correlation']:.3f}",
@@ -181,11 +181,6 @@ def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
             yield name, threads, label + way
-
-
-def _count(architectures: int | list) -> int:
-    """Results of an earlier format list them."""
-    return architectures if isinstance(architectures, int) else len(architectures)
 
 
 def _read(name: str) -> dict:
