@@ -13,6 +13,8 @@ from pruner.data import batches, load_data
 from pruner.errors import DataError
 from tests.toys import food101_folder, imagenet_folder
 
+DIGITS = load_data("digits")
+
 
 def cifar_pixels(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
@@ -77,14 +79,18 @@ def test_held_out_images_come_from_training_and_are_not_trained_on():
 
 @given(order=st.permutations(range(20)))
 def test_all_training_images_are_both_parts_in_the_order_asked_for(order):
-    data = load_data("digits")
-    everything, indices = data.all_training, torch.tensor(order) + len(data.train) - 10
-    assert len(everything) == len(data.train) + len(data.held_out)
-    both = torch.cat([data.train.labels, data.held_out.labels])
-    images, labels = everything.batch(indices)
-    assert torch.equal(labels, both[indices])
-    first = order.index(9)  # the last image of the first part
-    assert torch.equal(images[first], data.train.batch(torch.tensor([len(data.train) - 1]))[0][0])
+    train, held_out = DIGITS.train, DIGITS.held_out
+    assert len(DIGITS.all_training) == len(train) + len(held_out)
+    indices = torch.tensor(order) + len(train) - 10  # ten of each part
+    images, labels = DIGITS.all_training.batch(indices)
+    assert torch.equal(labels, torch.cat([train.labels, held_out.labels])[indices])
+    shown = torch.cat(
+        [
+            train.batch(torch.arange(len(train) - 10, len(train)))[0],
+            held_out.batch(torch.arange(10))[0],
+        ]
+    )
+    assert torch.equal(images, shown[torch.tensor(order)])
 
 
 def test_another_seed_holds_out_others_but_never_touches_the_test_set():
