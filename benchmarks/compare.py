@@ -1,10 +1,12 @@
 """One network by several methods within the same budgets, by the same recipe: accuracy on the test
 set beside measured speedup.
 
-The runs are those of `pruner compare` with its defaults: it continues where it was interrupted, and
-grows by methods, budgets and seeds. Nothing else may run when one of them is timed at its end.
+The runs are those of `pruner compare`, with 30 epochs where nothing else is said: it continues where
+it was interrupted, and grows by methods, budgets and seeds. Nothing else may run when one of them is
+timed at its end.
 
-    python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --depth --speedup 2
+    python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --speedup 2 \\
+      --method lap --depth
 """
 
 from __future__ import annotations
