@@ -1,8 +1,8 @@
 """One network by several methods within the same budgets, by the same recipe: accuracy on the test
 set beside measured speedup.
 
-The runs are those of `pruner compare`, with 30 epochs where nothing else is said: it continues where
-it was interrupted, and grows by methods, budgets and seeds. Nothing else may run when one of them is
+The runs are those of `pruner compare`, with 30 epochs by default: it continues where it was
+interrupted, and grows by methods, budgets and seeds. Nothing else may run when one of them is
 timed at its end.
 
     python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --speedup 2 \\
