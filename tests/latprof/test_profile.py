@@ -68,6 +68,22 @@ def test_a_finished_profile_is_not_measured_again(tmp_path):
     assert (tmp_path / "t" / "tiny.jsonl").read_bytes() == content
 
 
+def test_runs_judged_by_another_model_keep_the_date_of_their_measuring(tmp_path, monkeypatch):
+    first = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    table = LatencyTable.open(tmp_path / "t")
+    former = {"measured_at": "2020-01-01T00:00:00+00:00", "peak_memory_bytes": 7, "rmspe": 9.0}
+    earlier = [v.model_copy(update=former) for v in (first.menu, first.any)]
+    table.append("tiny", earlier)  # as a former model judged, long ago
+    again = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    for now, measured, old in zip(
+        (again.menu, again.any), (first.menu, first.any), earlier, strict=True
+    ):
+        assert now.rmspe == measured.rmspe
+        assert (now.measured_at, now.peak_memory_bytes) == (old.measured_at, 7)
+        assert now.measuring_s == old.measuring_s
+    assert LatencyTable.open(tmp_path / "t").validation("tiny", "any") == again.any
+
+
 def test_an_interrupted_profile_continues_with_what_is_missing(tmp_path, monkeypatch):
     real, calls = journey.Bench.measure, []
 
