@@ -171,6 +171,9 @@ def prune(
         bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
     ] = True,
     depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
+    widths: Annotated[
+        bool, typer.Option(help="Whether layers may become narrower; if not, only blocks go.")
+    ] = True,
     reward: Annotated[
         str, typer.Option(help=f"Of ddpg, td3, sac and cma: {', '.join(REWARDS)}.")
     ] = "error_sensitivity",
@@ -199,9 +202,9 @@ def prune(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
         data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
         ranking=ranking, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
-        reward=reward, agent=agent, actions=actions, sensitivity=sensitivity, episodes=episodes,
-        epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing, distill=distill,
-        patience=patience, seed=seed,
+        widths=widths, reward=reward, agent=agent, actions=actions, sensitivity=sensitivity,
+        episodes=episodes, epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
+        distill=distill, patience=patience, seed=seed,
     )  # fmt: skip
     with _interruptible(out), _progress() as bar:
         result = run_prune(settings, out, _Stages(bar))

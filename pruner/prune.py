@@ -123,7 +123,10 @@ class Journey:
     def latency(self) -> LatencyModel:
         """What the table predicts; offered are only widths at the right edges of its steps."""
         measured = LatencyModel.load(self.trace.network, self.settings.table)
-        return measured.with_menu(Staircase(measured).menu())
+        menu = Staircase(measured).menu()
+        if not self.settings.widths:
+            menu = menu.with_menu({group.name: (group.width,) for group in menu.groups})
+        return measured.with_menu(menu)
 
     @property
     def budget_s(self) -> float:

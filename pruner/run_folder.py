@@ -16,6 +16,7 @@ from pruner.errors import RunError
 
 THOMPSON = "thompson"
 OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
+WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
 
 
 class Settings(BaseModel):
@@ -35,6 +36,7 @@ class Settings(BaseModel):
     regenerate: Annotated[float, Field(ge=0, le=1)] = 0.5
     reconstruct: bool = True
     depth: bool = False
+    widths: bool = True
     reward: str = "error_sensitivity"
     agent: str = THOMPSON
     actions: str = "widths"
@@ -98,6 +100,14 @@ class Settings(BaseModel):
                 raise ValueError(
                     f"{who} has no use for {name}; lap with the agent ddpg, td3, sac or cma has"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _leaves_something_to_decide(self):
+        if not self.widths and not self.depth:
+            raise ValueError("with --no-widths only blocks may go: give --depth too")
+        if not self.widths and self.method in WIDTHS_ONLY:
+            raise ValueError(f"{self.method} decides widths only; --no-widths leaves it nothing")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import torch
 from latprof import cli as latprof_cli
 from latprof.show import print_validations
 from lookup_tables.device import Device
-from lookup_tables.network import Network
+from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
@@ -186,6 +186,29 @@ def test_with_depth_blocks_are_cut_out_and_the_run_is_loaded_again(
     assert model(x).shape == (4, 10)
     accuracy = result["accuracy"]
     assert accuracy["exported"] == pytest.approx(accuracy["fine_tuned"], abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["lap", "amc", "greedy", "knapsack", "random"])
+def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, method):
+    options = prune_arguments(workshop, tmp_path / "run", method=method, epochs=0)
+    assert pruner("prune", *options, "--depth", "--no-widths", "--json") == 0
+    made = Architecture.load(tmp_path / "run" / "architecture.json")
+    net = Network.load(workshop / "small_resnet.json")
+    assert made.removed
+    assert net.widths(made) == net.widths(net.dense)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(["--no-widths"], "give --depth too"),
+     (["--no-widths", "--depth", "--method", "uniform"], "uniform decides widths only")],
+)  # fmt: skip
+def test_a_run_without_anything_to_decide_is_refused(
+    workshop, tmp_path, pruner, capsys, options, says
+):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run"), *options) == 1
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_loaded_and_evaluated(workshop, tmp_path, pruner, capsys):
