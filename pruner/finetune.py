@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,6 +56,29 @@ Report = Callable[[int, int, str], None]  # step, of how many, what now
 
 
 @dataclass(slots=True)
+class Epoch:
+    """What training saw in one pass: means over its steps, each before its own update.
+
+    `loss` is the whole of it, distillation included; `accuracy` is of augmented training images,
+    and `held_out` is known where a patience asks for it.
+    """
+
+    number: int
+    steps: int = 0
+    loss: float = 0.0
+    accuracy: float = 0.0
+    seconds: float = 0.0
+    held_out: float | None = None
+
+    def add(self, loss: float, accuracy: float, seconds: float) -> None:
+        """One more step."""
+        self.steps += 1
+        self.loss += (loss - self.loss) / self.steps
+        self.accuracy += (accuracy - self.accuracy) / self.steps
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
 class _Plateau:
     """The best epoch on held-out images so far."""
 
@@ -77,11 +101,11 @@ def fine_tune(
     teacher: nn.Module | None = None,
     report: Report = lambda step, total, text: None,
     held_out: Images | None = None,
-) -> None:
+) -> list[Epoch]:
     """Train `model` in place; with a checkpoint path, continue from it and save to it.
 
-    `held_out` is needed for a recipe with patience. Raises RunError if the checkpoint is of another
-    training.
+    Returns what every epoch saw, those before an interruption included. `held_out` is needed for a
+    recipe with patience. Raises RunError if the checkpoint is of another training.
     """
     if recipe.patience and held_out is None:
         raise RunError("a patience needs held-out images to judge by; leave it at 0")
@@ -89,6 +113,7 @@ def fine_tune(
         training = _Training(model, images, recipe, checkpoint, teacher, here)
         training.run(report, held_out)
     model.eval()
+    return training.epochs
 
 
 class _Training:
@@ -105,21 +130,24 @@ class _Training:
         folded = long and teacher is not None
         self.run_teacher = compiled(teacher, frozen=True) if folded else teacher
         self.plateau = _Plateau()
+        self.epochs: list[Epoch] = []
         self.step = self._restore()
 
     def run(self, report: Report, held_out: Images | None) -> None:
         smoothed_loss = None
         while self.step < self.total and not self._over():
-            epoch = self.step // self.steps_each
-            loss = self._learn()
+            epoch, start_s = self._epoch(), time.perf_counter()
+            loss, right = self._learn()
+            epoch.add(loss, right, time.perf_counter() - start_s)
             self.step += 1
             smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
             ended = self.step % self.steps_each == 0
             if ended and self.recipe.patience:
-                self.plateau.see(self.model, accuracy(self.model, held_out, fast=True))
+                epoch.held_out = accuracy(self.model, held_out, fast=True)
+                self.plateau.see(self.model, epoch.held_out)
             if self.checkpoint and (self.step % SAVE_EVERY == 0 or self.step == self.total):
                 self._save()
-            text = f"epoch {epoch + 1} of {self.recipe.epochs}, loss {smoothed_loss:.3f}"
+            text = f"epoch {epoch.number} of {self.recipe.epochs}, loss {smoothed_loss:.3f}"
             report(self.step, self.total, text)
         if self.plateau.weights:
             self.model.load_state_dict(self.plateau.weights)
@@ -127,8 +155,15 @@ class _Training:
     def _over(self) -> bool:
         return 0 < self.recipe.patience <= self.plateau.waited
 
-    def _learn(self) -> float:
-        """One step; the loss before it."""
+    def _epoch(self) -> Epoch:
+        """The one that the next step belongs to."""
+        number = self.step // self.steps_each + 1
+        if not self.epochs or self.epochs[-1].number != number:
+            self.epochs.append(Epoch(number))
+        return self.epochs[-1]
+
+    def _learn(self) -> tuple[float, float]:
+        """One step; the loss before it, and the share of its images that were right."""
         recipe, here = self.recipe, self.here
         epoch, position = divmod(self.step, self.steps_each)
         order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch))
@@ -145,7 +180,8 @@ class _Training:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(loss.detach())
+        right = (outputs.detach().argmax(dim=1) == labels).float().mean()
+        return float(loss.detach()), float(right)
 
     def _loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         recipe = self.recipe
@@ -174,6 +210,7 @@ class _Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "plateau": {name: getattr(self.plateau, name) for name in _Plateau.__slots__},
+            "epochs": [asdict(epoch) for epoch in self.epochs],
             "step": self.step,
             "made_by": self._made_by,
         }
@@ -196,6 +233,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.plateau = _Plateau(**state["plateau"])
+        self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]
         return state["step"]
 
 

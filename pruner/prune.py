@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -286,7 +286,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         seed=settings.seed,
     )
     judged = settings.patience > 0  # by held-out images, which are then not trained on
-    fine_tune(
+    epochs = fine_tune(
         model,
         journey.data.train if judged else journey.data.all_training,
         recipe,
@@ -295,6 +295,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         lambda step, total, text: journey.report("fine-tune", step, total, text),
         journey.data.held_out,
     )
+    write_json(run.training, [asdict(epoch) for epoch in epochs])
     save_weights(model, run.weights)
     run.checkpoint.unlink(missing_ok=True)
     return model
@@ -381,6 +382,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         "bought": bought(latency, architecture),
         "parameters": {"dense": _count(journey.dense), "pruned": _count(model)},
         "export_difference": difference,
+        "training": json.loads(run.training.read_text()) if run.training.exists() else [],
         "seconds": run.seconds_spent(),
         "device": latency.device.model_dump(exclude_none=True),
         "settings": run.settings.model_dump(),

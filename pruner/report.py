@@ -17,6 +17,9 @@ th:first-child, td:first-child { text-align: left; }
 .bar { display: inline-block; height: .7em; background: #4a8; }
 .was { background: #8886; }
 .scroll { overflow-x: auto; }
+svg { width: 100%; height: auto; font-size: 12px; fill: currentColor; }
+polyline { fill: none; stroke-width: 2; }
+.loss { stroke: #4a8; } .right { stroke: #58c; } .held-out { stroke: #c74; }
 """
 
 
@@ -30,6 +33,7 @@ def write_report(
         _table(*result_rows(result)),
         "<h2>Layer by layer</h2>",
         _layers(latency, architecture),
+        *_training(result["training"]),
         "<h2>How it was made</h2>",
         _table(["setting", "value"], [[k, str(v)] for k, v in result["settings"].items()]),
         f"<p>commit {html.escape(str(result['commit']))}</p>",
@@ -89,6 +93,35 @@ def _layers(latency: LatencyModel, architecture: Architecture) -> str:
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))
     heading = ["layer", "dense", "pruned", "dense µs", "pruned µs", "grey: dense, green: pruned"]
     return _rows(heading, rows)
+
+
+def _training(epochs: list[dict]) -> list[str]:
+    """The course of fine-tuning, if there was any: loss and accuracies, epoch by epoch."""
+    if not epochs:
+        return []
+    curves = {
+        "loss": ("loss", [epoch["loss"] for epoch in epochs]),
+        "right": ("training images right", [epoch["accuracy"] for epoch in epochs]),
+        "held-out": ("held-out images right", [epoch["held_out"] for epoch in epochs]),
+    }
+    width, height = 720, 90
+    parts = []
+    for kind, (name, values) in curves.items():
+        if None in values:
+            continue
+        low, high = min(values), max(values)
+        x = [width * (i + 0.5) / len(values) for i in range(len(values))]
+        y = [height - 5 - (height - 10) * (v - low) / (high - low or 1.0) for v in values]
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+        form = ".3f" if kind == "loss" else ".1%"
+        said = f"{name}: {values[0]:{form}} → {values[-1]:{form}} ({low:{form}} … {high:{form}})"
+        parts.append(
+            f"<p>{said}</p><svg viewBox='0 0 {width} {height}' role='img' aria-label='{said}'>"
+            f"<polyline class='{kind}' points='{points}'/></svg>"
+        )
+    spent = sum(epoch["seconds"] for epoch in epochs)
+    parts.append(f"<p>{len(epochs)} epochs, {spent / 60:.1f} minutes in training steps</p>")
+    return ["<h2>Fine-tuning, epoch by epoch</h2>", *parts]
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

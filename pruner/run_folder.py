@@ -142,6 +142,7 @@ class RunFolder:
         self.search_log = path / "search.jsonl"
         self.architecture = path / "architecture.json"
         self.checkpoint = path / "checkpoint.pt"
+        self.training = path / "training.json"
         self.cut_weights = path / "cut.safetensors"
         self.weights = path / "model.safetensors"
         self.onnx = path / "model.onnx"
@@ -209,7 +210,7 @@ class RunFolder:
             raise RunError(f"{path}/settings.json: {detail['loc']}: {detail['msg']}") from None
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict | list) -> None:
     """Write a JSON file whole or not at all."""
     write_whole(path, json.dumps(content, indent=1) + "\n")
 

@@ -92,6 +92,9 @@ def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     report = (tmp_path / "run" / "report.html").read_text()
     assert "http" not in report
     assert "layer1.0.conv1" in report
+    (epoch,) = result["training"]
+    assert epoch["steps"] == len(load_data("digits").all_training) // 128
+    assert "<polyline class='loss'" in report
 
 
 def test_a_budget_close_to_the_dense_network_still_gets_one_that_is_surely_faster(

@@ -12,10 +12,12 @@ DATA = load_data("digits")
 RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
 
 
-def trained(checkpoint=None, report=lambda *_: None, recipe=RECIPE, teacher=None):
+def trained(checkpoint=None, report=lambda *_: None, recipe=RECIPE, teacher=None, epochs=None):
     torch.manual_seed(0)
     model = tiny_resnet()
-    fine_tune(model, DATA.train, recipe, checkpoint, teacher, report)
+    seen = fine_tune(model, DATA.train, recipe, checkpoint, teacher, report)
+    if epochs is not None:
+        epochs.extend(seen)
     return model
 
 
@@ -32,7 +34,8 @@ def test_a_few_epochs_teach_the_digits():
 @pytest.mark.parametrize("at_step", [3, 11])
 def test_interrupted_training_continues_to_the_same_weights(tmp_path, monkeypatch, at_step):
     monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
-    whole = trained()
+    in_one_go = []
+    whole = trained(epochs=in_one_go)
 
     def interrupt(step, total, text):
         if step == at_step:
@@ -40,10 +43,23 @@ def test_interrupted_training_continues_to_the_same_weights(tmp_path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "c.pt", interrupt)
-    steps = []
-    continued = trained(tmp_path / "c.pt", lambda step, *_: steps.append(step))
+    steps, epochs = [], []
+    continued = trained(tmp_path / "c.pt", lambda step, *_: steps.append(step), epochs=epochs)
     assert steps[0] == at_step // 2 * 2 + 1
     assert same(whole, continued)
+    assert [(e.number, e.loss, e.accuracy) for e in epochs] == [
+        (e.number, e.loss, e.accuracy) for e in in_one_go
+    ]
+
+
+def test_every_epoch_says_what_it_saw_and_the_last_ones_saw_more_right():
+    epochs = []
+    trained(recipe=Recipe(epochs=5, batch=64, rate=0.1), epochs=epochs)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4, 5]
+    assert {epoch.steps for epoch in epochs} == {len(DATA.train) // 64}
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].accuracy > epochs[0].accuracy
+    assert all(epoch.seconds > 0 and epoch.held_out is None for epoch in epochs)
 
 
 def test_another_seed_trains_otherwise():
