@@ -3,7 +3,7 @@
     python -m benchmarks.figures          rewrites them in README.md
     python -m benchmarks.figures --check  ends with code 1 if they differ from the results
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; NAME is a function's below.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; NAME is one of MAKERS.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -132,16 +133,16 @@ def repeatability() -> Iterator[Row]:
             ]
 
 
-def compare() -> Iterator[Row]:
-    """ResNet-56 on CIFAR-10 by each method, beside smaller members of the family."""
-    rows = [row for row in _read("compare_resnet56")["rows"] if row.get("measured")]
+def compare(model: str) -> Iterator[Row]:
+    """A network on CIFAR-10 by each method, beside smaller members of its family."""
+    rows = [row for row in _read(f"compare_{model}")["rows"] if row.get("measured")]
     yield [
         "method", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
         "search", "fine-tuning",
     ]  # fmt: skip
     dense = next(row["dense_accuracy"] for row in rows if "dense_accuracy" in row)
     yield ["dense", "", "1.00×", "", f"**{_percent(dense, 2)}**", "", ""]
-    for row in sorted(rows, key=lambda row: row["measured"]):
+    for row in sorted(rows, key=lambda row: (row["asked"] or row["measured"], -row["accuracy"])):
         measured = f"**{row['measured']:.2f}×**"
         measured += f" ({row['measured_low']:.2f} … {row['measured_high']:.2f})"
         accuracy = f"**{_percent(row['accuracy'], 2)}**"
@@ -200,7 +201,10 @@ def _three(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
-MAKERS = (table_error, latency_error, revalidate, repeatability, anchors, regret, compare)
+MAKERS = {
+    make.__name__: make
+    for make in (table_error, latency_error, revalidate, repeatability, anchors, regret)
+} | {f"compare_{model}": partial(compare, model) for model in ("resnet56", "resnet20")}
 
 
 def markdown(rows: Iterator[Row]) -> str:
@@ -211,10 +215,9 @@ def markdown(rows: Iterator[Row]) -> str:
 
 def renewed(text: str) -> str:
     """The README with its tables as the results have them now."""
-    makers = {make.__name__: make for make in MAKERS}
 
     def replace(match: re.Match) -> str:
-        return f"{match[1]}\n{markdown(makers[match[2]]())}{match[3]}"
+        return f"{match[1]}\n{markdown(MAKERS[match[2]]())}{match[3]}"
 
     return re.sub(r"(<!-- figures: (\w+) -->)\n.*?(<!-- end -->)", replace, text, flags=re.DOTALL)
 
