@@ -102,7 +102,7 @@ ifdef WEIGHTS_DIR
 	$(BIN)/python -m benchmarks.learning_rate --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \
-	  --rate 0.05 --method lap --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --out runs/compare_resnet56 \
+	  --method lap --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --out runs/compare_resnet56 \
 	  --member resnet44=93.10% --member resnet32=92.63% --member resnet20=$(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 1.5 --epochs 10 \
 	  --model resnet20 --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th --out runs/compare_resnet20 \

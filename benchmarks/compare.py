@@ -20,7 +20,6 @@ import typer
 from benchmarks.pruning import DataDir, Table, Weights, settings
 from benchmarks.results import save
 from pruner.compare import Member, compare
-from pruner.run_folder import Settings
 
 LOCAL = ("folder", "source")  # true of this machine only
 
@@ -37,12 +36,11 @@ def main(
     depth: bool = False,
     episodes: int = 300,
     epochs: int = 30,
-    rate: float = Settings.model_fields["rate"].default,
     out: Path = Path("runs/compare"),
 ) -> None:
     base = settings(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
-        epochs=epochs, rate=rate,
+        epochs=epochs,
     )  # fmt: skip
     members = [Member.parse(text) for text in member or []]
     found = compare(base, method, speedup, seed or [0], members, out, _say)

@@ -1,8 +1,8 @@
 """Which highest learning rate fine-tunes best, in a training as short as users afford.
 
 The architecture is the knapsack's within the budget, cut and reconstructed as always; only the rate
-differs. Accuracies are on held-out training images. (Published weights have seen those: what a rate
-keeps of them counts here, too.)
+differs. Accuracies are on held-out training images: the dense weights must not have seen those, as
+published ones have, or low rates look better than they are (`docs/decisions/fine-tuning.md`).
 
     python -m benchmarks.learning_rate --weights FILE --data-dir FOLDER --table FOLDER
 """

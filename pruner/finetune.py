@@ -38,7 +38,7 @@ class Recipe:
 
     epochs: int = 2
     batch: int = 128
-    rate: float = 0.02
+    rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warm_up: float = 0.1  # share of all steps, at most one epoch

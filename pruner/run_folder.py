@@ -44,7 +44,7 @@ class Settings(BaseModel):
     episodes: Annotated[int, Field(ge=1)] = 300
     epochs: Annotated[int, Field(ge=0)] = 40
     batch: Annotated[int, Field(ge=1)] = 128
-    rate: Annotated[float, Field(gt=0)] = 0.02
+    rate: Annotated[float, Field(gt=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     patience: Annotated[int, Field(ge=0)] = 0
