@@ -11,16 +11,20 @@ from pruner.task import Task
 
 
 def search_uniform(task: Task, settings: SearchSettings) -> None:
-    """The widest uniform share of every group that meets the budget; one evaluation."""
+    """The widest uniform share of every group that meets the budget; one evaluation.
+
+    Menus are coarse: what is left of the budget is spent as the other methods spend it, so that
+    networks of equal latency are compared.
+    """
     completion = Completion(task.latency)
     completion.require(task.budget_s, task.score)
     shares = sorted({width / menu[-1] for menu in completion.menus for width in menu}, reverse=True)
     for share in shares:
-        architecture = completion.architecture(
-            [int(np.abs(np.array(menu) / menu[-1] - share).argmin()) for menu in completion.menus]
-        )
-        if task.latency.latency_s(architecture) <= task.budget_s:
-            task.score(architecture)
+        positions = [
+            int(np.abs(np.array(menu) / menu[-1] - share).argmin()) for menu in completion.menus
+        ]
+        if completion.latency_s([positions])[0] <= task.budget_s:
+            task.score(completion.architecture(completion.spend(positions, task.budget_s)))
             return
     # Uniform shares round to widths that are too slow: the fastest network is all that is left.
     task.score(completion.fastest())

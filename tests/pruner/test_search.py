@@ -294,8 +294,13 @@ def test_a_broken_search_log_is_named(resnet_latency, tmp_path):
         SearchLog(tmp_path / "log.jsonl", wide_is_good, resnet_latency)
 
 
-def test_uniform_takes_the_widest_share_that_fits(latency, tmp_path):
+def test_uniform_takes_the_widest_share_that_fits_and_spends_the_rest(latency, tmp_path):
     log = run_method("uniform", latency, tmp_path / "log.jsonl")
     ((_, found),) = log.ranked()
     shares = {w / CHAIN.group[name].width for name, w in found.widths.items()}
-    assert shares == {0.5}
+    assert min(shares) >= 0.5  # a share of a half fits, the next one does not
+    completion = Completion(latency)
+    half = [int(np.argmin(np.abs(np.array(m) / m[-1] - 0.5))) for m in completion.menus]
+    spent = completion.spend(half, latency.dense_s / 1.6)
+    assert found == completion.architecture(spent)
+    assert completion.spend(spent, latency.dense_s / 1.6) == spent
