@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lookup_tables.surface import ChannelStep, Surface, find_step
@@ -77,11 +77,15 @@ def test_a_few_points_on_one_grid_tell_nothing_about_steps():
     assert find_step([]) == ChannelStep(1, 1)
 
 
-@given(st.integers(16, 64), st.integers(8, 64))
-@settings(deadline=None, max_examples=60)
-def test_knowing_the_step_odd_widths_are_predicted_from_other_odd_widths(i, o):
-    surface = Surface(measured(120), AVX512)
-    assert ask(surface, i, o)[0] == pytest.approx(blocked(i, o), rel=0.25)
+def test_knowing_the_step_odd_widths_are_predicted_from_other_odd_widths():
+    i, o = (axis.ravel() for axis in np.meshgrid(range(16, 65), range(8, 65)))
+    truth = np.array([blocked(*widths) for widths in zip(i.tolist(), o.tolist(), strict=True)])
+    points = measured(120)
+    errors = Surface(points, AVX512)(i, o)[0] / truth - 1
+    without = Surface(points)(i, o)[0] / truth - 1
+    assert np.sqrt(np.mean(errors**2)) < 0.08
+    assert np.abs(errors).max() < 0.4  # some on a step's edge have no neighbour that was measured
+    assert np.sqrt(np.mean(errors**2)) < np.sqrt(np.mean(without**2)) / 3
 
 
 def test_a_whole_table_of_answers_agrees_with_answers_one_by_one():
