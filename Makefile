@@ -99,14 +99,13 @@ ifdef WEIGHTS_DIR
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
-	$(BIN)/python -m benchmarks.learning_rate --data-dir $(DATA_DIR) --table $(TABLE) \
-	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \
 	  --method lap --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --out runs/compare_resnet56 \
 	  --member resnet44=93.10% --member resnet32=92.63% --member resnet20=$(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 1.5 --epochs 10 \
 	  --model resnet20 --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th --out runs/compare_resnet20 \
-	  $(addprefix --method ,lap amc greedy knapsack magnitude uniform random lap:depth=false lap:widths=false)
+	  $(addprefix --method ,lap amc greedy knapsack magnitude uniform random lap:depth=false lap:widths=false \
+	    lap:rate=0.02 lap:epochs=30)
 endif
 
 picture: setup ## Draw the README's picture from the committed tables
