@@ -233,7 +233,7 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.plateau = _Plateau(**state["plateau"])
-        self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]
+        self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]  # none in former ones
         return state["step"]
 
 

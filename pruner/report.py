@@ -17,7 +17,7 @@ th:first-child, td:first-child { text-align: left; }
 .bar { display: inline-block; height: .7em; background: #4a8; }
 .was { background: #8886; }
 .scroll { overflow-x: auto; }
-svg { width: 100%; height: auto; font-size: 12px; fill: currentColor; }
+svg { width: 100%; height: auto; }
 polyline { fill: none; stroke-width: 2; }
 .loss { stroke: #4a8; } .right { stroke: #58c; } .held-out { stroke: #c74; }
 """
@@ -99,29 +99,31 @@ def _training(epochs: list[dict]) -> list[str]:
     """The course of fine-tuning, if there was any: loss and accuracies, epoch by epoch."""
     if not epochs:
         return []
-    curves = {
-        "loss": ("loss", [epoch["loss"] for epoch in epochs]),
-        "right": ("training images right", [epoch["accuracy"] for epoch in epochs]),
-        "held-out": ("held-out images right", [epoch["held_out"] for epoch in epochs]),
-    }
-    width, height = 720, 90
-    parts = []
-    for kind, (name, values) in curves.items():
-        if None in values:
-            continue
-        low, high = min(values), max(values)
-        x = [width * (i + 0.5) / len(values) for i in range(len(values))]
-        y = [height - 5 - (height - 10) * (v - low) / (high - low or 1.0) for v in values]
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-        form = ".3f" if kind == "loss" else ".1%"
-        said = f"{name}: {values[0]:{form}} → {values[-1]:{form}} ({low:{form}} … {high:{form}})"
-        parts.append(
-            f"<p>{said}</p><svg viewBox='0 0 {width} {height}' role='img' aria-label='{said}'>"
-            f"<polyline class='{kind}' points='{points}'/></svg>"
-        )
     spent = sum(epoch["seconds"] for epoch in epochs)
-    parts.append(f"<p>{len(epochs)} epochs, {spent / 60:.1f} minutes in training steps</p>")
-    return ["<h2>Fine-tuning, epoch by epoch</h2>", *parts]
+    parts = [
+        "<h2>Fine-tuning, epoch by epoch</h2>",
+        _curve("loss", "loss", [epoch["loss"] for epoch in epochs], ".3f"),
+        _curve("right", "training images right", [epoch["accuracy"] for epoch in epochs], ".1%"),
+        f"<p>{len(epochs)} epochs, {spent / 60:.1f} minutes in training steps</p>",
+    ]
+    held_out = [epoch["held_out"] for epoch in epochs]
+    if None not in held_out:
+        parts.insert(-1, _curve("held-out", "held-out images right", held_out, ".1%"))
+    return parts
+
+
+def _curve(style: str, name: str, values: list[float], form: str) -> str:
+    """A line over epochs from the lowest to the highest value, and in words what it shows."""
+    width, height = 720, 90
+    low, high = min(values), max(values)
+    x = [width * (i + 0.5) / len(values) for i in range(len(values))]
+    y = [height - 5 - (height - 10) * (v - low) / (high - low or 1.0) for v in values]
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    said = f"{name}: {values[0]:{form}} → {values[-1]:{form}} ({low:{form}} … {high:{form}})"
+    return (
+        f"<p>{said}</p><svg viewBox='0 0 {width} {height}' role='img' aria-label='{said}'>"
+        f"<polyline class='{style}' points='{points}'/></svg>"
+    )
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

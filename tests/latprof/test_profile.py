@@ -68,7 +68,7 @@ def test_a_finished_profile_is_not_measured_again(tmp_path):
     assert (tmp_path / "t" / "tiny.jsonl").read_bytes() == content
 
 
-def test_runs_judged_by_another_model_keep_the_date_of_their_measuring(tmp_path, monkeypatch):
+def test_runs_judged_by_another_model_keep_the_date_of_their_measuring(tmp_path):
     first = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     table = LatencyTable.open(tmp_path / "t")
     former = {"measured_at": "2020-01-01T00:00:00+00:00", "peak_memory_bytes": 7, "rmspe": 9.0}
