@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,8 +13,6 @@ from typing import Annotated
 
 import onnx
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from latprof.compare import compare as compare_files
 from latprof.compare import require_batch
@@ -24,6 +21,22 @@ from latprof.detect import SEARCHES, Usage, gpus, this_device
 from latprof.errors import DeviceNotHere, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
+from latprof.options import (
+    ArchitectureOption,
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    NetworkOption,
+    PrecisionOption,
+    SamplesOption,
+    SeedOption,
+    TableOption,
+    ThreadsOption,
+    open_here,
+    progress,
+    seconds,
+    share,
+)
 from latprof.profile import SAMPLES, Goal, expected_s
 from latprof.profile import profile as run_profile
 from latprof.repeat import repeat as run_repeat
@@ -49,22 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure a device once, into a latency table that pruning reads offline.",
 )
-console = Console(stderr=True)
-
-NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
-TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
-DeviceOption = Annotated[
-    str, typer.Option(help="This machine's `cpu` or `cuda`, or the hardware's name.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
-SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to validate on.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
-ArchitectureOption = Annotated[
-    Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')
-]
 
 
 def main() -> None:
@@ -178,7 +175,7 @@ def profile(
         _print_plan(loaded, target, levels, goal, folder)
         return
     try:
-        with _progress() as bar:
+        with progress() as bar:
             task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
             result = run_profile(
                 loaded,
@@ -212,9 +209,9 @@ def validate(
     json_: JsonOption = False,
 ) -> None:
     """Measure unseen architectures and report the table's error; changes nothing."""
-    opened = _open_here(table)
+    opened = open_here(table)
     loaded = Network.load(network)
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task(f"validating {loaded.name}", total=samples, text="")
         result = run_validate(
             loaded,
@@ -353,11 +350,11 @@ def repeat(
     json_: JsonOption = False,
 ) -> None:
     """Rebuild a table in fresh processes and report how well it repeats."""
-    opened = _open_here(table)
+    opened = open_here(table)
     loaded = Network.load(network)
     folder = out or table / "repeats"
     options = ["--samples", str(samples), *(["--budget", budget] if budget else [])]
-    with _progress() as bar:
+    with progress() as bar:
         task = bar.add_task(f"repeating {loaded.name}", total=times, text="")
         result = run_repeat(
             loaded, opened, times, folder, options, network,
@@ -429,7 +426,7 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
-    device = _open_here(table).device if table else this_device("cpu", Usage(threads))
+    device = open_here(table).device if table else this_device("cpu", Usage(threads))
     if table:
         for path in (dense, pruned):
             require_batch(path, device.batch)
@@ -449,23 +446,6 @@ def compare(
         f"{answer['dense_ms']:.3f} ms → {answer['latency_ms']:.3f} ms: {result.speedup:.3f}× "
         f"({result.speedup_low:.3f} … {result.speedup_high:.3f}) over {result.pairs} pairs"
     )
-
-
-def share(text: str) -> float:
-    """The share that 2% or 0.02 stands for; raises OptionError outside 0 … 1."""
-    match = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", text.strip())
-    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
-    if not 0 < value < 1:
-        raise OptionError(f"--error {text!r}: expected a share such as 2% or 0.02")
-    return value
-
-
-def seconds(text: str) -> float:
-    """Seconds of a duration such as 90, 90s, 3m or 1.5h; raises OptionError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    if not match or float(match[1]) == 0:
-        raise OptionError(f"--budget {text!r}: expected a duration such as 90s, 3m or 1h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def _network_or_onnx(network: str | None, file: Path | None) -> Network:
@@ -497,28 +477,6 @@ def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -
     print(
         f"{file} itself takes {1 / result.speedup:.3f}× of the network that was profiled in its "
         f"place; as a network file: {network_file}"
-    )
-
-
-def _open_here(folder: Path) -> LatencyTable:
-    """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
-    table = LatencyTable.open(folder)
-    wanted = table.device
-    asked = "cpu" if wanted.kind == "cpu" else wanted.processor
-    device = this_device(asked, Usage.of(wanted))
-    device.require(wanted, f"table {folder} ({wanted.name})")
-    return table
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-        console=console,
     )
 
 

@@ -1,0 +1,71 @@
+"""What the commands of `latprof` have in common: options, how they are read, progress."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from latprof.detect import Usage, this_device
+from latprof.errors import OptionError
+from lookup_tables.table import LatencyTable
+
+console = Console(stderr=True)
+
+NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
+TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="This machine's `cpu` or `cuda`, or the hardware's name.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
+SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to validate on.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+ArchitectureOption = Annotated[
+    Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')
+]
+
+
+def share(text: str) -> float:
+    """The share that 2% or 0.02 stands for; raises OptionError outside 0 … 1."""
+    match = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", text.strip())
+    value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < value < 1:
+        raise OptionError(f"--error {text!r}: expected a share such as 2% or 0.02")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Seconds of a duration such as 90, 90s, 3m or 1.5h; raises OptionError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match or float(match[1]) == 0:
+        raise OptionError(f"--budget {text!r}: expected a duration such as 90s, 3m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def open_here(folder: Path) -> LatencyTable:
+    """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
+    table = LatencyTable.open(folder)
+    wanted = table.device
+    asked = "cpu" if wanted.kind == "cpu" else wanted.processor
+    device = this_device(asked, Usage.of(wanted))
+    device.require(wanted, f"table {folder} ({wanted.name})")
+    return table
+
+
+def progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+    )
