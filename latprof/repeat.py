@@ -18,11 +18,11 @@ import numpy as np
 from latprof.detect import Usage
 from latprof.errors import OptionError
 from lookup_tables.device import Device
-from lookup_tables.diff import compare_tables, entry_shares, repeats_path, speedups
+from lookup_tables.diff import compare_tables, entry_shares, speedups
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import write_whole
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable
+from lookup_tables.table import LatencyTable, repeats_path
 
 Report = Callable[[int, int, str], None]
 
@@ -83,6 +83,7 @@ def repeat(
     write_whole(
         repeats_path(table.folder, network.name), json.dumps(asdict(result), indent=1) + "\n"
     )
+    table.seal(network.name)
     report(times, times, "compared")
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.files import refuse_newer, write_whole
+from lookup_tables.manifest import read_sealed
 
 FORMAT = 2
+NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]*$")
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 
@@ -25,7 +28,7 @@ class Device(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]  # its table's folder
+    name: Annotated[str, Field(pattern=NAME.pattern)]  # its table's folder
     kind: Literal["cpu", "cuda"]
     processor: str  # as the hardware reports itself
     processor_detail: dict[str, str | int] = {}  # CPU: family, model, caches; GPU: memory, SMs
@@ -77,24 +80,29 @@ class Device(BaseModel):
         """Read an identity file; raises TableError."""
         path = Path(path)
         try:
-            text = path.read_text()
-            refuse_newer(path, text, FORMAT, TableError)
-            if _format(text) < FORMAT:
-                raise TableError(
-                    f"{path}: format {_format(text)} was measured by an older method, whose "
-                    "latencies do not compare with this one's. Move the folder away and measure "
-                    "anew with `latprof profile`, or give another one with --out"
-                )
-            return cls.model_validate_json(text)
+            return cls.parse(read_sealed(path), path)
         except (FileNotFoundError, NotADirectoryError):
             raise TableError(
                 f"{path.parent} is no latency table: {path.name} is missing. Make one with "
                 "`latprof profile`, or pass --table with the folder of one you were given"
             ) from None
+
+    @classmethod
+    def parse(cls, text: bytes, where: str | Path) -> Device:
+        """From the content of an identity file; raises TableError naming `where`."""
+        refuse_newer(where, text, FORMAT, TableError)
+        if _format(text) < FORMAT:
+            raise TableError(
+                f"{where}: format {_format(text)} was measured by an older method, whose "
+                "latencies do not compare with this one's. Move the folder away and measure "
+                "anew with `latprof profile`, or give another one with --out"
+            )
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             detail = error.errors()[0]
-            where = ".".join(map(str, detail["loc"]))
-            raise TableError(f"{path}: {where}: {detail['msg']}") from None
+            field = ".".join(map(str, detail["loc"]))
+            raise TableError(f"{where}: {field}: {detail['msg']}") from None
 
     def save(self, path: str | Path) -> None:
         write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
@@ -110,7 +118,7 @@ def _flat(data: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _format(text: str) -> int:
+def _format(text: bytes) -> int:
     try:
         found = json.loads(text).get("format", FORMAT)
     except (ValueError, AttributeError):

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -22,8 +21,9 @@ import numpy as np
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
+from lookup_tables.manifest import read_sealed
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable, Run, undisturbed
+from lookup_tables.table import LatencyTable, Run, repeats_path, undisturbed
 
 BETWEEN = 0.04  # relative, of one entry between processes on a shared machine
 MEANINGFUL = 0.10  # smaller differences are never called changes
@@ -140,12 +140,7 @@ def between_processes(table: LatencyTable, network: str) -> float:
     path = repeats_path(table.folder, network)
     if not path.exists():
         return BETWEEN
-    return float(json.loads(path.read_text())["entries"]["p95_spread"])
-
-
-def repeats_path(folder: Path, network: str) -> Path:
-    """Where `latprof repeat` leaves what it found."""
-    return folder / f"{network}.repeats.json"
+    return float(json.loads(read_sealed(path))["entries"]["p95_spread"])
 
 
 def _shares(table: LatencyTable, network: Network) -> dict[LayerSpec, list[float]]:

@@ -9,15 +9,17 @@ from pathlib import Path
 from lookup_tables.errors import ContractError
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file so that a killed writer leaves the former one, or none."""
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file so that a killed writer leaves the former one, or none."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
 
 
-def refuse_newer(path: Path, text: str | bytes, known: int, error: type[ContractError]) -> None:
+def refuse_newer(
+    path: str | Path, text: str | bytes, known: int, error: type[ContractError]
+) -> None:
     """Raise `error` if a JSON object says a newer `format`.
 
     Asked before anything else is checked: another format may hold fields unknown here. What is no

@@ -32,6 +32,7 @@ from lookup_tables.layer import (
     macs,
     output_size,
 )
+from lookup_tables.manifest import read_sealed
 
 FORMAT = 1
 INPUT = "input"  # the name by which layers refer to the network's input
@@ -203,7 +204,7 @@ class Network(_Frozen):
                     "pruner trace --model FILE.py:FACTORY --out net.json, then --network net.json"
                 )
         try:
-            text = path.read_text()
+            text = read_sealed(path)
             refuse_newer(path, text, FORMAT, NetworkError)
             return cls.model_validate_json(text)
         except FileNotFoundError:

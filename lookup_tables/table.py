@@ -18,6 +18,7 @@ from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
+from lookup_tables.manifest import read_sealed, seal, unseal
 from lookup_tables.network import Architecture, Network
 
 FORMAT = 2
@@ -165,6 +166,11 @@ class LatencyTable:
         """Where a network that is not shipped lies beside its rows."""
         return self.folder / f"{network}.network.json"
 
+    def load_network(self, name: str) -> Network:
+        """The network beside its rows, or the shipped one; raises NetworkError."""
+        beside = self.network_path(name)
+        return Network.load(beside if beside.exists() else name)
+
     def networks(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.jsonl"))
 
@@ -177,7 +183,7 @@ class LatencyTable:
         if path.exists() and path.stat().st_size == size:
             return rows
         try:
-            data = path.read_bytes()
+            data = read_sealed(path)
         except FileNotFoundError:
             known = ", ".join(self.networks()) or "none yet"
             raise TableError(
@@ -239,12 +245,24 @@ class LatencyTable:
         size, known = self._read.pop(network, (0, []))
         with self.path(network).open("ab") as file:
             before = file.tell()
+            if before == 0:
+                unseal(self.folder, self.path(network).name)
             for row in rows:
                 file.write(_to_line(row))
                 file.flush()
                 os.fsync(file.fileno())
             if size == before:
                 self._read[network] = (file.tell(), [*known, *rows])
+
+    def seal(self, network: str) -> None:
+        """Record in the manifest what this network's files hold, now that they are complete."""
+        seal(self.folder, self.device.name, self.files(network))
+
+    def files(self, network: str) -> list[str]:
+        """The names of the files that this network needs and that are there."""
+        rows, beside = self.path(network), self.network_path(network)
+        paths = (self.folder / IDENTITY, rows, beside, repeats_path(self.folder, network))
+        return [path.name for path in paths if path.exists()]
 
     def drop_truncated_line(self, network: str) -> bool:
         """Remove the incomplete last line that a killed writer left; True if there was one."""
@@ -255,6 +273,11 @@ class LatencyTable:
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
         return True
+
+
+def repeats_path(folder: Path, network: str) -> Path:
+    """Where `latprof repeat` leaves what it found."""
+    return folder / f"{network}.repeats.json"
 
 
 def _to_line(row: Row) -> bytes:

@@ -5,8 +5,8 @@ import pytest
 
 from latprof.errors import OptionError
 from latprof.repeat import _as_options, repeat, repeatability
-from lookup_tables.diff import repeats_path
 from lookup_tables.network import Network
+from lookup_tables.table import repeats_path
 from tests.lookup_tables.test_diff import disturbed_copy
 from tests.toys import DEVICE, synthetic_table, tiny_network
 

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lookup_tables.diff import compare_tables, entry_shares, repeats_path
+from lookup_tables.diff import compare_tables, entry_shares
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable, Run
+from lookup_tables.table import LatencyTable, Run, repeats_path
 from tests.toys import synthetic_table
 
 NETWORK = Network.load("resnet20")
