@@ -15,7 +15,7 @@ METHOD  ?= lap
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check gpu-check format profile prune bench picture figures networks clean
+.PHONY: help setup demo test check gpu-check page-check format profile prune bench picture figures networks clean
 
 help: ## This list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,7 @@ $(VENV)/.ready: pyproject.toml
 	  { echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[cpu,pruner,dev]'
+	$(BIN)/python -m pip install -q -e '.[cpu,pruner,share,dev]'
 	@touch $@
 
 demo: setup ## Profile this CPU for a small network, prune it to a latency budget, measure
@@ -60,6 +60,10 @@ gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any w
 	  ran, skipped = int(s['tests']), int(s['skipped']); \
 	  print(f'{ran - skipped} GPU checks ran, {skipped} skipped'); \
 	  sys.exit(skipped > 0 or ran == 0)"
+
+page-check: setup ## The reports in a real browser; needs Chromium, fails without
+	$(BIN)/python -m pip install -q -e '.[browser]'
+	$(BIN)/pytest -m browser tests/browser
 
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .

@@ -28,10 +28,12 @@ from latprof.options import (
     JsonOption,
     NetworkOption,
     PrecisionOption,
+    QuietOption,
     SamplesOption,
     SeedOption,
     TableOption,
     ThreadsOption,
+    console,
     open_here,
     progress,
     seconds,
@@ -40,6 +42,15 @@ from latprof.options import (
 from latprof.profile import SAMPLES, Goal, expected_s
 from latprof.profile import profile as run_profile
 from latprof.repeat import repeat as run_repeat
+from latprof.share_cli import (
+    card_command,
+    list_command,
+    merge_command,
+    plot_command,
+    pull_command,
+    push_command,
+    verify_command,
+)
 from latprof.show import (
     difference_as_json,
     print_difference,
@@ -62,6 +73,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure a device once, into a latency table that pruning reads offline.",
 )
+
+
+@app.callback()
+def common(quiet: QuietOption = False) -> None:
+    console.quiet = quiet
 
 
 def main() -> None:
@@ -446,6 +462,15 @@ def compare(
         f"{answer['dense_ms']:.3f} ms → {answer['latency_ms']:.3f} ms: {result.speedup:.3f}× "
         f"({result.speedup_low:.3f} … {result.speedup_high:.3f}) over {result.pairs} pairs"
     )
+
+
+app.command("push")(push_command)
+app.command("pull")(pull_command)
+app.command("list")(list_command)
+app.command("verify")(verify_command)
+app.command("merge")(merge_command)
+app.command("card")(card_command)
+app.command("plot")(plot_command)
 
 
 def _network_or_onnx(network: str | None, file: Path | None) -> Network:

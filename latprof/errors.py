@@ -7,6 +7,10 @@ class OptionError(ContractError):
     """A command's option that makes no sense."""
 
 
+class PlaceError(ContractError):
+    """A shared place that cannot be reached, read or written."""
+
+
 class DeviceNotHere(ContractError):
     """A device was asked for that this machine does not have."""
 

@@ -16,6 +16,9 @@ from lookup_tables.table import LatencyTable
 
 console = Console(stderr=True)
 
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress; answers and errors only.")
+]
 NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
 TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
 DeviceOption = Annotated[

@@ -96,6 +96,14 @@ class Staircase:
             steps.append(Step(group.name, int(width), float(cost_s), edge, better))
         return steps[::-1]
 
+    def most_telling(
+        self, count: int, architecture: Architecture | None = None
+    ) -> list[tuple[ChannelGroup, list[Step]]]:
+        """The groups whose widths move the network's time most, with their steps."""
+        every = [(group, self.steps(group, architecture)) for group in self.network.groups]
+        every.sort(key=lambda pair: pair[1][0].seconds - pair[1][-1].seconds)
+        return every[:count]
+
     def menu(self) -> Network:
         """The network with the device's right edges as every group's widths.
 

@@ -1,0 +1,106 @@
+"""Two tables of one device become one: networks of both, and of the same network both's runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from latprof.validate import validation
+from lookup_tables.errors import TableError
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.table import LatencyTable, Run, Validation
+
+
+def merge(first: LatencyTable, second: LatencyTable, folder: Path) -> LatencyTable:
+    """Write a table with everything of both into a new folder; the two stay as they are.
+
+    Of a network that both hold, the second's runs become further attempts of the first's or,
+    where they were of other architectures, further runs, and the table is judged anew. Raises
+    DeviceMismatch for tables of two devices, TableError where the same network was profiled by
+    two plans.
+    """
+    first.device.require(second.device, f"table {second.folder}", writing=True)
+    if folder.exists() and any(folder.iterdir()):
+        raise TableError(f"{folder} is not empty; give --out a new folder")
+    merged = LatencyTable.create(folder, first.device)
+    for network in sorted({*first.networks(), *second.networks()}):
+        holders = [table for table in (first, second) if network in table.networks()]
+        longest = max(holders, key=lambda table: len(table.rows(network)))
+        if all(_begins(longest, holder, network) for holder in holders):
+            for name in longest.files(network):
+                shutil.copy(longest.folder / name, folder / name)
+        else:
+            _join(merged, holders, network)
+        if merged.validation(network):
+            merged.seal(network)
+    return merged
+
+
+def _begins(longer: LatencyTable, table: LatencyTable, network: str) -> bool:
+    """Whether a table's rows are the first of the longer one's."""
+    rows = table.rows(network)
+    return longer.rows(network)[: len(rows)] == rows
+
+
+def _join(merged: LatencyTable, holders: Sequence[LatencyTable], network: str) -> None:
+    plans = [holder.plan(network) for holder in holders]
+    if plans[0] != plans[1]:
+        differing = [n for n, value in plans[0] if getattr(plans[1], n) != value]
+        raise TableError(
+            f"{network}: {holders[0].path(network)} and {holders[1].path(network)} were profiled "
+            f"by two plans (other {', '.join(differing)}); keep them in two tables"
+        )
+    merged.append(network, [plans[0], *_joined_runs(holders, network)])
+    beside = holders[0].network_path(network)
+    if beside.exists():
+        shutil.copy(beside, merged.folder)
+    _judge(merged, network, [holder.validation(network) for holder in holders])
+
+
+def _joined_runs(holders: Sequence[LatencyTable], network: str) -> list[Run]:
+    """The first table's runs, then the second's: as further attempts, or under free numbers.
+
+    Runs that a profile chose while measuring have the same numbers in both, and are of other
+    architectures.
+    """
+    first, second = ([r for r in h.rows(network) if isinstance(r, Run)] for h in holders)
+    joined = {run.key: run for run in first}
+    architectures = {(run.purpose, run.run): run.architecture for run in first}
+    moved: dict[tuple[str, int], int] = {}  # the second's (purpose, run) → its number here
+    for run in second:
+        if joined.get(run.key) == run:
+            continue  # both begin with it
+        here = (run.purpose, run.run)
+        if here not in moved:
+            taken = architectures.get(here, run.architecture) != run.architecture
+            numbers = [number for purpose, number in architectures if purpose == run.purpose]
+            moved[here] = max(numbers) + 1 if taken else run.run
+            architectures.setdefault((run.purpose, moved[here]), run.architecture)
+        number = moved[here]
+        attempts = [
+            attempt for purpose, n, attempt in joined if (purpose, n) == (run.purpose, number)
+        ]
+        attempt = max(attempts, default=-1) + 1
+        renumbered = run.model_copy(update={"run": number, "attempt": attempt})
+        joined[renumbered.key] = renumbered
+    return [*joined.values()]
+
+
+def _judge(table: LatencyTable, network: str, written: Sequence[Validation | None]) -> None:
+    """The table's own error with all of its runs, as old as the older of the two."""
+    if not all(written):
+        return  # of what is not finished, `latprof profile` measures the rest and judges it
+    known = table.load_network(network)
+    model, runs = LatencyModel(known, table), table.settled_runs(known, "unseen")
+    spent_s = sum(one.measuring_s for one in written)
+    measured_at = min(one.measured_at for one in written)
+    table.append(
+        network,
+        [
+            validation(model, table, runs, widths, spent_s, "complete").model_copy(
+                update={"measured_at": measured_at}
+            )
+            for widths in ("menu", "any")
+        ],
+    )

@@ -1,0 +1,374 @@
+import functools
+import http.server
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+
+from latprof.errors import PlaceError
+from latprof.place import Place
+from latprof.share import pull, push, shared
+from lookup_tables.errors import DeviceMismatch, TableError
+from lookup_tables.manifest import MANIFEST, load_manifest
+from lookup_tables.table import LatencyTable, Validation
+from tests.toys import DEVICE, chain, synthetic_table
+
+NETWORK = chain(8, 16, 8, 8)
+OTHER = chain(8, 24, 8).model_copy(update={"name": "other"})
+
+
+def finished(folder, network=NETWORK, samples=3) -> LatencyTable:
+    table = synthetic_table(folder, network, levels=3, samples=samples)
+    judge(table, network.name)
+    return table
+
+
+def judge(table: LatencyTable, network: str) -> None:
+    table.append(
+        network,
+        [
+            Validation(
+                architectures=3, rmspe=0.01, within_5_percent=1.0, rank_correlation=1.0,
+                worst=0.02, flops_rmspe=0.1, flops_rank_correlation=0.9, interval_90=0.02,
+                measuring_s=1.0, peak_memory_bytes=1, measured_at="2026-01-01T00:00:00+00:00",
+                tool_version="0.1.0",
+            )
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def table(tmp_path):
+    return finished(tmp_path / "table")
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(str(tmp_path / "shared"))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+def test_what_is_pulled_is_what_was_pushed(table, place, tmp_path):
+    manifest, news = push(table, place)
+    assert (manifest.version, news) == (1, ["chain.jsonl", "device.json"])
+    pulled, came = pull(place, DEVICE.name, tmp_path / "here")
+    assert (pulled.version, came) == (1, ["chain.jsonl", "device.json"])
+    assert files(tmp_path / "here") == files(table.folder)
+    assert LatencyTable.open(tmp_path / "here").rows("chain") == table.rows("chain")
+
+
+def test_pushing_again_without_news_makes_no_version(table, place):
+    push(table, place)
+    manifest, news = push(table, place)
+    assert (manifest.version, news) == (1, [])
+
+
+def test_a_table_that_grew_is_a_new_version_and_the_old_one_stays(table, place, tmp_path):
+    push(table, place)
+    before = table.path("chain").read_bytes()
+    judge(table, "chain")
+    assert push(table, place)[1] == ["chain.jsonl"]
+    pull(place, DEVICE.name, tmp_path / "now")
+    pull(place, DEVICE.name, tmp_path / "then", version=1)
+    assert (tmp_path / "now" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
+    assert (tmp_path / "then" / "chain.jsonl").read_bytes() == before
+
+
+def test_an_earlier_state_of_a_table_never_replaces_a_later_one(table, place, tmp_path):
+    earlier = tmp_path / "earlier"
+    push(table, place)
+    pull(place, DEVICE.name, earlier)
+    judge(table, "chain")
+    push(table, place)
+    assert push(LatencyTable.open(earlier), place) == (shared(place)[0].manifest, [])
+
+
+def test_two_networks_of_one_device_join_in_the_place(table, place, tmp_path):
+    push(table, place)
+    push(finished(tmp_path / "second", OTHER), place)
+    assert shared(place)[0].manifest.networks() == ["chain", "other"]
+    pull(place, DEVICE.name, tmp_path / "one", networks=["other"])
+    assert LatencyTable.open(tmp_path / "one").networks() == ["other"]
+    pull(place, DEVICE.name, tmp_path / "one")
+    assert LatencyTable.open(tmp_path / "one").networks() == ["chain", "other"]
+
+
+def test_other_rows_of_the_same_network_are_refused_unless_told_to_replace(table, place, tmp_path):
+    push(table, place)
+    measured_again = finished(tmp_path / "again", samples=4)
+    with pytest.raises(TableError, match=r"chain\.jsonl: .* holds other rows.*--replace"):
+        push(measured_again, place)
+    assert push(measured_again, place, replace=True)[0].version == 2
+    with pytest.raises(TableError, match="holds other rows"):
+        pull(place, DEVICE.name, table.folder)
+    pull(place, DEVICE.name, table.folder, replace=True)
+    assert files(table.folder) == files(measured_again.folder)
+    assert LatencyTable.open(table.folder).rows("chain") == measured_again.rows("chain")
+
+
+def test_a_table_of_another_device_of_that_name_is_refused(table, place, tmp_path):
+    push(table, place)
+    other = LatencyTable.create(tmp_path / "o", DEVICE.model_copy(update={"threads": 2}))
+    other.append("chain", table.rows("chain"))
+    with pytest.raises(DeviceMismatch, match="threads: expected 2, found 1"):
+        push(other, place)
+    with pytest.raises(DeviceMismatch, match="threads"):
+        pull(place, DEVICE.name, other.folder)
+
+
+def test_an_unfinished_network_is_not_shared(place, tmp_path):
+    table = synthetic_table(tmp_path / "t", NETWORK, levels=3, samples=3)
+    with pytest.raises(TableError, match=r"not finished.*latprof profile"):
+        push(table, place)
+    assert shared(place) == []
+
+
+def test_a_file_changed_in_the_place_is_refused_naming_file_and_line(table, place, tmp_path):
+    push(table, place)
+    path = next((tmp_path / "shared").rglob("chain.jsonl"))
+    path.write_text(path.read_text().replace('"pairs":12', '"pairs":21', 1))
+    with pytest.raises(TableError, match=r"chain\.jsonl, line 2: differs from what was sealed"):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_file_that_never_arrived_in_the_place_is_named(table, place, tmp_path):
+    push(table, place)
+    next((tmp_path / "shared").rglob("chain.jsonl")).unlink()
+    with pytest.raises(TableError, match=r"chain\.jsonl is missing, though the manifest lists it"):
+        pull(place, DEVICE.name, tmp_path / "here")
+
+
+def test_a_folder_that_was_sealed_can_be_pulled_from_as_it_is(table, tmp_path):
+    table.seal("chain")
+    os.replace(table.folder, tmp_path / DEVICE.name)
+    manifest, _ = pull(Place(str(tmp_path)), DEVICE.name, tmp_path / "here")
+    assert manifest.version == 0
+    assert LatencyTable.open(tmp_path / "here").networks() == ["chain"]
+
+
+def test_a_pull_fetches_only_what_an_interrupted_one_left_missing(table, place, tmp_path):
+    push(table, place)
+    partial = tmp_path / "here.partial"
+    partial.mkdir()
+    (partial / "chain.jsonl").write_bytes(table.path("chain").read_bytes())
+    next((tmp_path / "shared").rglob("chain.jsonl")).unlink()  # it need not be read again
+    pull(place, DEVICE.name, tmp_path / "here")
+    assert files(tmp_path / "here") == files(table.folder)
+    assert not partial.exists()
+
+
+def test_a_pull_never_mixes_with_a_folder_that_is_no_table(table, place, tmp_path):
+    push(table, place)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("…")
+    with pytest.raises(TableError, match="holds something else than a table"):
+        pull(place, DEVICE.name, tmp_path / "home")
+
+
+def test_an_unknown_device_names_those_that_are_there(table, place, tmp_path):
+    push(table, place)
+    with pytest.raises(TableError, match=f"Devices there: {DEVICE.name}"):
+        pull(place, "titan_rtx", tmp_path / "here")
+
+
+def test_a_place_that_cannot_be_reached_is_an_error_of_one_line():
+    with pytest.raises(PlaceError, match=r"http://127\.0\.0\.1:9.*Check the address"):
+        shared(Place("http://127.0.0.1:9/tables"))
+    with pytest.raises(PlaceError, match="nowhere"):
+        Place("nowhere://tables")
+
+
+# -- writers that compete, and writers that die ------------------------------------------------
+
+
+def test_of_two_who_create_a_file_one_is_told(place):
+    assert place.create("a/1.json", b"first")
+    assert not place.create("a/1.json", b"second")
+    assert place.read("a/1.json") == b"first"
+    assert place.names("a") == ["1.json"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("writes", range(6))
+def test_a_push_that_dies_leaves_the_former_version_to_readers_and_can_be_repeated(
+    table, place, tmp_path, monkeypatch, writes
+):
+    push(table, place)
+    before = table.path("chain").read_bytes()
+    judge(table, "chain")
+    left = [writes]
+
+    def dying(real):
+        @functools.wraps(real)
+        def write(*arguments):
+            if left[0] == 0:
+                raise Interrupted
+            left[0] -= 1
+            return real(*arguments)
+
+        return write
+
+    dies = Place(place.url)
+    monkeypatch.setattr(dies, "write", dying(dies.write))
+    monkeypatch.setattr(dies, "create", dying(dies.create))
+    try:
+        push(table, dies)
+    except Interrupted:
+        pull(place, DEVICE.name, tmp_path / "seen")
+        seen = (tmp_path / "seen" / "chain.jsonl").read_bytes()
+        assert seen in (before, table.path("chain").read_bytes())
+    push(table, place)
+    pull(place, DEVICE.name, tmp_path / "after")
+    assert (tmp_path / "after" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
+
+
+def _push_networks(url, folder, names):
+    table = LatencyTable.open(folder)
+    for name in names:
+        push(table, Place(url), [name])
+
+
+def test_writers_that_push_at_once_lose_nothing_of_each_other(place, tmp_path):
+    names = [f"net{i}" for i in range(6)]
+    folders = []
+    for half in (names[:3], names[3:]):
+        for name in half:
+            finished(tmp_path / half[0], NETWORK.model_copy(update={"name": name}))
+        folders.append(tmp_path / half[0])
+    context = multiprocessing.get_context("spawn")
+    writers = [
+        context.Process(target=_push_networks, args=(place.url, folder, half))
+        for folder, half in zip(folders, (names[:3], names[3:]), strict=True)
+    ]
+    for writer in writers:
+        writer.start()
+    seen = set()
+    while any(writer.is_alive() for writer in writers):
+        for table in shared(place):
+            folder = tmp_path / f"seen{len(seen)}"
+            manifest, _ = pull(place, DEVICE.name, folder)
+            LatencyTable.open(folder).rows(manifest.networks()[0])
+            seen.add(table.manifest.version)
+            folder.rename(tmp_path / uuid.uuid4().hex)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert shared(place)[0].manifest.networks() == names
+
+
+# -- real servers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A real HTTP server on the folder that tables were pushed to; it lists no folders."""
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def list_directory(self, path):
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    (tmp_path / "shared").mkdir(exist_ok=True)
+    handler = functools.partial(Files, directory=tmp_path / "shared")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_table_is_read_over_http(table, place, web, tmp_path):
+    push(table, place)
+    there = Place(web)
+    assert [found.device for found in shared(there)] == [DEVICE]
+    pull(there, DEVICE.name, tmp_path / "here")
+    assert files(tmp_path / "here") == files(table.folder)
+    with pytest.raises(TableError, match="there is none"):
+        pull(there, "titan_rtx", tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A real S3-compatible server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(200):
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"tables-{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}/shared"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_tables_travel_through_a_bucket(table, bucket, tmp_path):
+    place = Place(bucket)
+    assert shared(place) == []
+    push(table, place)
+    judge(table, "chain")
+    assert push(table, place)[0].version == 2
+    push(finished(tmp_path / "second", OTHER), Place(bucket))
+    pull(place, DEVICE.name, tmp_path / "here")
+    assert LatencyTable.open(tmp_path / "here").networks() == ["chain", "other"]
+    assert (tmp_path / "here" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
+    assert [found.manifest.version for found in shared(place)] == [3]
+
+
+def test_a_bucket_itself_decides_which_of_two_writers_was_first(bucket):
+    place = Place(bucket)
+    assert place.create("d/versions/000001.json", b"first")
+    assert not Place(bucket).create("d/versions/000001.json", b"second")
+    assert place.read("d/versions/000001.json") == b"first"
+
+
+def test_a_bucket_that_is_not_there_is_an_error_of_one_line(bucket):
+    with pytest.raises(PlaceError, match="s3://no-such-bucket"):
+        push_anything(Place("s3://no-such-bucket-here/tables"))
+
+
+def push_anything(place):
+    place.write("a", b"b")
+
+
+def test_the_manifest_of_a_pull_lists_just_what_came(table, place, tmp_path):
+    push(table, place)
+    push(finished(tmp_path / "second", OTHER), place)
+    pull(place, DEVICE.name, tmp_path / "here", networks=["chain"])
+    assert load_manifest(tmp_path / "here").networks() == ["chain"]
+    assert json.loads((tmp_path / "here" / MANIFEST).read_text())["version"] == 2
