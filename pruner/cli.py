@@ -27,7 +27,6 @@ from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import AGENTS, METHODS
-from pruner.pareto import draw
 from pruner.prune import load_run
 from pruner.prune import prune as run_prune
 from pruner.report import result_rows
@@ -72,6 +71,15 @@ RegenerateOption = Annotated[
     typer.Option(min=0, max=1, help="Share of pruned filters that may return at first (dynamic)."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+@app.callback()
+def common(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress; answers and errors only.")
+    ] = False,
+) -> None:
+    console.quiet = quiet
 
 
 def main() -> None:
@@ -264,7 +272,6 @@ def compare(
     if not made:
         raise RunError("no method met any of the budgets")
     dense = made[0]["dense_accuracy"]
-    draw(found["summary"], f"{model} on {table.name}", dense, out / "pareto.svg")
     if json_:
         print(json.dumps(found, indent=1))
         return

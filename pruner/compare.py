@@ -18,8 +18,9 @@ import numpy as np
 
 from lookup_tables.errors import BudgetError
 from lookup_tables.table import LatencyTable
-from pruner import models
+from pruner import models, pareto
 from pruner.accuracy import accuracy
+from pruner.compare_report import write_comparison
 from pruner.data import load_data
 from pruner.errors import RunError
 from pruner.export import export_onnx
@@ -69,8 +70,8 @@ def compare(
 
     `methods` are names, with settings of their own after a colon (`lap:agent=ddpg,reward=error`). A
     comparison may grow by methods, budgets, seeds and members; a method that cannot meet a budget
-    has a row that says so. Raises what `prune` raises otherwise, and RunError if a folder holds a
-    comparison with other settings.
+    has a row that says so. Beside compare.json it leaves report.html and pareto.svg. Raises what
+    `prune` raises otherwise, and RunError if a folder holds a comparison with other settings.
     """
     shared = base.model_dump(
         exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}
@@ -90,6 +91,11 @@ def compare(
         rows.append(_member(base, member, out / member.model))
     content = {"settings": shared, "rows": rows, "summary": summary(rows)}
     write_json(out / "compare.json", content)
+    dense = next((row["dense_accuracy"] for row in rows if "dense_accuracy" in row), None)
+    if dense is not None:  # else no method met any of the budgets
+        title = f"{base.model} on {Path(base.table).name}"
+        pareto.save(content["summary"], title, dense, out / "pareto.svg")
+        write_comparison(out / "report.html", title, content, dense)
     return content
 
 

@@ -9,16 +9,25 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX*<>"
 
 
-def draw(summary: Sequence[dict], title: str, dense_accuracy: float, path: Path) -> None:
+def save(summary: Sequence[dict], title: str, dense_accuracy: float, path: Path) -> None:
+    """The picture as a file: SVG or PNG, by the path's suffix."""
+    plt.rcParams["svg.hashsalt"] = "pruner"  # the same results give the same file
+    figure = draw(summary, dense_accuracy)
+    figure.suptitle(title)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def draw(summary: Sequence[dict], dense_accuracy: float) -> Figure:
     """One line a method over its budgets, and a point for every smaller member of the family.
 
-    Networks that were not measured are left out. Writes SVG or PNG, by the path's suffix.
+    Networks that were not measured are left out.
     """
-    plt.rcParams["svg.hashsalt"] = "pruner"  # the same results give the same file
     figure, axis = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     shown = [entry for entry in summary if entry["measured"]]
     methods = list(dict.fromkeys(e["method"] for e in shown if e["asked"]))
@@ -36,13 +45,12 @@ def draw(summary: Sequence[dict], title: str, dense_accuracy: float, path: Path)
         axis.plot(
             [1.0, *(e["measured"] for e in sorted(members, key=lambda e: e["measured"]))],
             [100 * a for a in _family_line(members, dense_accuracy)],
-            "k--x", lw=1, label="smaller members of the family",
+            "--x", color="#888", lw=1, label="smaller members of the family",
         )  # fmt: skip
     axis.axhline(100 * dense_accuracy, color="#888", lw=0.8)
-    axis.set(title=title, xlabel="measured speedup", ylabel="test accuracy, %")
+    axis.set(xlabel="measured speedup", ylabel="test accuracy, %")
     axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    return figure
 
 
 def _family_line(members: Sequence[dict], dense_accuracy: float) -> list[float]:

@@ -40,7 +40,7 @@ from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
 from pruner.run_folder import RunFolder, Settings, write_json
 from pruner.surgery import cut, keep_best, shrink
-from pruner.task import SearchLog, Task
+from pruner.task import SearchLog, Task, read_log
 from pruner.trace import Trace, trace
 from pruner.weights import load_weights, save_weights
 
@@ -390,7 +390,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         **run.origin(),
     }
     write_json(run.result, result)
-    write_report(run.report, result, latency, architecture)
+    write_report(run.report, result, latency, architecture, read_log(run.search_log))
     return result
 
 

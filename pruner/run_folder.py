@@ -65,6 +65,19 @@ class Settings(BaseModel):
                 text = f"--{option} {detail['input']!r}: {text[0].lower()}{text[1:]}"
             raise RunError(text) from None
 
+    def options(self) -> list[str]:
+        """The options of `pruner prune` that give these settings; the usual ones are left out."""
+        words = []
+        for name, value in self:
+            option = name.replace("_", "-")
+            if value == _usual(name) or (name == "agent" and value == OWN_AGENT.get(self.method)):
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words += [f"--{option}", str(value)]
+        return words
+
     def varied(self, **changes) -> Settings:
         """The same with some settings changed, and checked again; raises RunError.
 

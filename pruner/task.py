@@ -52,8 +52,7 @@ class SearchLog:
     best: tuple[float, Architecture] | None = None
 
     def __post_init__(self) -> None:
-        for line in _complete_lines(self.path):
-            row = self._parse(line)
+        for row in read_log(self.path):
             self.scores[_key(Architecture(**row["architecture"]))] = row["accuracy"]
 
     def score(self, architecture: Architecture) -> float:
@@ -85,14 +84,20 @@ class SearchLog:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _parse(self, line: str) -> dict:
-        try:
-            row = json.loads(line)
-            return {"architecture": row["architecture"], "accuracy": float(row["accuracy"])}
-        except (ValueError, KeyError, TypeError):
-            raise RunError(
-                f"{self.path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
-            ) from None
+
+def read_log(path: Path) -> list[dict]:
+    """A search log's rows, in the order they were scored; raises RunError naming the file."""
+    return [_parse(path, line) for line in _complete_lines(path)]
+
+
+def _parse(path: Path, line: str) -> dict:
+    try:
+        row = json.loads(line)
+        return row | {"accuracy": float(row["accuracy"]), "latency_s": float(row["latency_s"])}
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
+        ) from None
 
 
 def log_accuracy(accuracy: float) -> float:

@@ -3,8 +3,47 @@
 import pytest
 import torch
 
+from latprof import cli as latprof_cli
+from pruner import cli as pruner_cli
+from tests.commands import FACTORY, command
+
 
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(2)
+
+
+@pytest.fixture
+def latprof(monkeypatch):
+    return lambda *arguments: command(monkeypatch, latprof_cli.main, *arguments)
+
+
+@pytest.fixture
+def pruner(monkeypatch):
+    return lambda *arguments: command(monkeypatch, pruner_cli.main, *arguments)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    """A traced network, its table on this machine, and trained weights, made by the commands."""
+    folder = tmp_path_factory.mktemp("workshop")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("latprof.profile.TARGET_S", 0.02)  # a table is needed here, not a good one
+    net = folder / "small_resnet.json"
+    made = [
+        command(
+            patch, pruner_cli.main, "trace", "--model", FACTORY, "--input", "1x8x8", "--out", net
+        ),
+        command(
+            patch, latprof_cli.main, "profile", "--network", net, "--out", folder / "table",
+            "--levels", "3", "--samples", "12",
+        ),
+        command(
+            patch, pruner_cli.main, "train", "--model", FACTORY, "--data", "digits",
+            "--epochs", "6", "--out", folder / "dense.safetensors",
+        ),
+    ]  # fmt: skip
+    patch.undo()
+    assert made == [0, 0, 0]
+    return folder

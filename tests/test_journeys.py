@@ -1,15 +1,18 @@
 """Both journeys through the real commands, on digits: profile, prune, interrupt, continue."""
 
+import html
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from latprof import cli as latprof_cli
 from latprof.show import print_validations
 from lookup_tables.device import Device
 from lookup_tables.network import Architecture, Network
@@ -17,61 +20,8 @@ from lookup_tables.table import LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.prune import load_run
-from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
-
-FACTORY = f"{small_resnet.__code__.co_filename}:small_resnet"
-
-
-def command(monkeypatch, main, *arguments) -> int:
-    """Run a command as the shell would; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["x", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-@pytest.fixture
-def latprof(monkeypatch):
-    return lambda *arguments: command(monkeypatch, latprof_cli.main, *arguments)
-
-
-@pytest.fixture
-def pruner(monkeypatch):
-    return lambda *arguments: command(monkeypatch, pruner_cli.main, *arguments)
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory):
-    """A traced network, its table on this machine, and trained weights, made by the commands."""
-    folder = tmp_path_factory.mktemp("workshop")
-    patch = pytest.MonkeyPatch()
-    patch.setattr("latprof.profile.TARGET_S", 0.02)  # a table is needed here, not a good one
-    run = lambda main, *arguments: command(patch, main, *arguments)  # noqa: E731 - two lines of use
-    net = folder / "small_resnet.json"
-    made = [
-        run(pruner_cli.main, "trace", "--model", FACTORY, "--input", "1x8x8", "--out", net),
-        run(
-            latprof_cli.main, "profile", "--network", net, "--out", folder / "table",
-            "--levels", "3", "--samples", "12",
-        ),
-        run(
-            pruner_cli.main, "train", "--model", FACTORY, "--data", "digits", "--epochs", "6",
-            "--out", folder / "dense.safetensors",
-        ),
-    ]  # fmt: skip
-    patch.undo()
-    assert made == [0, 0, 0]
-    return folder
-
-
-def prune_arguments(workshop, out, **changes):
-    options = {
-        "model": FACTORY, "weights": workshop / "dense.safetensors", "data": "digits",
-        "table": workshop / "table", "speedup": 1.2, "episodes": 6, "epochs": 1, "out": out,
-    } | changes  # fmt: skip
-    return [a for name, value in options.items() for a in (f"--{name.replace('_', '-')}", value)]
+from tests.commands import FACTORY, prune_arguments
+from tests.toys import food101_folder, imagenet_folder, synthetic_table
 
 
 def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
@@ -89,12 +39,85 @@ def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     assert result["device"]["threads"] == 1
     for name in ("architecture.json", "model.safetensors", "model.onnx", "report.html"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    report = (tmp_path / "run" / "report.html").read_text()
-    assert "http" not in report
-    assert "layer1.0.conv1" in report
     (epoch,) = result["training"]
     assert epoch["steps"] == len(load_data("digits").all_training) // 128
-    assert "<polyline class='loss'" in report
+
+
+def test_the_report_stands_alone_and_tells_the_whole_story(workshop, tmp_path, pruner, capsys):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "http" not in report  # nothing is fetched
+    for told in (
+        "Where the time went", "layer1.0.conv1", "The widths chosen", "What the search tried",
+        "Fine-tuning, epoch by epoch", "How to reproduce it",
+    ):  # fmt: skip
+        assert told in report
+    assert report.count("<svg") == 5
+
+    command = html.unescape(re.search("<pre><code>(.*?)</code></pre>", report, re.DOTALL)[1])
+    program, *words = shlex.split(command.replace(" RUN", f" {tmp_path / 'run'}"))
+    assert program == "pruner"
+    capsys.readouterr()
+    assert pruner(*words, "--json") == 0  # the same settings: the finished run is found
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def test_a_table_pushed_from_one_home_is_pruned_against_in_another(workshop, tmp_path):
+    def at(home, *words):
+        (tmp_path / home).mkdir(exist_ok=True)
+        python_path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        environment = os.environ | {"HOME": str(tmp_path / home), "PYTHONPATH": python_path}
+        command = [sys.executable, "-m", *map(str, words)]
+        return subprocess.run(
+            command,
+            cwd=tmp_path / home,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    place = tmp_path / "place"
+    at("profiler", "latprof", "push", workshop / "table", place)
+    (listed,) = json.loads(at("pruner", "latprof", "list", place, "--json"))
+    assert listed["networks"] == ["small_resnet"]
+    at("pruner", "latprof", "pull", place, "--out", "table")
+    options = prune_arguments(workshop, "run", table="table", epochs=0)
+    result = json.loads(at("pruner", "pruner", "prune", *options, "--json"))
+    assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
+
+
+def test_a_finished_table_is_sealed_verified_and_gets_a_card(workshop, tmp_path, latprof, capsys):
+    shutil.copytree(workshop / "table", tmp_path / "table")
+    assert latprof("verify", tmp_path / "table") == 0
+    assert "as sealed" in capsys.readouterr().out
+    assert latprof("card", tmp_path / "table") == 0
+    assert "small_resnet" in (tmp_path / "table" / "README.md").read_text()
+    picture = tmp_path / "picture.png"
+    network = tmp_path / "table" / "small_resnet.network.json"
+    drawn = latprof("plot", "--table", tmp_path / "table", "--network", network, "--out", picture)
+    assert drawn == 0
+    rows = tmp_path / "table" / "small_resnet.jsonl"
+    rows.write_text(rows.read_text().replace('"pairs":', '"pairs":1', 1))
+    capsys.readouterr()
+    assert latprof("verify", tmp_path / "table") == 1
+    assert "small_resnet.jsonl, line 2: differs from what was sealed" in capsys.readouterr().err
+
+
+def test_quiet_commands_leave_standard_error_empty(workshop, tmp_path, pruner, latprof, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("--quiet", "prune", *options) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "measured" in printed.out
+    assert latprof("-q", "networks") == 0
+    assert "resnet56" in capsys.readouterr().out
+
+
+def test_two_tables_are_merged_by_a_command(workshop, tmp_path, latprof, capsys):
+    assert latprof("merge", workshop / "table", workshop / "table", "--out", tmp_path / "m") == 0
+    assert LatencyTable.open(tmp_path / "m").networks() == ["small_resnet"]
 
 
 def test_a_budget_close_to_the_dense_network_still_gets_one_that_is_surely_faster(
@@ -128,6 +151,10 @@ def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on
     for row in found["rows"]:
         assert 0 < row["measured_low"] <= row["measured"] <= row["measured_high"]
     assert (tmp_path / "c" / "pareto.svg").stat().st_size > 1000
+    report = (tmp_path / "c" / "report.html").read_text()
+    assert "http" not in report
+    for link in re.findall("href='([^']+)'", report):
+        assert (tmp_path / "c" / link).exists()
     written = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*/*.onnx")}  # noqa: E731
     before = written()
     assert pruner("compare", *options, *methods, "--method", "random:seed=3,episodes=2") == 0

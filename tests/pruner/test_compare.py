@@ -6,7 +6,7 @@ import pytest
 
 from pruner.compare import Member, summary, variant
 from pruner.errors import RunError
-from pruner.pareto import draw
+from pruner.pareto import save
 from pruner.run_folder import Settings
 
 
@@ -54,8 +54,8 @@ def test_the_picture_shows_methods_and_members_and_leaves_out_what_was_not_measu
     rows.append(row("small", None, 0.8, 2.5, asked=None))
     rows.append(row("never", 0, 0.9, 2.0) | {"measured": None, "measured_low": None})
     unmeasured = [{**entry, "measured": None} for entry in summary(rows[:1])]
-    draw(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "p.svg")
+    save(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert text.startswith("<?xml")
-    draw(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "q.svg")
+    save(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "q.svg")
     assert (tmp_path / "q.svg").read_text() == text

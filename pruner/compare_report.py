@@ -1,0 +1,55 @@
+"""A comparison's page: its picture, its table, and the way to every run's own report."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+
+from pruner import page, pictures
+
+
+def write_comparison(path: Path, title: str, content: dict, dense_accuracy: float) -> None:
+    """Write the page of a comparison; `content` is that of compare.json."""
+    names = [
+        "network", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
+        "points lost",
+    ]  # fmt: skip
+    picture = pictures.comparison(content["summary"], dense_accuracy)
+    settings = [[name, str(value)] for name, value in content["settings"].items()]
+    page.write_page(
+        path,
+        title,
+        [
+            page.pictures({"Test accuracy against measured speedup": picture}),
+            page.table_of_html(names, [_cells(row, dense_accuracy) for row in content["rows"]]),
+            page.paragraph(
+                f"The dense network has {dense_accuracy:.2%}. Bars are ranges over pairs of runs, "
+                "and over seeds."
+            ),
+            page.heading("What all of them share"),
+            page.table(["setting", "value"], settings),
+        ],
+    )
+
+
+def _cells(row: dict, dense_accuracy: float) -> list[str]:
+    """One network: a run, a run whose budget could not be met, or a member of the family."""
+    asked = f"{row['method']}, {row['asked']:g}× asked, seed {row['seed']}" if row["asked"] else ""
+    if "refused" in row:
+        return [html.escape(asked), html.escape(row["refused"]), "", "", "", ""]
+    measured = "not here"
+    if row["measured"]:
+        spread = f"{row['measured_low']:.2f} … {row['measured_high']:.2f}"
+        measured = f"{row['measured']:.2f}× ({spread})"
+    accuracy, lost = f"{row['accuracy']:.2%}", f"{100 * (dense_accuracy - row['accuracy']):.2f}"
+    if not asked:
+        published = " (published)" if row["published"] else ""
+        return [html.escape(row["method"]), "", measured, "", accuracy + published, lost]
+    return [
+        page.link(asked, f"{row['folder']}/report.html"),
+        f"{row['predicted']:.2f}×",
+        measured,
+        f"{row['before_fine_tuning']:.2%}",
+        accuracy,
+        lost,
+    ]
