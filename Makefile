@@ -90,6 +90,8 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.latency_error --threads 2
 	$(BIN)/python -m benchmarks.repeatability
 	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.corruption
+	$(BIN)/python -m benchmarks.transfer
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
 endif

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,9 @@ from latprof.show import (
     print_validations,
     why_it_stopped,
 )
+from latprof.transfer import SAMPLES as FEW
+from latprof.transfer import UNSEEN
+from latprof.transfer import transfer as run_transfer
 from latprof.validate import validate as run_validate
 from lookup_tables.device import Device
 from lookup_tables.diff import compare_tables
@@ -190,23 +194,19 @@ def profile(
     if dry_run:
         _print_plan(loaded, target, levels, goal, folder)
         return
-    try:
-        with progress() as bar:
-            task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
-            result = run_profile(
-                loaded,
-                target,
-                folder,
-                levels=levels,
-                goal=goal,
-                seed=seed,
-                report=lambda done, total, text: bar.update(
-                    task, completed=done, total=total, text=text
-                ),
-            )
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command continues {folder}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    with _interruptible(folder), progress() as bar:
+        task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
+        result = run_profile(
+            loaded,
+            target,
+            folder,
+            levels=levels,
+            goal=goal,
+            seed=seed,
+            report=lambda done, total, text: bar.update(
+                task, completed=done, total=total, text=text
+            ),
+        )
     print_validations(loaded.name, folder, [result.menu, result.any], json_)
     if not json_:
         if onnx_file is not None:
@@ -388,6 +388,40 @@ def repeat(
 
 
 @app.command()
+def transfer(
+    source: Annotated[Path, typer.Option("--from", help="The table of another device.")],
+    network: NetworkOption,
+    out: Annotated[Path | None, typer.Option(help="The new table's folder.")] = None,
+    samples: Annotated[int, typer.Option(min=8, help="Networks to measure by layer.")] = FEW,
+    unseen: Annotated[
+        int, typer.Option(min=4, help="Networks of each kind that tell the error.")
+    ] = UNSEEN,
+    device: DeviceOption = "cpu",
+    threads: ThreadsOption = 1,
+    batch: BatchOption = 1,
+    precision: PrecisionOption = "fp32",
+    json_: JsonOption = False,
+) -> None:
+    """A table for this device from few measurements, where one of its kind is known already.
+
+    What was measured here decides, the other table fills in. `latprof profile` into the same
+    folder makes it a whole one.
+    """
+    target = this_device(device, Usage(threads, batch, precision))
+    folder = out or DATA / target.name
+    with _interruptible(folder), progress() as bar:
+        task = bar.add_task(f"{network} on {target.name}", total=1, text="")
+        result = run_transfer(
+            Network.load(network), LatencyTable.open(source), target, folder,
+            samples=samples, unseen=unseen,
+            report=lambda done, total, text: bar.update(
+                task, completed=done, total=total, text=text
+            ),
+        )  # fmt: skip
+    print_validations(Network.load(network).name, folder, [result.menu, result.any], json_)
+
+
+@app.command()
 def diff(
     first: Annotated[Path, typer.Argument(help="A table's folder.")],
     second: Annotated[Path, typer.Argument(help="Another.")],
@@ -471,6 +505,16 @@ app.command("verify")(verify_command)
 app.command("merge")(merge_command)
 app.command("card")(card_command)
 app.command("plot")(plot_command)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Ctrl-C says how to continue and ends with the shell's usual code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _network_or_onnx(network: str | None, file: Path | None) -> Network:

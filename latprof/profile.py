@@ -41,6 +41,7 @@ REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
 # By turns: half of them from a quarter to the full width, where most searches end.
 OFF_MENU = (thin, any_width, whole_range, any_width)
 MOST_OFF_MENU = 42
+FEW_OFF_MENU = 0.6  # of few designed networks: there is no array to complete
 CANDIDATES = 50  # networks between the menu's widths, of which the table is least sure of one
 LEGS = 6
 SAMPLES = 30  # unseen networks of each kind, unless told otherwise
@@ -102,21 +103,25 @@ def profile(
     levels: int = 8,
     goal: Goal = Goal(),
     seed: int = 0,
+    few: int | None = None,
     report: Report = lambda done, total, text: None,
 ) -> Outcome:
     """Measure a network on a device into a table; returns the table's error.
 
-    Raises DeviceMismatch for a table of another device, and TableError if the budget was spent
-    before there was enough to predict from; the rows stay.
+    `few`: only so many designed networks, for a table that begins with another device's. Raises
+    DeviceMismatch for a table of another device, and TableError if the budget was spent before
+    there was enough to predict from; the rows stay.
     """
-    journey = _Journey(network, device, folder, levels, goal, seed, report)
+    journey = _Journey(network, device, folder, levels, goal, seed, few, report)
     return journey.finish(journey.measure())
 
 
 class _Journey:
     """One call of `profile`: the table as it grows, the bench, the clock."""
 
-    def __init__(self, network, device, folder, levels, goal: Goal, seed, report: Report) -> None:
+    def __init__(
+        self, network, device, folder, levels, goal: Goal, seed, few: int | None, report: Report
+    ) -> None:
         self.network, self.goal, self.report = network, goal, report
         self.table = LatencyTable.create(folder, device)
         if self.table.drop_truncated_line(network.name):
@@ -125,7 +130,11 @@ class _Journey:
         self.designed = design(network, plan.levels, plan.seed)
         self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
         self.seed = plan.seed
+        self._first_off_menu = len(self.designed)
         self._off_menu = off_menu_of_a_leg(plan.levels)
+        if few is not None:
+            self._off_menu = min(self._off_menu, max(1, round(FEW_OFF_MENU * few / LEGS)))
+            self.designed = self.designed[: max(few - LEGS * self._off_menu, FEWEST_RUNS)]
         _require_same_runs(self.table, network, self.designed, self.unseen)
         self._spent_before_s = _spent_s(self.table, network)
         self._start_s = time.perf_counter()
@@ -186,7 +195,7 @@ class _Journey:
 
     def _least_sure(self, leg: int) -> Iterator[Job]:
         """Networks between the menu's widths, each the least sure of some random ones."""
-        first = len(self.designed) + leg * self._off_menu
+        first = self._first_off_menu + leg * self._off_menu
         have = {run.run for run in self.table.runs(self.network, "design")}
         missing = [n for n in range(first, first + self._off_menu) if n not in have]
         if not missing:

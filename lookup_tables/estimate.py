@@ -9,6 +9,7 @@ look-ups.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from lookup_tables.calibration import Calibration, calibrate, layer_shares
 from lookup_tables.errors import NotMeasured, TableError
 from lookup_tables.layer import LayerSpec, macs
 from lookup_tables.network import Architecture, Layer, Network
-from lookup_tables.surface import ChannelStep, Surface, find_step
+from lookup_tables.surface import MIXING, ChannelStep, Surface, find_step
 from lookup_tables.table import LatencyTable, Run, undisturbed
 
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
@@ -87,9 +88,13 @@ class LatencyModel:
         self._where = str(table.path(network.name))
         # The quiet level of the machine; a few percent of runs are always faster than usual.
         self.dense_s = float(np.percentile([run.dense_s for run in runs], 20))
-        self.shares, nodes = layer_shares(runs)
-        self.calibration = calibrate(runs, self.shares, nodes, self.dense_s)
-        self._surfaces = self._build_surfaces(nodes)
+        self.shares, self.nodes = layer_shares(runs)
+        prior = table.prior(network)
+        if prior is not None:
+            counts = Counter(entry.layer for run in runs for entry in run.layers)
+            self.shares, self.nodes = prior.corrected(self.shares, self.nodes, counts)
+        self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
+        self._surfaces = self._build_surfaces(self.nodes)
         unseen = undisturbed(table.settled_runs(network, "unseen"))
         self._grid = {name: set(widths) for name, widths in table.plan(network.name).menu.items()}
         seen = [network.widths(run.architecture) for run in runs]
@@ -312,7 +317,7 @@ class LatencyModel:
             kinds.setdefault(kind, []).append(values)
         self.steps: dict[str, ChannelStep] = {k: find_step(v) for k, v in kinds.items()}
         return {
-            family: Surface(values, self.steps[family[0]], mixes=family[0] in ("conv", "linear"))
+            family: Surface(values, self.steps[family[0]], mixes=family[0] in MIXING)
             for family, values in points.items()
         }
 

@@ -115,7 +115,7 @@ def grows(name: str) -> bool:
 
 def network_of(name: str) -> str | None:
     """The network that a table's file belongs to, None for the device's own."""
-    suffixes = (ROWS, ".network.json", ".repeats.json")
+    suffixes = (ROWS, ".network.json", ".prior.json", ".repeats.json")
     return next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), None)
 
 

@@ -33,6 +33,7 @@ _LENGTH = 1.0  # over which costs resemble each other, as a share of the full wi
 _ALIKE = 0.3  # correlation of widths of different classes
 _LARGEST_TABLE = 1 << 21  # cells; larger families are answered point by point
 _EVIDENCE = 5.0  # by which a step's log density must be better than a simpler one's
+MIXING = ("conv", "linear")  # kinds whose every output channel reads many input channels
 _ENOUGH_POINTS = 150  # of one family, to find the step
 _MOST_POINTS = 700  # that a process is fitted to; the others are only answered as they are
 

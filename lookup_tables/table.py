@@ -20,6 +20,7 @@ from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.manifest import read_sealed, seal, unseal
 from lookup_tables.network import Architecture, Network
+from lookup_tables.prior import Prior
 
 FORMAT = 2
 IDENTITY = "device.json"
@@ -166,6 +167,20 @@ class LatencyTable:
         """Where a network that is not shipped lies beside its rows."""
         return self.folder / f"{network}.network.json"
 
+    def prior_path(self, network: str) -> Path:
+        """Where another device's table is summed up, if this one began with it."""
+        return self.folder / f"{network}.prior.json"
+
+    def prior(self, network: Network) -> Prior | None:
+        """What another device's table says of this network, if `latprof transfer` used one."""
+        path = self.prior_path(network.name)
+        if not path.exists():
+            return None
+        prior = Prior.load(path)
+        if prior.fingerprint != network.fingerprint:
+            raise TableError(f"{path} is of another network called {network.name}")
+        return prior
+
     def load_network(self, name: str) -> Network:
         """The network beside its rows, or the shipped one; raises NetworkError."""
         beside = self.network_path(name)
@@ -260,8 +275,13 @@ class LatencyTable:
 
     def files(self, network: str) -> list[str]:
         """The names of the files that this network needs and that are there."""
-        rows, beside = self.path(network), self.network_path(network)
-        paths = (self.folder / IDENTITY, rows, beside, repeats_path(self.folder, network))
+        paths = (
+            self.folder / IDENTITY,
+            self.path(network),
+            self.network_path(network),
+            self.prior_path(network),
+            repeats_path(self.folder, network),
+        )
         return [path.name for path in paths if path.exists()]
 
     def drop_truncated_line(self, network: str) -> bool:

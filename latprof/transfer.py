@@ -1,0 +1,59 @@
+"""A table for a device of a kind already known: another's table, corrected by few networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from latprof.profile import Goal, Outcome, profile
+from lookup_tables.device import Device
+from lookup_tables.errors import TableError
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.prior import Prior
+from lookup_tables.table import LatencyTable
+
+SAMPLES = 20  # networks measured layer by layer, unless told otherwise
+UNSEEN = 10  # of each kind, on the menu and at any width: they tell the error
+
+
+def transfer(
+    network: Network,
+    source: LatencyTable,
+    device: Device,
+    folder: Path,
+    *,
+    samples: int = SAMPLES,
+    unseen: int = UNSEEN,
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> Outcome:
+    """Measure a few networks on a device into a table that another's helps to read.
+
+    The table is an ordinary one and holds only what was measured here; the other's layers lie
+    beside its rows as a prior. `latprof profile` into the same folder makes it a whole one. Raises
+    TableError if the two devices are the same, or if the folder holds a table without a prior.
+    """
+    if not device.differences(source.device):
+        raise TableError(
+            f"{source.folder} was measured on this very device: use it as it is, or copy it"
+        )
+    table = LatencyTable.create(folder, device)
+    path = table.prior_path(network.name)
+    if not path.exists():
+        if table.plan(network.name) is not None:
+            raise TableError(
+                f"{table.path(network.name)} was profiled without another table; continue it with "
+                f"latprof profile --network {network.name} --out {folder}, or transfer elsewhere"
+            )
+        Prior.of(LatencyModel(network, source)).save(path)
+    plan = source.plan(network.name)
+    return profile(
+        network,
+        device,
+        folder,
+        levels=plan.levels,
+        goal=Goal(samples=unseen),
+        seed=plan.seed,
+        few=samples,
+        report=report,
+    )

@@ -1,0 +1,80 @@
+import pytest
+
+from lookup_tables.errors import TableError
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.prior import Prior
+from lookup_tables.table import LatencyTable, Plan
+from tests.toys import DEVICE, chain, macs_with_steps, synthetic_table
+
+NETWORK = chain(8, 32, 32, 16)
+OTHER = DEVICE.model_copy(update={"name": "other", "threads": 2})
+
+
+def twice_as_fast_where_it_computes(spec):
+    """A device that computes twice as fast and launches as slowly."""
+    return 2e-6 + (macs_with_steps(spec) - 2e-6) / 2
+
+
+def few_runs(folder, count, cost=twice_as_fast_where_it_computes) -> LatencyTable:
+    """The first `count` designed networks as measured on the other device."""
+    whole = synthetic_table(folder / "whole", NETWORK, cost, levels=4)
+    plan, *runs = whole.rows("chain")
+    table = LatencyTable.create(folder / "few", OTHER)
+    table.append("chain", [plan, *[run for run in runs if run.purpose == "design"][:count]])
+    return table
+
+
+def worst_on_the_menu(table: LatencyTable, truth: LatencyTable) -> float:
+    model = LatencyModel(NETWORK, table)
+    runs = truth.settled_runs(NETWORK, "unseen")
+    return max(abs(model.errors([r for r in runs if not model.off_menu(r.architecture)])))
+
+
+def test_a_prior_makes_few_runs_go_further(tmp_path):
+    source = synthetic_table(tmp_path / "source", NETWORK, levels=4)
+    truth = synthetic_table(tmp_path / "t", NETWORK, twice_as_fast_where_it_computes, levels=4)
+    table = few_runs(tmp_path, 6)
+    without = worst_on_the_menu(table, truth)
+    Prior.of(LatencyModel(NETWORK, source)).save(table.prior_path("chain"))
+    assert worst_on_the_menu(table, truth) < min(0.7 * without, 0.01)
+    shares = LatencyModel(NETWORK, table).shares
+    for spec, share in LatencyModel(NETWORK, truth).shares.items():  # six runs saw half of them
+        assert shares[spec] == pytest.approx(share, rel=0.1)
+
+
+def test_a_prior_of_the_same_costs_changes_nothing(tmp_path):
+    source = synthetic_table(tmp_path / "source", NETWORK, levels=4)
+    table = few_runs(tmp_path, 6, macs_with_steps)
+    Prior.of(LatencyModel(NETWORK, source)).save(table.prior_path("chain"))
+    model = LatencyModel(NETWORK, table)
+    for spec, share in LatencyModel(NETWORK, source).shares.items():
+        assert model.shares[spec] == pytest.approx(share, rel=1e-3)
+
+
+def test_a_prior_survives_being_written_and_read(tmp_path):
+    source = synthetic_table(tmp_path / "source", NETWORK, levels=3)
+    prior = Prior.of(LatencyModel(NETWORK, source))
+    prior.save(tmp_path / "chain.prior.json")
+    assert Prior.load(tmp_path / "chain.prior.json") == prior
+
+
+def test_a_prior_of_another_network_is_refused(tmp_path):
+    other = chain(8, 32, 32, 8)
+    prior = Prior.of(LatencyModel(other, synthetic_table(tmp_path / "s", other, levels=3)))
+    table = few_runs(tmp_path, 6)
+    prior.save(table.prior_path("chain"))
+    with pytest.raises(TableError, match=r"chain\.prior\.json is of another network"):
+        LatencyModel(NETWORK, table)
+
+
+def test_a_damaged_prior_is_refused_naming_the_field(tmp_path):
+    table = few_runs(tmp_path, 6)
+    table.prior_path("chain").write_text('{"fingerprint": 3}')
+    with pytest.raises(TableError, match=r"chain\.prior\.json: device"):
+        LatencyModel(NETWORK, table)
+
+
+def test_a_plan_still_reads_without_a_prior(tmp_path):
+    table = few_runs(tmp_path, 6)
+    assert isinstance(table.plan("chain"), Plan)
+    assert table.prior(NETWORK) is None
