@@ -49,6 +49,11 @@ ModelOption = Annotated[
 DataOption = Annotated[str, typer.Option("--data", help="digits, cifar10, imagenet or food101.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+WeightsOption = Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")]
+TableOption = Annotated[Path, typer.Option(help="The latency table's folder.")]
+RankingOption = Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))]
+DepthOption = Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")]
+EpisodesOption = Annotated[int, typer.Option(min=1, help="Architectures a search may score.")]
 EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
 RateOption = Annotated[float, typer.Option(help="Highest learning rate.")]
@@ -165,20 +170,20 @@ def train(
 @app.command()
 def prune(
     model: ModelOption,
-    weights: Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")],
+    weights: WeightsOption,
     data: DataOption,
-    table: Annotated[Path, typer.Option(help="The latency table's folder.")],
+    table: TableOption,
     out: Annotated[Path, typer.Option(help="The run's folder; an existing one is continued.")],
     data_dir: DataDirOption = None,
     speedup: Annotated[float | None, typer.Option(help="Budget: this much faster.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: at most this long.")] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
-    ranking: Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))] = "l1",
+    ranking: RankingOption = "l1",
     regenerate: RegenerateOption = 0.5,
     reconstruct: Annotated[
         bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
     ] = True,
-    depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
+    depth: DepthOption = False,
     widths: Annotated[
         bool, typer.Option(help="Whether layers may become narrower; if not, only blocks go.")
     ] = True,
@@ -195,7 +200,7 @@ def prune(
     sensitivity: Annotated[
         bool, typer.Option(help="Latency sensitivity in state, prior and reward of these agents.")
     ] = True,
-    episodes: Annotated[int, typer.Option(min=1, help="Architectures the search may score.")] = 300,
+    episodes: EpisodesOption = 300,
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
@@ -222,9 +227,9 @@ def prune(
 @app.command()
 def compare(
     model: ModelOption,
-    weights: Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")],
+    weights: WeightsOption,
     data: DataOption,
-    table: Annotated[Path, typer.Option(help="The latency table's folder.")],
+    table: TableOption,
     out: Annotated[Path, typer.Option(help="The comparison's folder; an existing one goes on.")],
     speedup: Annotated[list[float], typer.Option(help="Budget; several are allowed.")],
     data_dir: DataDirOption = None,
@@ -242,9 +247,9 @@ def compare(
             help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published."
         ),
     ] = None,
-    ranking: Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))] = "l1",
-    depth: Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")] = False,
-    episodes: Annotated[int, typer.Option(min=1, help="Architectures a search may score.")] = 300,
+    ranking: RankingOption = "l1",
+    depth: DepthOption = False,
+    episodes: EpisodesOption = 300,
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
