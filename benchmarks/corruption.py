@@ -23,7 +23,7 @@ from lookup_tables.errors import ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.table import DATA, LatencyTable
-from tests.damage import KINDS, damage
+from tests.damage import WAYS, damage
 
 NETWORK = "resnet20"
 TABLE = DATA / "intel_xeon_processor_1t"
@@ -34,13 +34,13 @@ def main(damages: int = 200, seed: int = 0) -> None:
     rng = random.Random(seed)
     network = Network.load(NETWORK)
     widths = _some_widths(network)
-    outcomes: dict[str, Counter] = {kind: Counter() for kind in KINDS}
+    outcomes: dict[str, Counter] = {kind: Counter() for kind in WAYS}
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
         _copy_network(whole)
         expected = LatencyModel.load(network, whole).predict(widths).latency_s
         for number in range(damages):
-            kind = sorted(KINDS)[number % len(KINDS)]
+            kind = WAYS[number % len(WAYS)]
             harmed = Path(place) / "harmed"
             shutil.copytree(whole, harmed)
             name = damage(harmed, kind, rng)

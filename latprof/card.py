@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from latprof.errors import OptionError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import write_whole
-from lookup_tables.manifest import read_sealed
+from lookup_tables.manifest import expected, read_sealed
 from lookup_tables.network import Network
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable, Run, Validation, repeats_path
@@ -18,16 +19,24 @@ CARD = "README.md"
 
 def write_card(table: LatencyTable, pictures: bool = True) -> Path:
     """Write README.md, and a picture for every network, into the table's folder."""
-    networks = [table.load_network(name) for name in table.networks()]
-    finished = [network for network in networks if table.validation(network.name)]
-    if pictures:
-        from latprof.plot import plot  # matplotlib: an extra that a profiling target can do without
-
-        for network in finished:
-            plot(network, table, picture_path(table.folder, network.name))
+    finished = [table.load_network(name) for name in table.networks() if table.validation(name)]
+    for network in finished if pictures else ():
+        drawing()(network, table, picture_path(table.folder, network.name))
     path = table.folder / CARD
     write_whole(path, "\n".join(_card(table, finished)) + "\n")
     return path
+
+
+def drawing() -> Callable[[Network, LatencyTable, Path], None]:
+    """`plot`; raises OptionError without matplotlib, which a profiling target can do without."""
+    try:
+        from latprof.plot import plot
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"{error}: pictures need pip install 'latprof-pruner[share]'; a card can do without, "
+            "with --no-pictures"
+        ) from None
+    return plot
 
 
 def picture_path(folder: Path, network: str) -> Path:
@@ -55,8 +64,11 @@ def _card(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
 def _use(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
     if networks:
         yield from ("", "```")
-        yield f"latprof predict --table DIR --network {networks[0].name} --architecture a.json"
-        yield f"pruner prune --table DIR --model {networks[0].name} --speedup 2 …"
+        first = networks[0].name
+        file = table.network_path(first)
+        network = f"DIR/{file.name}" if file.exists() else first
+        yield f"latprof predict --table DIR --network {network} --architecture a.json"
+        yield f"pruner prune --table DIR --model {first} --speedup 2 …"
         yield "```"
 
 
@@ -97,7 +109,7 @@ def _judged(widths: str, judged: Validation) -> list[str]:
 
 def _repeatability(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
     paths = {n.name: repeats_path(table.folder, n.name) for n in networks}
-    found = {name: json.loads(read_sealed(path)) for name, path in paths.items() if path.exists()}
+    found = {name: json.loads(read_sealed(path)) for name, path in paths.items() if expected(path)}
     yield from ("", "## How well it repeats", "")
     if not found:
         yield "Not measured yet: `latprof repeat` does."

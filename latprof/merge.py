@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from latprof.validate import validation
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.table import LatencyTable, Run, Validation
+from lookup_tables.files import write_whole
+from lookup_tables.manifest import expected, read_sealed
+from lookup_tables.table import IDENTITY, LatencyTable, Run, Validation
 
 
 def merge(first: LatencyTable, second: LatencyTable, folder: Path) -> LatencyTable:
@@ -23,18 +26,28 @@ def merge(first: LatencyTable, second: LatencyTable, folder: Path) -> LatencyTab
     first.device.require(second.device, f"table {second.folder}", writing=True)
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty; give --out a new folder")
-    merged = LatencyTable.create(folder, first.device)
-    for network in sorted({*first.networks(), *second.networks()}):
-        holders = [table for table in (first, second) if network in table.networks()]
-        longest = max(holders, key=lambda table: len(table.rows(network)))
-        if all(_begins(longest, holder, network) for holder in holders):
-            for name in longest.files(network):
-                shutil.copy(longest.folder / name, folder / name)
-        else:
-            _join(merged, holders, network)
-        if merged.validation(network):
-            merged.seal(network)
-    return merged
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".merge-") as place:
+        merged = LatencyTable.create(Path(place) / "table", first.device)
+        for network in sorted({*first.networks(), *second.networks()}):
+            holders = [table for table in (first, second) if network in table.networks()]
+            _merge_network(merged, holders, network)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(merged.folder, folder)
+    return LatencyTable.open(folder)
+
+
+def _merge_network(merged: LatencyTable, holders: Sequence[LatencyTable], network: str) -> None:
+    longest = max(holders, key=lambda table: len(table.rows(network)))
+    if all(_begins(longest, holder, network) for holder in holders):
+        for name in longest.files(network):
+            if name != IDENTITY:
+                write_whole(merged.folder / name, read_sealed(longest.folder / name))
+    else:
+        _join(merged, holders, network)
+    if merged.validation(network):
+        merged.seal(network)
 
 
 def _begins(longer: LatencyTable, table: LatencyTable, network: str) -> bool:
@@ -52,9 +65,13 @@ def _join(merged: LatencyTable, holders: Sequence[LatencyTable], network: str) -
             f"by two plans (other {', '.join(differing)}); keep them in two tables"
         )
     merged.append(network, [plans[0], *_joined_runs(holders, network)])
-    beside = holders[0].network_path(network)
-    if beside.exists():
-        shutil.copy(beside, merged.folder)
+    for path_of in (LatencyTable.network_path, LatencyTable.prior_path):
+        content = {read_sealed(p) for holder in holders if expected(p := path_of(holder, network))}
+        if len(content) > 1:
+            names = " and ".join(str(path_of(holder, network)) for holder in holders)
+            raise TableError(f"{names} differ; keep them in two tables")
+        for data in content:
+            write_whole(path_of(merged, network), data)
     _judge(merged, network, [holder.validation(network) for holder in holders])
 
 
@@ -95,10 +112,11 @@ def _judge(table: LatencyTable, network: str, written: Sequence[Validation | Non
     model, runs = LatencyModel(known, table), table.settled_runs(known, "unseen")
     spent_s = sum(one.measuring_s for one in written)
     measured_at = min(one.measured_at for one in written)
+    stopped_by = "complete" if {one.stopped for one in written} == {"complete"} else "budget"
     table.append(
         network,
         [
-            validation(model, table, runs, widths, spent_s, "complete").model_copy(
+            validation(model, table, runs, widths, spent_s, stopped_by).model_copy(
                 update={"measured_at": measured_at}
             )
             for widths in ("menu", "any")

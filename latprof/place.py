@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from latprof.errors import PlaceError
+
+_UNLISTED = (401, 403, 405)  # what web servers answer that do not list folders
 
 
 class Place:
@@ -45,8 +48,12 @@ class Place:
             self._fs.invalidate_cache()
             try:
                 found = self._fs.ls(self._at(path), detail=False)
-            except (FileNotFoundError, NotADirectoryError, NotImplementedError):
+            except (FileNotFoundError, NotADirectoryError, PermissionError, NotImplementedError):
                 return []
+            except Exception as error:
+                if getattr(error, "status", None) in _UNLISTED:
+                    return []
+                raise
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
 
     def write(self, path: str, data: bytes) -> None:
@@ -80,6 +87,11 @@ class Place:
         partial = self._partial(path, data)
         try:
             os.link(partial, self._at(path))  # unlike a rename it never replaces
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            with open(self._at(path), "xb") as file:  # exFAT, some network drives: no links
+                file.write(data)
         finally:
             partial.unlink()
 

@@ -44,7 +44,7 @@ def draw_steps(axis, stairs: Staircase) -> None:
     for group, steps in stairs.most_telling(SHOWN):
         share = [step.width / group.width for step in steps]
         seconds = np.array([step.seconds for step in steps])
-        (line,) = axis.plot(share, seconds * 1e3, lw=1, label=f"{group.name}, {group.width}")
+        (line,) = axis.plot(share, seconds * 1e3, lw=1, label=f" {group.name}, {group.width}")
         edges = [step for step in steps if step.edge]
         axis.plot(
             [step.width / group.width for step in edges],

@@ -300,11 +300,11 @@ class _Journey:
         if not self._measured_now and all(written):
             outcome = outcome.judged_again(Outcome(*written))
             if _alike(outcome, Outcome(*written)):
-                table.seal(name)
+                table.seal(name, [table.network_path(name).name])
                 self.report(1, 1, "already measured")
                 return Outcome(*written)
         table.append(name, [outcome.menu, outcome.any])
-        table.seal(name)
+        table.seal(name, [table.network_path(name).name])
         self.report(1, 1, f"stopped: {stopped}")
         return outcome
 

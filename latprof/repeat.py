@@ -83,7 +83,7 @@ def repeat(
     write_whole(
         repeats_path(table.folder, network.name), json.dumps(asdict(result), indent=1) + "\n"
     )
-    table.seal(network.name)
+    table.seal(network.name, [repeats_path(table.folder, network.name).name])
     report(times, times, "compared")
     return result
 

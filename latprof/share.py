@@ -25,14 +25,17 @@ from pathlib import Path
 from latprof.errors import PlaceError
 from latprof.place import Place
 from lookup_tables.device import NAME, Device
-from lookup_tables.errors import TableError
+from lookup_tables.errors import DeviceMismatch, NewerFormat, TableError
 from lookup_tables.files import write_whole
 from lookup_tables.manifest import (
     MANIFEST,
+    ROWS,
     FileRecord,
     Manifest,
+    expected,
     grows,
     network_of,
+    read_sealed,
     seal,
     unseal,
     verify,
@@ -52,26 +55,32 @@ class Shared:
 
 
 def push(
-    table: LatencyTable, place: Place, networks: Sequence[str] = (), replace: bool = False
+    table: LatencyTable,
+    place: Place,
+    networks: Sequence[str] = (),
+    replace: bool = False,
+    name: str | None = None,
 ) -> tuple[Manifest, list[str]]:
     """Share a table's networks; returns what is current now and which files came with it.
 
-    Networks that only the place has are kept. Raises TableError for an unfinished network, and
-    where the place has other rows of the same one (`replace` takes ours); DeviceMismatch where
+    Networks that only the place has are kept, and files that were damaged there are mended. The
+    table is called `name` there, or like its device. Raises TableError for an unfinished network,
+    and where the place has other rows of the same one (`replace` takes ours); DeviceMismatch where
     the place's table of that name is another device's.
     """
-    name = table.device.name
+    name = name or table.device.name
     ours = _content(table, networks)
     for _ in range(CLAIMS):
         current, number = _newest(place, name)
-        if current:
-            theirs = _device(place, current)
-            table.device.require(theirs, f"the table in {place.where(name)}", writing=True)
-        news = _news(ours, current.files if current else {}, place.where(name), replace)
+        theirs = _usable(place, current, ours) if current else {}
+        if IDENTITY in theirs:
+            _require_same_device(table.device, _device(place, current), place.where(name))
+        news, dropped = _news(ours, theirs, place.where(name), replace)
         if current and not news:
             _make_current(place, current)
             return current, []
-        claimed = _claim(place, name, number, current.files if current else {}, news)
+        kept = {file: record for file, record in theirs.items() if file not in dropped}
+        claimed = _claim(place, name, number, kept, news)
         if claimed:
             _make_current(place, claimed)
             return claimed, sorted(news)
@@ -92,16 +101,20 @@ def pull(
     very device is kept. Raises TableError where a file is not what the manifest says, and where
     the folder has other rows of the same network (`replace` takes the place's).
     """
+    folder = folder.resolve()
     asked = _of(networks, _manifest(place, device, version), place.where(device))
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
+    for path in partial.iterdir():
+        if path.name not in asked.files:
+            path.unlink()  # of another pull that was interrupted
     for name in asked.files:
         _fetch(place, asked, name, partial / name)
     beside = {name: r.model_copy(update={"at": None}) for name, r in asked.files.items()}
     write_whole(partial / MANIFEST, asked.model_copy(update={"files": beside}).to_json())
     _require_readable(partial)
-    if (folder / IDENTITY).exists():
-        return asked, _move_in(partial, folder, replace)
+    if expected(folder / IDENTITY):
+        return asked, _move_in(partial, folder, [*asked.files], replace, version is not None)
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} holds something else than a table; pull elsewhere with --out")
     if folder.exists():
@@ -110,15 +123,19 @@ def pull(
     return asked, sorted(asked.files)
 
 
-def shared(place: Place) -> list[Shared]:
-    """Every table of a place."""
-    found = []
+def shared(place: Place) -> tuple[list[Shared], list[str]]:
+    """Every table of a place; and what is wrong with those that cannot be read."""
+    found, problems = [], []
     for name in _devices(place):
         data = place.read(f"{name}/{MANIFEST}")
-        if data is not None:
+        if data is None:
+            continue
+        try:
             manifest = Manifest.parse(data, place.where(f"{name}/{MANIFEST}"))
             found.append(Shared(_device(place, manifest), manifest))
-    return found
+        except TableError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 # -- what is to be shared ----------------------------------------------------------------------
@@ -139,34 +156,43 @@ def _content(table: LatencyTable, networks: Sequence[str]) -> dict[str, bytes]:
         names |= dict.fromkeys(table.files(network))
     if not names:
         raise TableError(f"{table.folder} holds no network yet: nothing to push")
-    return {name: (table.folder / name).read_bytes() for name in names}
+    return {name: read_sealed(table.folder / name) for name in names}
 
 
 def _news(
     ours: Mapping[str, bytes], theirs: Mapping[str, FileRecord], where: str, replace: bool
-) -> dict[str, bytes]:
-    """Those of our files that the other side lacks or has an earlier state of."""
-    rows = {name: data for name, data in ours.items() if grows(name)}
-    behind = {
-        Path(name).stem
-        for name, data in rows.items()
-        if name in theirs and theirs[name].continues(data)
-    }
-    news = {}
-    for name, data in ours.items():
-        known = theirs.get(name)
-        if known is None:
-            news[name] = data
-        elif known.matches(data) or name == IDENTITY or network_of(name) in behind:
-            continue
-        elif grows(name) and not known.begins(data) and not replace:
+) -> tuple[dict[str, bytes], set[str]]:
+    """(those of our files that the other side lacks or has an earlier state of, those of its files
+    that belong to rows which ours replace)."""
+    news = {} if IDENTITY in theirs else {IDENTITY: ours[IDENTITY]}
+    dropped: set[str] = set()
+    for network in sorted({network_of(name) for name in ours} - {None}):
+        mine = {name: data for name, data in ours.items() if network_of(name) == network}
+        its = {name: r for name, r in theirs.items() if network_of(name) == network}
+        rows = network + ROWS
+        differing = {n: d for n, d in mine.items() if n not in its or not its[n].matches(d)}
+        if rows not in its or its[rows].begins(mine[rows]):
+            if rows in its and its[rows].matches(mine[rows]) and not replace:
+                _require_alike({*differing} & {*its}, where)
+            news |= differing
+        elif replace:
+            news |= mine
+            dropped |= {*its} - {*mine}
+        elif not its[rows].continues(mine[rows]):
             raise TableError(
-                f"{name}: {where} holds other rows of this network. Keep both under two names, "
+                f"{rows}: {where} holds other rows of this network. Keep both under two names, "
                 "join them with `latprof merge`, or give --replace to take the new ones"
             )
-        else:
-            news[name] = data
-    return news
+    return news, dropped
+
+
+def _require_alike(differing: set[str], where: str) -> None:
+    """Raise TableError where files beside the same rows differ: nobody knows which is right."""
+    if differing:
+        raise TableError(
+            f"{where} has the same rows, but another {', '.join(sorted(differing))}; "
+            "--replace takes the new one"
+        )
 
 
 def _of(networks: Sequence[str], manifest: Manifest, where: str) -> Manifest:
@@ -189,28 +215,57 @@ def _of(networks: Sequence[str], manifest: Manifest, where: str) -> Manifest:
 # -- in the place ------------------------------------------------------------------------------
 
 
+def _require_same_device(ours: Device, theirs: Device, where: str) -> None:
+    try:
+        ours.require(theirs, f"the table in {where}", writing=True)
+    except DeviceMismatch as error:
+        raise DeviceMismatch(f"{error}; or push it under another name with --as NAME") from None
+
+
+def _usable(place: Place, manifest: Manifest, ours: Mapping[str, bytes]) -> dict[str, FileRecord]:
+    """The files of a place, but for those that are damaged there and that we have whole."""
+
+    def is_lost(name: str, record: FileRecord) -> bool:
+        if name not in ours or not record.matches(ours[name]):
+            return False
+        data = place.read(f"{manifest.device}/{record.at or name}")
+        return data is None or not record.begins(data)
+
+    return {name: r for name, r in manifest.files.items() if not is_lost(name, r)}
+
+
 def _newest(place: Place, device: str) -> tuple[Manifest | None, int]:
-    """The newest whole version, and the number of the next.
+    """The newest whole version, and the number of the next; raises TableError for a newer format.
 
     A version file that is not whole was left by a writer that died, on a file system that does
-    not create files whole; it is passed over.
+    not create files whole, or was damaged since; it is passed over.
     """
     numbers = sorted(
         int(name[: -len(".json")])
         for name in place.names(f"{device}/versions")
         if name.endswith(".json") and name[: -len(".json")].isdigit()
     )
-    for number in reversed(numbers):
-        path = _version_path(device, number)
+    paths = [_version_path(device, number) for number in reversed(numbers)]
+    whole = []
+    for path in (f"{device}/{MANIFEST}", *paths):
+        data = place.read(path)
+        if data is None:
+            continue
         try:
-            return Manifest.parse(place.read(path) or b"", path), numbers[-1] + 1
+            whole.append(Manifest.parse(data, place.where(path)))
+        except NewerFormat:
+            raise
         except TableError:
             continue
-    data = place.read(f"{device}/{MANIFEST}")
-    if data is None:
-        return None, (numbers or [0])[-1] + 1
-    current = Manifest.parse(data, place.where(f"{device}/{MANIFEST}"))
-    return current, max(current.version, *numbers, 0) + 1
+        if path != f"{device}/{MANIFEST}":
+            break  # the newest of the versions
+    newest = max(whole, key=lambda manifest: manifest.version, default=None)
+    if newest is not None and newest.version == 0:
+        raise TableError(
+            f"{place.where(device)} is a table's own folder, not a shared place: pushing would "
+            "break it. Push elsewhere, or copy the files and run latprof verify --seal there"
+        )
+    return newest, max([*numbers, newest.version if newest else 0]) + 1
 
 
 def _claim(
@@ -236,24 +291,32 @@ def _claim(
 
 
 def _make_current(place: Place, manifest: Manifest) -> None:
-    """Let readers see a version, or the newest if others have claimed further ones since."""
+    """Let readers see a version, or the newest if others have claimed further ones since.
+
+    Every writer's last act is to look: who overwrote a newer version with an older one mends it.
+    """
     path = f"{manifest.device}/{MANIFEST}"
-    if place.read(path) != manifest.to_json().encode():
-        place.write(path, manifest.to_json().encode())
-    newest, _ = _newest(place, manifest.device)
-    if newest and newest.version > manifest.version:
-        place.write(path, newest.to_json().encode())
-    index = json.dumps({"format": 1, "devices": _devices(place)}).encode()
-    if place.read(INDEX) != index:
+    for _ in range(CLAIMS):
+        found, _ = _newest(place, manifest.device)
+        newest = max((manifest, found or manifest), key=lambda one: one.version)
+        text = newest.to_json().encode()
+        if place.read(path) == text:
+            break
+        place.write(path, text)
+    for _ in range(CLAIMS):
+        index = json.dumps({"format": 1, "devices": _devices(place)}).encode()
+        if place.read(INDEX) == index:
+            break
         place.write(INDEX, index)
 
 
 def _devices(place: Place) -> list[str]:
     """Names of what may be tables: a place that cannot be listed goes by its index."""
     try:
-        indexed = json.loads(place.read(INDEX) or "{}").get("devices", [])
-    except (ValueError, AttributeError):
-        indexed = []  # damaged; the next push writes it anew
+        indexed = json.loads(place.read(INDEX) or b"{}")["devices"]
+        indexed = [name for name in indexed if isinstance(name, str)]
+    except (ValueError, TypeError, KeyError):
+        indexed = []  # none yet, or damaged: the next push writes it anew
     names = {*indexed, *place.names()} - {INDEX}
     return sorted(name for name in names if NAME.fullmatch(name))
 
@@ -261,8 +324,12 @@ def _devices(place: Place) -> list[str]:
 def _manifest(place: Place, device: str, version: int | None) -> Manifest:
     path = f"{device}/{MANIFEST}" if version is None else _version_path(device, version)
     data = place.read(path)
+    if data is None and version is not None and (now := place.read(f"{device}/{MANIFEST}")):
+        current = Manifest.parse(now, place.where(f"{device}/{MANIFEST}")).version
+        raise TableError(f"{place.where(path)}: there is none; the current version is {current}")
     if data is None:
-        known = ", ".join(_devices(place)) or "none"
+        tables = [name for name in _devices(place) if place.read(f"{name}/{MANIFEST}")]
+        known = ", ".join(tables) or "none"
         raise TableError(f"{place.where(path)}: there is none. Devices there: {known}")
     found = Manifest.parse(data, place.where(path))
     if found.device != device or IDENTITY not in found.files:
@@ -312,20 +379,40 @@ def _require_readable(folder: Path) -> None:
         raise
 
 
-def _move_in(partial: Path, folder: Path, replace: bool) -> list[str]:
-    """Add what was pulled to a table that is there already; returns the files that changed."""
+def _move_in(
+    partial: Path, folder: Path, names: Sequence[str], replace: bool, exactly: bool
+) -> list[str]:
+    """Add what was pulled to a table that is there already; returns the files that changed.
+
+    Files that are damaged here are replaced. `exactly`: an older state than the folder's was asked
+    for, which only `replace` may bring.
+    """
     table, pulled = LatencyTable.open(folder), LatencyTable.open(partial)
     table.device.require(pulled.device, f"what was pulled into {partial}", writing=True)
-    content = {path.name: path.read_bytes() for path in partial.iterdir() if path.name != MANIFEST}
-    known = {
-        name: FileRecord.of(name, (folder / name).read_bytes())
-        for name in content
-        if (folder / name).exists()
-    }
-    news = sorted(_news(content, known, str(folder), replace))
-    for name in news:
+    content = {name: (partial / name).read_bytes() for name in names}
+    here = {*names, *(name for network in pulled.networks() for name in table.files(network))}
+    known = {name: record for name in here if (record := _record_here(folder / name))}
+    later = [n for n in content if grows(n) and n in known and known[n].continues(content[n])]
+    if exactly and later and not replace:
+        raise TableError(
+            f"{folder} holds a later state of {', '.join(later)}; pull that version elsewhere with "
+            "--out, or give --replace"
+        )
+    news, dropped = _news(content, known, str(folder), replace)
+    for name in sorted({*news, *dropped}):
         unseal(folder, name)
+    for name in dropped:
+        (folder / name).unlink()
+    for name in news:
         os.replace(partial / name, folder / name)
     seal(folder, table.device.name, news)
     shutil.rmtree(partial)
-    return news
+    return sorted(news)
+
+
+def _record_here(path: Path) -> FileRecord | None:
+    """What a file here holds; None if it is missing or damaged."""
+    try:
+        return FileRecord.of(path.name, read_sealed(path))
+    except (FileNotFoundError, TableError):
+        return None

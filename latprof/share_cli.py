@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latprof.card import write_card
+from latprof.card import drawing, write_card
 from latprof.errors import OptionError
 from latprof.merge import merge
 from latprof.options import JsonOption, NetworkOption, TableOption
 from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
-from lookup_tables.manifest import Manifest, load_manifest
+from lookup_tables.errors import TableError
+from lookup_tables.manifest import MANIFEST, ROWS, Manifest, load_manifest, read_sealed
 from lookup_tables.network import Network
 from lookup_tables.table import DATA, LatencyTable
 
@@ -38,10 +40,13 @@ def push_command(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take our rows where the place has others.")
     ] = False,
+    name: Annotated[
+        str | None, typer.Option("--as", help="Its name there, if not the device's.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Share a table: a new version of it in a folder, an S3 bucket, a Hugging Face repository."""
-    manifest, news = push(LatencyTable.open(table), Place(url), network or (), replace)
+    manifest, news = push(LatencyTable.open(table), Place(url), network or (), replace, name)
     _say(manifest, news, f"{url.rstrip('/')}/{manifest.device}", "pushed", json_)
 
 
@@ -68,10 +73,18 @@ def pull_command(
 
 def list_command(url: UrlArgument, json_: JsonOption = False) -> None:
     """The tables of a shared place: device, networks, version."""
-    tables = shared(Place(url))
+    tables, problems = shared(Place(url))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
     if json_:
         print(json.dumps([_as_json(table) for table in tables], indent=1))
-        return
+    else:
+        _print_tables(tables, url)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _print_tables(tables: list[Shared], url: str) -> None:
     shown = Table(title=f"latency tables in {url}")
     for heading in ("device", "version", "processor", "use", "networks"):
         shown.add_column(heading)
@@ -79,36 +92,67 @@ def list_command(url: UrlArgument, json_: JsonOption = False) -> None:
         device = table.device
         use = f"{device.precision}, batch {device.batch}, {device.threads} thread(s)"
         networks = ", ".join(table.manifest.networks())
-        shown.add_row(device.name, str(table.manifest.version), device.processor, use, networks)
+        shown.add_row(
+            table.manifest.device, str(table.manifest.version), device.processor, use, networks
+        )
     Console().print(shown)
 
 
 def verify_command(
     table: Annotated[Path, typer.Argument(help="A table's folder.")],
     seal: Annotated[
-        bool, typer.Option("--seal", help="Write the manifest of a table that has none yet.")
+        bool, typer.Option("--seal", help="Take the files as they are: write the manifest anew.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Read every row and compare it with the manifest; exit code 1 names what is damaged."""
-    opened = LatencyTable.open(table)
-    found = []
-    for network in opened.networks():
-        rows = opened.rows(network)
-        judged = opened.validation(network)
-        if seal and judged:
-            opened.seal(network)
-        manifest = load_manifest(table)
-        sealed = manifest is not None and network in manifest.networks()
-        error = {"rmspe": judged.rmspe, "measured_at": judged.measured_at} if judged else {}
-        found.append({"network": network, "rows": len(rows), "sealed": sealed} | error)
+    """Read every row and compare every file with the manifest; exit code 1 if any is damaged."""
+    if seal:
+        (table / MANIFEST).unlink(missing_ok=True)
+    found, problems = _verified(LatencyTable.open(table))
+    if seal and not problems:
+        for network in found:
+            if network["finished"]:
+                LatencyTable.open(table).seal(network["network"])
+        found, problems = _verified(LatencyTable.open(table))
     if json_:
-        print(json.dumps(found, indent=1))
-        return
+        print(json.dumps({"networks": found, "problems": problems}, indent=1))
+    else:
+        _print_verified(found)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _verified(table: LatencyTable) -> tuple[list[dict], list[str]]:
+    """(what each network holds, everything that is wrong)."""
+    manifest = load_manifest(table.folder)
+    sealed = manifest.files if manifest else {}
+    problems, found = {}, []  # one message may come from a file and from its rows
+    for name in sealed:
+        try:
+            read_sealed(table.folder / name)
+        except TableError as error:
+            problems[str(error)] = True
+    for network in table.networks():
+        try:
+            rows, judged = table.rows(network), table.validation(network)
+        except TableError as error:
+            problems[str(error)] = True
+            continue
+        facts = {"network": network, "rows": len(rows), "sealed": network + ROWS in sealed}
+        error = {"rmspe": judged.rmspe, "measured_at": judged.measured_at} if judged else {}
+        found.append(facts | {"finished": judged is not None} | error)
+    return found, [*problems]
+
+
+def _print_verified(found: list[dict]) -> None:
     for one in found:
-        error = f"error {one['rmspe']:.1%} on the menu" if "rmspe" in one else "not finished"
-        state = "as sealed" if one["sealed"] else "not sealed (--seal does)"
-        print(f"{one['network']:24} {one['rows']} rows, {error}, {state}")
+        state = "its profile is not finished"
+        if one["finished"]:
+            seal = "as sealed" if one["sealed"] else "not sealed (--seal does)"
+            state = f"error {one['rmspe']:.1%} on the menu, {seal}"
+        print(f"{one['network']:24} {one['rows']} rows, {state}")
 
 
 def merge_command(
@@ -135,14 +179,12 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="A file ending in .svg, .png or .pdf.")],
 ) -> None:
     """Draw a network's staircase, and predicted against measured times."""
-    from latprof.plot import plot  # needs matplotlib, which only pictures do
-
-    plot(Network.load(network), LatencyTable.open(table), out)
+    drawing()(Network.load(network), LatencyTable.open(table), out)
     print(out)
 
 
 def _only_device(place: Place) -> str:
-    names = [table.device.name for table in shared(place)]
+    names = [table.manifest.device for table in shared(place)[0]]
     if len(names) != 1:
         raise OptionError(f"{place.url} holds {', '.join(names) or 'no table'}: say which device")
     return names[0]

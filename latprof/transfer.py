@@ -30,23 +30,30 @@ def transfer(
     """Measure a few networks on a device into a table that another's helps to read.
 
     The table is an ordinary one and holds only what was measured here; the other's layers lie
-    beside its rows as a prior. `latprof profile` into the same folder makes it a whole one. Raises
+    beside its rows as a prior. `latprof profile` into the same folder makes it a whole one, which
+    the prior no longer touches. Raises
     TableError if the two devices are the same, or if the folder holds a table without a prior.
     """
     if not device.differences(source.device):
         raise TableError(
             f"{source.folder} was measured on this very device: use it as it is, or copy it"
         )
+    source.require_network(network)
+    plan = source.plan(network.name)
     table = LatencyTable.create(folder, device)
-    path = table.prior_path(network.name)
-    if not path.exists():
+    prior = table.prior(network)
+    if prior is not None and prior.device != source.device:
+        raise TableError(
+            f"{table.prior_path(network.name)} was begun from {prior.device.name}; continue with "
+            "--from that table, or transfer into another folder"
+        )
+    if prior is None:
         if table.plan(network.name) is not None:
             raise TableError(
                 f"{table.path(network.name)} was profiled without another table; continue it with "
                 f"latprof profile --network {network.name} --out {folder}, or transfer elsewhere"
             )
-        Prior.of(LatencyModel(network, source)).save(path)
-    plan = source.plan(network.name)
+        Prior.of(LatencyModel(network, source)).save(table.prior_path(network.name))
     return profile(
         network,
         device,

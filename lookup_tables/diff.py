@@ -21,7 +21,7 @@ import numpy as np
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
-from lookup_tables.manifest import read_sealed
+from lookup_tables.manifest import expected, read_sealed
 from lookup_tables.network import Network
 from lookup_tables.table import LatencyTable, Run, repeats_path, undisturbed
 
@@ -138,7 +138,7 @@ def between_processes(table: LatencyTable, network: str) -> float:
     The 95th percentile over entries: the calmer ones are not what raises false alarms.
     """
     path = repeats_path(table.folder, network)
-    if not path.exists():
+    if not expected(path):
         return BETWEEN
     return float(json.loads(read_sealed(path))["entries"]["p95_spread"])
 

@@ -17,6 +17,10 @@ class TableError(ContractError):
     """A table that is missing, broken, incomplete or of a newer format."""
 
 
+class NewerFormat(TableError):
+    """A file that only a newer version of the tools can read."""
+
+
 class DeviceMismatch(ContractError):
     """A table of one device used for another."""
 

@@ -89,12 +89,13 @@ class LatencyModel:
         # The quiet level of the machine; a few percent of runs are always faster than usual.
         self.dense_s = float(np.percentile([run.dense_s for run in runs], 20))
         self.shares, self.nodes = layer_shares(runs)
+        measured = {*self.shares}
         prior = table.prior(network)
-        if prior is not None:
+        if prior is not None and len(runs) < table.plan(network.name).levels ** 2:
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = prior.corrected(self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
-        self._surfaces = self._build_surfaces(self.nodes)
+        self._surfaces = self._build_surfaces(self.nodes, measured)
         unseen = undisturbed(table.settled_runs(network, "unseen"))
         self._grid = {name: set(widths) for name, widths in table.plan(network.name).menu.items()}
         seen = [network.widths(run.architecture) for run in runs]
@@ -303,21 +304,33 @@ class LatencyModel:
 
     # -- building ------------------------------------------------------------------------------
 
-    def _build_surfaces(self, nodes: dict[LayerSpec, float]) -> dict[tuple, Surface]:
-        """One surface a family; `steps` says in which steps each kind of layer takes widths."""
+    def _build_surfaces(
+        self, nodes: dict[LayerSpec, float], measured: set[LayerSpec]
+    ) -> dict[tuple, Surface]:
+        """One surface a family; `steps` says in which steps each kind of layer takes widths.
+
+        Layers that are not `measured` here come from a prior, and count as interpolated.
+        """
         self._measured: dict[LayerSpec, float] = {}
         points: dict[tuple, dict] = {}
+        inferred: dict[tuple, set] = {}
         for spec, share in self.shares.items():
             calibrated = self.calibration(share, nodes[spec])
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
-            self._measured[spec] = seconds
-            points.setdefault(spec.family, {})[spec.in_channels, spec.out_channels] = seconds
+            widths = spec.in_channels, spec.out_channels
+            points.setdefault(spec.family, {})[widths] = seconds
+            if spec in measured:
+                self._measured[spec] = seconds
+            else:
+                inferred.setdefault(spec.family, set()).add(widths)
         kinds: dict[str, list[dict]] = {}
         for (kind, *_), values in points.items():
             kinds.setdefault(kind, []).append(values)
         self.steps: dict[str, ChannelStep] = {k: find_step(v) for k, v in kinds.items()}
         return {
-            family: Surface(values, self.steps[family[0]], mixes=family[0] in MIXING)
+            family: Surface(
+                values, self.steps[family[0]], family[0] in MIXING, inferred.get(family, ())
+            )
             for family, values in points.items()
         }
 

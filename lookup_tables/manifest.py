@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lookup_tables.errors import TableError
+from lookup_tables.errors import NewerFormat, TableError
 from lookup_tables.files import refuse_newer, write_whole
 
 FORMAT = 1
@@ -23,8 +23,9 @@ ROWS = ".jsonl"
 _LINE_DIGITS = 8  # of a line's digest: they only say where, the file's digest says whether
 
 # Names become paths on other people's machines: nothing that leaves the table's folder.
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-StoredAt = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*/)*[A-Za-z0-9][\w.-]*$")]
+_NAME = r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*"
+FileName = Annotated[str, Field(pattern=f"^{_NAME}$")]
+StoredAt = Annotated[str, Field(pattern=f"^({_NAME}/)*{_NAME}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -90,7 +91,7 @@ class Manifest(BaseModel):
     @classmethod
     def parse(cls, text: str | bytes, where: str | Path) -> Manifest:
         """Read a manifest; raises TableError naming `where`."""
-        refuse_newer(where, text, FORMAT, TableError)
+        refuse_newer(where, text, FORMAT, NewerFormat)
         try:
             found = cls.model_validate_json(text)
         except ValidationError as error:
@@ -127,6 +128,14 @@ def load_manifest(folder: Path) -> Manifest | None:
         return None
 
 
+def expected(path: Path) -> bool:
+    """Whether a file is there, or should be, by the manifest beside it."""
+    if path.exists():
+        return True
+    manifest = load_manifest(path.parent)
+    return manifest is not None and path.name in manifest.files
+
+
 def read_sealed(path: Path) -> bytes:
     """A file's content, verified where the manifest beside it lists it.
 
@@ -148,12 +157,22 @@ def read_sealed(path: Path) -> bytes:
     return data
 
 
-def seal(folder: Path, device: str, names: Iterable[str]) -> Manifest:
-    """Record these files of a table as they are now, beside those that were sealed before."""
+def seal(
+    folder: Path, device: str, names: Iterable[str], rewritten: Iterable[str] = ()
+) -> Manifest:
+    """Record these files of a table as they are now, beside those that were sealed before.
+
+    What was sealed already may only have grown, but for the files that were `rewritten` on
+    purpose; raises TableError otherwise: damage is never sealed.
+    """
     former = load_manifest(folder)
     files = dict(former.files) if former else {}
     for name in names:
-        files[name] = FileRecord.of(name, (folder / name).read_bytes())
+        path = folder / name
+        data = path.read_bytes() if name in rewritten else read_sealed(path)
+        files[name] = FileRecord.of(name, data)
+    if former and former.files == files:
+        return former
     manifest = Manifest(device=device, version=former.version if former else 0, files=files)
     write_whole(folder / MANIFEST, manifest.to_json())
     return manifest.sealed()

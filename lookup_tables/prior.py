@@ -121,7 +121,8 @@ class Prior(BaseModel):
             spec: one.share * float(np.exp(log))
             for (spec, one), log in zip(known.items(), logs, strict=True)
         }
-        own = {spec: shares[spec] for spec in shares.keys() - (known.keys() & {*seen})}
+        used = {*seen}
+        own = {s: share for s, share in shares.items() if s not in known or s not in used}
         prior_nodes = {spec: one.nodes for spec, one in known.items()}
         return answer | own, prior_nodes | nodes
 

@@ -65,10 +65,15 @@ class Surface:
     """Answers arrays of widths from a set of measured points."""
 
     def __init__(
-        self, points: Mapping[Point, float], step: ChannelStep = STEPS[0], mixes: bool = False
+        self,
+        points: Mapping[Point, float],
+        step: ChannelStep = STEPS[0],
+        mixes: bool = False,
+        inferred: Iterable[Point] = (),
     ) -> None:
         """`mixes`: each output channel reads many, so that the two widths are independent even
-        where all points measured so far have equal ones."""
+        where all points measured so far have equal ones. `inferred`: points that were not measured
+        but are to be answered as they are; they count as interpolated."""
         self.step = step
         self._widths = np.array(list(points), dtype=np.int64)
         self._values = np.array(list(points.values()))
@@ -77,6 +82,8 @@ class Surface:
         self._known = np.sort(self._flat(self._widths[:, 0], self._widths[:, 1]))
         order = np.argsort(self._flat(self._widths[:, 0], self._widths[:, 1]))
         self._known_values = self._values[order]
+        told = np.array([*inferred], dtype=np.int64).reshape(-1, 2)
+        self._inferred = np.isin(self._known, self._flat(told[:, 0], told[:, 1]))
 
     def __call__(
         self, in_widths: np.ndarray, out_widths: np.ndarray
@@ -96,6 +103,7 @@ class Surface:
         open_ = inside & ~measured
         if open_.any():
             values[open_] = self._between(x[open_], y[open_])
+        measured &= ~self._inferred[position]
         return values.reshape(shape), ~measured.reshape(shape)
 
     @property

@@ -18,7 +18,7 @@ from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
-from lookup_tables.manifest import read_sealed, seal, unseal
+from lookup_tables.manifest import expected, load_manifest, read_sealed, seal, unseal
 from lookup_tables.network import Architecture, Network
 from lookup_tables.prior import Prior
 
@@ -146,10 +146,15 @@ class LatencyTable:
     def create(cls, folder: str | Path, device: Device) -> LatencyTable:
         """A new table, or the existing one of the same device; raises DeviceMismatch."""
         folder = Path(folder)
-        if (folder / IDENTITY).exists():
+        if expected(folder / IDENTITY):
             table = cls.open(folder)
             device.require(table.device, f"table {folder}", writing=True)
             return table
+        if any(folder.glob("*.jsonl")):
+            raise TableError(
+                f"{folder} holds rows, but no {IDENTITY}: it was copied incompletely, and nobody "
+                "knows which device they are of. Copy it again, or choose another --out"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         device.save(folder / IDENTITY)
         return cls(folder, device)
@@ -174,7 +179,7 @@ class LatencyTable:
     def prior(self, network: Network) -> Prior | None:
         """What another device's table says of this network, if `latprof transfer` used one."""
         path = self.prior_path(network.name)
-        if not path.exists():
+        if not expected(path):
             return None
         prior = Prior.load(path)
         if prior.fingerprint != network.fingerprint:
@@ -184,10 +189,13 @@ class LatencyTable:
     def load_network(self, name: str) -> Network:
         """The network beside its rows, or the shipped one; raises NetworkError."""
         beside = self.network_path(name)
-        return Network.load(beside if beside.exists() else name)
+        return Network.load(beside if expected(beside) else name)
 
     def networks(self) -> list[str]:
-        return sorted(path.stem for path in self.folder.glob("*.jsonl"))
+        """Those whose rows are there, or should be."""
+        manifest = load_manifest(self.folder)
+        sealed = manifest.networks() if manifest else []
+        return sorted({*sealed, *(path.stem for path in self.folder.glob("*.jsonl"))})
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -269,9 +277,13 @@ class LatencyTable:
             if size == before:
                 self._read[network] = (file.tell(), [*known, *rows])
 
-    def seal(self, network: str) -> None:
-        """Record in the manifest what this network's files hold, now that they are complete."""
-        seal(self.folder, self.device.name, self.files(network))
+    def seal(self, network: str, rewritten: Sequence[str] = ()) -> None:
+        """Record in the manifest what this network's files hold, now that they are complete.
+
+        Raises TableError for a file that was sealed before and is damaged; `rewritten` names those
+        that were written anew on purpose.
+        """
+        seal(self.folder, self.device.name, self.files(network), rewritten)
 
     def files(self, network: str) -> list[str]:
         """The names of the files that this network needs and that are there."""
@@ -282,7 +294,7 @@ class LatencyTable:
             self.prior_path(network),
             repeats_path(self.folder, network),
         )
-        return [path.name for path in paths if path.exists()]
+        return [path.name for path in paths if expected(path)]
 
     def drop_truncated_line(self, network: str) -> bool:
         """Remove the incomplete last line that a killed writer left; True if there was one."""

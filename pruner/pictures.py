@@ -126,7 +126,7 @@ def staircase(latency: LatencyModel, architecture: Architecture) -> str:
         for group, steps in stairs.most_telling(GROUPS, architecture):
             share = np.array([step.width for step in steps]) / group.width
             milliseconds = 1e3 * np.array([step.seconds for step in steps])
-            name = f"{group.name}: {chosen[group.name]} of {group.width}"
+            name = f" {group.name}: {chosen[group.name]} of {group.width}"  # _names are not shown
             (line,) = axis.plot(share, milliseconds, lw=1, label=name)
             edge = np.array([step.edge for step in steps])
             axis.plot(share[edge], milliseconds[edge], ".", ms=5, color=line.get_color())

@@ -389,8 +389,9 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         "seed": run.settings.seed,
         **run.origin(),
     }
-    write_json(run.result, result)
+    # First: a run counts as done once result.json is there.
     write_report(run.report, result, latency, architecture, read_log(run.search_log))
+    write_json(run.result, result)
     return result
 
 
@@ -409,10 +410,13 @@ def bought(latency: LatencyModel, architecture: Architecture) -> list[dict]:
 
 
 def table_identity(folder: str, network: str) -> dict[str, str]:
-    """The device's name and a digest of the network's rows."""
+    """The device's name and a digest of the network's rows, and of what helps to read them."""
     table = LatencyTable.open(folder)
-    digest = hashlib.sha256(table.path(network).read_bytes()).hexdigest()
-    return {"device": table.device.name, "rows_sha256": digest}
+    digest = hashlib.sha256(table.path(network).read_bytes())
+    prior = table.prior_path(network)
+    if prior.exists():
+        digest.update(prior.read_bytes())
+    return {"device": table.device.name, "rows_sha256": digest.hexdigest()}
 
 
 def versions() -> dict[str, str]:

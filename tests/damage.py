@@ -9,8 +9,12 @@ from pathlib import Path
 
 
 def damage(folder: Path, kind: str, rng: random.Random) -> str:
-    """Harm one file of a table in that way; returns its name."""
+    """Harm one file of a table in that way; returns its name. The manifest is never missing."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
+    if kind == MISSING:
+        path = rng.choice([path for path in files if path.name != "manifest.json"])
+        path.unlink()
+        return path.name
     if kind in _ROWS_ONLY:
         files = [path for path in files if path.suffix == ".jsonl"]
     path = rng.choice(files)
@@ -78,4 +82,6 @@ KINDS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "wrong units": _wrong_units,
     "renamed field": _renamed_field,
 }
+MISSING = "missing file"
+WAYS = (*KINDS, MISSING)
 _ROWS_ONLY = {"wrong units", "renamed field"}

@@ -94,3 +94,20 @@ def test_a_folder_that_holds_something_is_not_merged_into(tmp_path):
     first = finished(tmp_path / "a")
     with pytest.raises(TableError, match="is not empty"):
         merge(first, first, tmp_path / "a")
+
+
+def test_a_merge_that_fails_leaves_nothing(tmp_path):
+    first = synthetic_table(tmp_path / "a", NETWORK, levels=3, samples=3)
+    finished(tmp_path / "a", OTHER)
+    second = synthetic_table(tmp_path / "b", NETWORK, levels=4, samples=3)
+    with pytest.raises(TableError, match="two plans"):
+        merge(second, first, tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_priors_that_differ_are_not_merged(tmp_path):
+    _, first, second = halves(tmp_path)
+    first.prior_path("chain").write_text("{}")
+    second.prior_path("chain").write_text("[]")
+    with pytest.raises(TableError, match="differ; keep them in two tables"):
+        merge(first, second, tmp_path / "c")

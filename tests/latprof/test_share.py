@@ -17,7 +17,7 @@ from latprof.place import Place
 from latprof.share import pull, push, shared
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.manifest import MANIFEST, load_manifest
-from lookup_tables.table import LatencyTable, Validation
+from lookup_tables.table import LatencyTable, Validation, repeats_path
 from tests.toys import DEVICE, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)
@@ -38,7 +38,7 @@ def judge(table: LatencyTable, network: str) -> None:
                 architectures=3, rmspe=0.01, within_5_percent=1.0, rank_correlation=1.0,
                 worst=0.02, flops_rmspe=0.1, flops_rank_correlation=0.9, interval_90=0.02,
                 measuring_s=1.0, peak_memory_bytes=1, measured_at="2026-01-01T00:00:00+00:00",
-                tool_version="0.1.0",
+                tool_version="0.1.0", stopped="complete",
             )
         ],
     )  # fmt: skip
@@ -90,13 +90,13 @@ def test_an_earlier_state_of_a_table_never_replaces_a_later_one(table, place, tm
     pull(place, DEVICE.name, earlier)
     judge(table, "chain")
     push(table, place)
-    assert push(LatencyTable.open(earlier), place) == (shared(place)[0].manifest, [])
+    assert push(LatencyTable.open(earlier), place) == (shared(place)[0][0].manifest, [])
 
 
 def test_two_networks_of_one_device_join_in_the_place(table, place, tmp_path):
     push(table, place)
     push(finished(tmp_path / "second", OTHER), place)
-    assert shared(place)[0].manifest.networks() == ["chain", "other"]
+    assert shared(place)[0][0].manifest.networks() == ["chain", "other"]
     pull(place, DEVICE.name, tmp_path / "one", networks=["other"])
     assert LatencyTable.open(tmp_path / "one").networks() == ["other"]
     pull(place, DEVICE.name, tmp_path / "one")
@@ -130,7 +130,7 @@ def test_an_unfinished_network_is_not_shared(place, tmp_path):
     table = synthetic_table(tmp_path / "t", NETWORK, levels=3, samples=3)
     with pytest.raises(TableError, match=r"not finished.*latprof profile"):
         push(table, place)
-    assert shared(place) == []
+    assert shared(place) == ([], [])
 
 
 def test_a_file_changed_in_the_place_is_refused_naming_file_and_line(table, place, tmp_path):
@@ -189,6 +189,141 @@ def test_a_place_that_cannot_be_reached_is_an_error_of_one_line():
         Place("nowhere://tables")
 
 
+def test_what_an_interrupted_pull_of_another_device_left_does_not_come_along(
+    table, place, tmp_path
+):
+    push(table, place)
+    partial = tmp_path / "here.partial"
+    partial.mkdir()
+    (partial / "foreign.jsonl").write_bytes(table.path("chain").read_bytes())
+    pull(place, DEVICE.name, tmp_path / "here")
+    assert LatencyTable.open(tmp_path / "here").networks() == ["chain"]
+
+
+def test_replaced_rows_do_not_keep_what_lay_beside_the_former_ones(table, place, tmp_path):
+    repeats_path(table.folder, "chain").write_text("{}")
+    push(table, place)
+    other = finished(tmp_path / "again", samples=4)
+    push(other, place, replace=True)
+    assert "chain.repeats.json" not in shared(place)[0][0].manifest.files
+    pull(place, DEVICE.name, table.folder, replace=True)
+    assert files(table.folder) == files(other.folder)
+
+
+def test_of_two_different_files_beside_the_same_rows_none_is_taken_silently(table, place, tmp_path):
+    repeats_path(table.folder, "chain").write_text("{}")
+    push(table, place)
+    pull(place, DEVICE.name, tmp_path / "here")
+    repeats_path(table.folder, "chain").write_text('{"newer": 1}')
+    table.seal("chain", ["chain.repeats.json"])
+    with pytest.raises(TableError, match=r"same rows, but another chain\.repeats\.json"):
+        push(table, place)
+    push(table, place, replace=True)
+    with pytest.raises(TableError, match="same rows, but another"):
+        pull(place, DEVICE.name, tmp_path / "here")
+
+
+def test_damage_is_neither_pushed_nor_sealed(table, place):
+    NETWORK.save(table.network_path("chain"))
+    table.seal("chain")
+    path = table.network_path("chain")
+    path.write_text(path.read_text().replace("16", "12"))
+    with pytest.raises(TableError, match=r"chain\.network\.json: differs from what was sealed"):
+        push(table, place)
+    with pytest.raises(TableError, match="differs"):
+        table.seal("chain")
+
+
+@pytest.mark.parametrize("name", ["chain.jsonl", "device.json"])
+@pytest.mark.parametrize("harm", [lambda data: None, lambda data: data[:-9] + b"#" * 9])
+def test_pushing_again_mends_what_was_lost_in_the_place(table, place, tmp_path, name, harm):
+    push(table, place)
+    path = next((tmp_path / "shared").rglob(name))
+    harmed = harm(path.read_bytes())
+    path.unlink() if harmed is None else path.write_bytes(harmed)
+    with pytest.raises(TableError):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert push(table, place)[1] == [name]
+    pull(place, DEVICE.name, tmp_path / "here")
+    assert files(tmp_path / "here") == files(table.folder)
+
+
+def test_pulling_again_mends_a_damaged_file_here(table, place, tmp_path):
+    push(table, place)
+    pull(place, DEVICE.name, tmp_path / "here")
+    path = tmp_path / "here" / "chain.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert pull(place, DEVICE.name, tmp_path / "here")[1] == ["chain.jsonl"]
+    assert files(tmp_path / "here") == files(table.folder)
+
+
+def test_an_older_version_never_comes_silently_or_not_at_all(table, place, tmp_path):
+    push(table, place)
+    first = table.path("chain").read_bytes()
+    judge(table, "chain")
+    push(table, place)
+    with pytest.raises(TableError, match=r"holds a later state of chain\.jsonl"):
+        pull(place, DEVICE.name, table.folder, version=1)
+    pull(place, DEVICE.name, table.folder, version=1, replace=True)
+    assert table.path("chain").read_bytes() == first
+    with pytest.raises(TableError, match="there is none; the current version is 2"):
+        pull(place, DEVICE.name, tmp_path / "new", version=7)
+
+
+def test_a_tables_own_folder_is_not_pushed_into(table, tmp_path):
+    table.seal("chain")
+    home = tmp_path / "home" / DEVICE.name
+    home.parent.mkdir()
+    os.replace(table.folder, home)
+    with pytest.raises(TableError, match="is a table's own folder, not a shared place"):
+        push(finished(tmp_path / "other", OTHER), Place(str(home.parent)))
+    assert LatencyTable.open(home).networks() == ["chain"]
+
+
+def test_two_devices_of_one_name_live_beside_each_other(table, place, tmp_path):
+    push(table, place)
+    newer = DEVICE.model_copy(update={"runtime_version": "9.9"})
+    other = LatencyTable.create(tmp_path / "o", newer)
+    other.append("chain", table.rows("chain"))
+    with pytest.raises(DeviceMismatch, match="--as NAME"):
+        push(other, place)
+    push(other, place, name="toy_9.9")
+    pull(place, "toy_9.9", tmp_path / "here")
+    assert LatencyTable.open(tmp_path / "here").device == newer
+
+
+def test_one_broken_table_does_not_hide_the_others(table, place, tmp_path):
+    push(table, place)
+    (tmp_path / "shared" / "broken").mkdir()
+    (tmp_path / "shared" / "broken" / MANIFEST).write_text("{")
+    (tmp_path / "shared" / "index.json").write_text('{"devices": [3, null]}')
+    found, problems = shared(place)
+    assert [one.device.name for one in found] == [DEVICE.name]
+    assert len(problems) == 1
+    assert "broken" in problems[0]
+
+
+def test_a_version_of_a_newer_format_is_not_overwritten(table, place, tmp_path):
+    push(table, place)
+    newer = tmp_path / "shared" / DEVICE.name / "versions" / "000002.json"
+    newer.write_text('{"format": 2}')
+    judge(table, "chain")
+    with pytest.raises(TableError, match="format 2 is newer"):
+        push(table, place)
+
+
+def test_a_damaged_version_file_never_rolls_a_place_back(table, place, tmp_path):
+    push(table, place)
+    judge(table, "chain")
+    push(table, place)
+    (tmp_path / "shared" / DEVICE.name / "versions" / "000002.json").write_text("{")
+    assert push(table, place)[0].version == 2
+    push(finished(tmp_path / "second", OTHER), place)
+    assert shared(place)[0][0].manifest.networks() == ["chain", "other"]
+    pull(place, DEVICE.name, tmp_path / "here")
+    assert (tmp_path / "here" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
+
+
 # -- writers that compete, and writers that die ------------------------------------------------
 
 
@@ -199,17 +334,53 @@ def test_of_two_who_create_a_file_one_is_told(place):
     assert place.names("a") == ["1.json"]
 
 
+def test_a_push_in_the_middle_of_another_loses_nothing(table, place, tmp_path, monkeypatch):
+    other = finished(tmp_path / "second", OTHER)
+    slow = Place(place.url)
+    real, pushed = slow.create, []
+
+    def create(*arguments):
+        if not pushed:
+            pushed.append(push(other, place))
+        return real(*arguments)
+
+    monkeypatch.setattr(slow, "create", create)
+    assert push(table, slow)[0].version == 2
+    assert shared(place)[0][0].manifest.networks() == ["chain", "other"]
+
+
+def test_a_slow_writer_does_not_leave_its_older_version_current(
+    table, place, tmp_path, monkeypatch
+):
+    other = finished(tmp_path / "second", OTHER)
+    slow = Place(place.url)
+    real, pushed = slow.write, []
+
+    def write(path, data):
+        if path.endswith(MANIFEST) and not pushed:
+            pushed.append(push(other, place))
+        real(path, data)
+
+    monkeypatch.setattr(slow, "write", write)
+    push(table, slow)
+    assert shared(place)[0][0].manifest.version == 2
+
+
 class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("writes", range(6))
-def test_a_push_that_dies_leaves_the_former_version_to_readers_and_can_be_repeated(
-    table, place, tmp_path, monkeypatch, writes
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("writes", range(3))
+def test_a_push_that_dies_leaves_a_whole_table_or_none_to_readers_and_can_be_repeated(
+    table, place, tmp_path, monkeypatch, writes, again
 ):
-    push(table, place)
-    before = table.path("chain").read_bytes()
-    judge(table, "chain")
+    """The files, the claim, the manifest: a push of news does at least these three writes."""
+    before = None
+    if again:
+        push(table, place)
+        before = table.path("chain").read_bytes()
+        judge(table, "chain")
     left = [writes]
 
     def dying(real):
@@ -225,12 +396,13 @@ def test_a_push_that_dies_leaves_the_former_version_to_readers_and_can_be_repeat
     dies = Place(place.url)
     monkeypatch.setattr(dies, "write", dying(dies.write))
     monkeypatch.setattr(dies, "create", dying(dies.create))
-    try:
+    with pytest.raises(Interrupted):
         push(table, dies)
-    except Interrupted:
+    if again:
         pull(place, DEVICE.name, tmp_path / "seen")
-        seen = (tmp_path / "seen" / "chain.jsonl").read_bytes()
-        assert seen in (before, table.path("chain").read_bytes())
+        assert (tmp_path / "seen" / "chain.jsonl").read_bytes() == before
+    else:
+        assert shared(place) == ([], [])
     push(table, place)
     pull(place, DEVICE.name, tmp_path / "after")
     assert (tmp_path / "after" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
@@ -258,14 +430,15 @@ def test_writers_that_push_at_once_lose_nothing_of_each_other(place, tmp_path):
         writer.start()
     seen = set()
     while any(writer.is_alive() for writer in writers):
-        for table in shared(place):
+        for table in shared(place)[0]:
             folder = tmp_path / f"seen{len(seen)}"
             manifest, _ = pull(place, DEVICE.name, folder)
             LatencyTable.open(folder).rows(manifest.networks()[0])
             seen.add(table.manifest.version)
             folder.rename(tmp_path / uuid.uuid4().hex)
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert shared(place)[0].manifest.networks() == names
+    assert seen  # readers found whole tables while others wrote
+    assert shared(place)[0][0].manifest.networks() == names
 
 
 # -- real servers ------------------------------------------------------------------------------
@@ -277,7 +450,7 @@ def web(tmp_path):
 
     class Files(http.server.SimpleHTTPRequestHandler):
         def list_directory(self, path):
-            self.send_error(404)
+            self.send_error(403)  # as web servers do that list none
 
         def log_message(self, *arguments):
             pass
@@ -294,7 +467,7 @@ def web(tmp_path):
 def test_a_table_is_read_over_http(table, place, web, tmp_path):
     push(table, place)
     there = Place(web)
-    assert [found.device for found in shared(there)] == [DEVICE]
+    assert [found.device for found in shared(there)[0]] == [DEVICE]
     pull(there, DEVICE.name, tmp_path / "here")
     assert files(tmp_path / "here") == files(table.folder)
     with pytest.raises(TableError, match="there is none"):
@@ -339,7 +512,7 @@ def bucket(s3, monkeypatch):
 
 def test_tables_travel_through_a_bucket(table, bucket, tmp_path):
     place = Place(bucket)
-    assert shared(place) == []
+    assert shared(place) == ([], [])
     push(table, place)
     judge(table, "chain")
     assert push(table, place)[0].version == 2
@@ -347,7 +520,7 @@ def test_tables_travel_through_a_bucket(table, bucket, tmp_path):
     pull(place, DEVICE.name, tmp_path / "here")
     assert LatencyTable.open(tmp_path / "here").networks() == ["chain", "other"]
     assert (tmp_path / "here" / "chain.jsonl").read_bytes() == table.path("chain").read_bytes()
-    assert [found.manifest.version for found in shared(place)] == [3]
+    assert [found.manifest.version for found in shared(place)[0]] == [3]
 
 
 def test_a_bucket_itself_decides_which_of_two_writers_was_first(bucket):

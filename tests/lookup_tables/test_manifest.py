@@ -1,6 +1,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,11 +10,14 @@ from lookup_tables.errors import ContractError, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.manifest import MANIFEST, FileRecord, Manifest, load_manifest
 from lookup_tables.network import Network
+from lookup_tables.prior import Prior
 from lookup_tables.table import LatencyTable
-from tests.damage import KINDS, damage
-from tests.toys import chain, synthetic_table
+from tests.damage import WAYS, damage
+from tests.toys import DEVICE, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)
+PRIOR = "{}"
+WIDTHS = np.array([[8, 16, 8], [4, 12, 4], [3, 7, 5]])
 
 
 @pytest.fixture
@@ -135,16 +139,50 @@ def test_a_manifest_survives_being_written_and_read(contents, version):
     assert Manifest.parse(manifest.to_json(), "m.json") == manifest
 
 
-@given(st.sampled_from(sorted(KINDS)), st.integers(0, 2**32))
+@given(st.sampled_from(WAYS), st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
 def test_damage_is_refused_or_harmless_and_never_changes_a_prediction(tmp_path_factory, kind, seed):
     folder = tmp_path_factory.mktemp("t") / "t"
-    synthetic_table(folder, NETWORK, levels=2, samples=2).seal("chain")
-    architecture = NETWORK.dense
-    before = LatencyModel.load(NETWORK, folder).latency_s(architecture)
-    damage(folder, kind, random.Random(seed))
+    table = synthetic_table(folder, NETWORK, levels=3, samples=2)
+    prior = Prior.of(LatencyModel(NETWORK, table))
+    few = LatencyTable.create(folder.with_name("few"), DEVICE)
+    plan, *runs = table.rows("chain")
+    few.append("chain", [plan, *runs[:6]])
+    NETWORK.save(few.network_path("chain"))
+    prior.save(few.prior_path("chain"))
+    few.seal("chain")
+
+    def predicted():
+        found = LatencyTable.open(few.folder)
+        return LatencyModel(found.load_network("chain"), found).predict(WIDTHS).latency_s.tolist()
+
+    before = predicted()
+    damage(few.folder, kind, random.Random(seed))
     try:
-        after = LatencyModel.load(NETWORK, folder).latency_s(architecture)
+        after = predicted()
     except ContractError:
         return
     assert after == before
+
+
+def test_a_file_that_helps_to_read_the_rows_is_missed_when_it_is_gone(table):
+    table.prior_path("chain").write_text(PRIOR)
+    table.seal("chain")
+    table.prior_path("chain").unlink()
+    with pytest.raises(TableError, match=r"chain\.prior\.json is missing, though manifest\.json"):
+        LatencyModel(NETWORK, LatencyTable.open(table.folder))
+
+
+def test_rows_without_their_device_are_not_taken_for_this_machines(table):
+    (table.folder / "device.json").unlink()
+    with pytest.raises(TableError, match=r"device\.json is missing, though"):
+        LatencyTable.create(table.folder, DEVICE)
+    (table.folder / MANIFEST).unlink()
+    with pytest.raises(TableError, match=r"holds rows, but no device\.json"):
+        LatencyTable.create(table.folder, DEVICE)
+
+
+def test_another_programs_manifest_beside_a_network_file_is_none_of_ours(tmp_path):
+    (tmp_path / MANIFEST).write_text('{"name": "a web page"}')
+    NETWORK.save(tmp_path / "mine.json")
+    assert Network.load(tmp_path / "mine.json") == NETWORK
