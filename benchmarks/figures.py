@@ -99,6 +99,22 @@ def revalidate() -> Iterator[Row]:
         yield row
 
 
+def transfer() -> Iterator[Row]:
+    """Tables begun from another device's, and what would be without it."""
+    yield ["one thread → two", "widths", "transferred", "these networks alone", "as it is", "time"]
+    for name, found in _read("transfer")["networks"].items():
+        for widths, kind in (("menu", "on the menu"), ("any", "any")):
+            one = found[widths]
+            yield [
+                NETWORKS[name],
+                kind,
+                f"**{_percent(one['transferred'])}**",
+                _percent(one["without_the_other_table"]),
+                _percent(one["other_table_as_it_is"]),
+                f"{found['seconds']:.0f} s",
+            ]
+
+
 def anchors() -> Iterator[Row]:
     """Networks that others pruned and published."""
     yield ["network", "predicted", "90 % interval", "measured", "error"]
@@ -203,7 +219,7 @@ def _three(value: float) -> str:
 
 MAKERS = {
     make.__name__: make
-    for make in (table_error, latency_error, revalidate, repeatability, anchors, regret)
+    for make in (table_error, latency_error, revalidate, repeatability, transfer, anchors, regret)
 } | {f"compare_{model}": partial(compare, model) for model in ("resnet56", "resnet20")}
 
 
