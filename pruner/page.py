@@ -11,16 +11,18 @@ from lookup_tables.files import write_whole
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+h1, p, figcaption { overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #8884;
+  white-space: nowrap; }
+th:first-child, td:first-child, td:has(.bar) { text-align: left; }
 pre { padding: .75rem; background: #8882; white-space: pre-wrap; overflow-wrap: anywhere; }
 .bar { display: inline-block; height: .7em; background: #4a8; }
 .was { background: #8886; }
 .scroll { overflow-x: auto; }
 .pictures { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
-figure { margin: 0; }
+figure { margin: 0; max-width: 40rem; }
 figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; }
 """

@@ -158,7 +158,8 @@ def _training(epochs: Sequence[dict]) -> list[str]:
 def _reproduce(result: dict) -> list[str]:
     """The command, the versions and what it started from."""
     settings = Settings(**result["settings"])
-    facts = {"commit": result["commit"], "table": result["table"]} | result["versions"]
+    table = {f"table: {name}": value for name, value in result["table"].items()}
+    facts = {"commit": result["commit"]} | table | result["versions"]
     return [
         page.heading("How to reproduce it"),
         page.code(shlex.join(["pruner", "prune", *settings.options(), "--out", "RUN"])),
