@@ -392,7 +392,7 @@ def transfer(
     source: Annotated[Path, typer.Option("--from", help="The table of another device.")],
     network: NetworkOption,
     out: Annotated[Path | None, typer.Option(help="The new table's folder.")] = None,
-    samples: Annotated[int, typer.Option(min=10, help="Networks to measure by layer.")] = FEW,
+    samples: Annotated[int, typer.Option(min=12, help="Networks to measure by layer.")] = FEW,
     unseen: Annotated[
         int, typer.Option(min=4, help="Networks of each kind that tell the error.")
     ] = UNSEEN,

@@ -186,7 +186,9 @@ def test_a_table_of_another_version_of_the_tool_is_read_but_not_written_into(tmp
 
 def test_the_network_measured_next_is_the_one_the_table_is_least_sure_of(tmp_path):
     profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
-    made = journey._Journey(NETWORK, this_device(), tmp_path / "t", 2, GOAL, 0, lambda *_: None)
+    made = journey._Journey(
+        NETWORK, this_device(), tmp_path / "t", 2, GOAL, 0, None, lambda *_: None
+    )
     leg = journey.LEGS  # one that was not run
     model = made._model()
     for job in made._least_sure(leg):
