@@ -101,18 +101,26 @@ def revalidate() -> Iterator[Row]:
 
 def transfer() -> Iterator[Row]:
     """Tables begun from another device's, and what would be without it."""
-    yield ["one thread → two", "widths", "transferred", "these networks alone", "as it is", "time"]
-    for name, found in _read("transfer")["networks"].items():
-        for widths, kind in (("menu", "on the menu"), ("any", "any")):
-            one = found[widths]
-            yield [
-                NETWORKS[name],
-                kind,
-                f"**{_percent(one['transferred'])}**",
-                _percent(one["without_the_other_table"]),
-                _percent(one["other_table_as_it_is"]),
-                f"{found['seconds']:.0f} s",
-            ]
+    yield ["from → to", "network", "widths", "transferred", "these alone", "as it is", "time"]
+    for path in sorted(RESULTS.glob("transfer/*.json")):
+        result = json.loads(path.read_text())
+        devices = " → ".join(_short(result[end]) for end in ("from", "to"))
+        for name, found in result["networks"].items():
+            for widths, kind in (("menu", "on the menu"), ("any", "any")):
+                one = found[widths]
+                yield [
+                    devices,
+                    NETWORKS[name],
+                    kind,
+                    f"**{_percent(one['transferred'])}**",
+                    _percent(one["without_the_other_table"]),
+                    _percent(one["other_table_as_it_is"]),
+                    f"{found['seconds']:.0f} s",
+                ]
+
+
+def _short(device: dict) -> str:
+    return f"{device['processor'].split()[0].removesuffix('(R)')}, {device['threads']}"
 
 
 def anchors() -> Iterator[Row]:
