@@ -40,6 +40,7 @@ def drawing() -> Callable[[Network, LatencyTable, Path], None]:
 
 
 def picture_path(folder: Path, network: str) -> Path:
+    """Where a network's staircases are drawn."""
     return folder / f"{network}.svg"
 
 
@@ -66,9 +67,9 @@ def _use(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
         yield from ("", "```")
         first = networks[0].name
         file = table.network_path(first)
-        network = f"DIR/{file.name}" if file.exists() else first
-        yield f"latprof predict --table DIR --network {network} --architecture a.json"
-        yield f"pruner prune --table DIR --model {first} --speedup 2 …"
+        network = f"TABLE/{file.name}" if file.exists() else first
+        yield f"latprof predict --table TABLE --network {network} --architecture a.json"
+        yield f"pruner prune --table TABLE --model {first} --speedup 2 …"
         yield "```"
 
 
@@ -79,12 +80,10 @@ def _errors(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
         "any width. Beside the straight line in multiply-accumulates."
     )
     yield ""
-    heading = [
+    yield from _head(
         "network", "dense", "widths", "error (RMSPE)", "MACs line", "within ±5 %",
         "rank correlation", "worst", "90 % interval", "networks", "measured",
-    ]  # fmt: skip
-    yield _row(heading)
-    yield _row(["---"] * len(heading))
+    )  # fmt: skip
     for network in networks:
         dense_ms = LatencyModel(network, table).dense_s * 1e3
         for widths in ("menu", "any"):
@@ -116,8 +115,7 @@ def _repeatability(table: LatencyTable, networks: Sequence[Network]) -> Iterator
         return
     yield "Rebuilt in fresh processes: spreads of predicted speedups, and of the entries."
     yield ""
-    yield _row(["network", "tables", "predictions, median", "95 %", "entries, median", "95 %"])
-    yield _row(["---"] * 6)
+    yield from _head("network", "tables", "predictions, median", "95 %", "entries, median", "95 %")
     for name, result in found.items():
         spreads = [
             f"{result[what][spread]:.2%}"
@@ -146,7 +144,8 @@ def _staircases(table: LatencyTable, networks: Sequence[Network]) -> Iterator[st
 
 
 def _device(table: LatencyTable) -> Iterator[str]:
-    yield from ("## Device", "", _row(["what", "value"]), _row(["---"] * 2))
+    yield from ("## Device", "")
+    yield from _head("what", "value")
     facts = table.device.model_dump(exclude_none=True, exclude={"format"})
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -164,8 +163,7 @@ def _method(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
         f"{table.device.method}). Times are ratios to the dense network of the same moment."
     )
     yield ""
-    yield _row(["network", "designed", "unseen", "repeated", "pairs each", "time", "memory"])
-    yield _row(["---"] * 7)
+    yield from _head("network", "designed", "unseen", "repeated", "pairs each", "time", "memory")
     for network in networks:
         runs = table.runs(network)
         judged = table.validation(network.name)
@@ -179,6 +177,11 @@ def _method(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
 def _pairs(runs: Sequence[Run]) -> str:
     counts = sorted(run.pairs for run in runs)
     return f"{counts[0]} … {counts[-1]}"
+
+
+def _head(*columns: str) -> Iterator[str]:
+    yield _row(columns)
+    yield _row(["---"] * len(columns))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ app = typer.Typer(
 
 
 @app.callback()
-def common(quiet: QuietOption = False) -> None:
+def _common(quiet: QuietOption = False) -> None:
     console.quiet = quiet
 
 
@@ -96,9 +96,14 @@ def main() -> None:
         sys.exit(_complain(error, 3))
     except ContractError as error:
         sys.exit(_complain(error, 1))
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            _complain(f"{where}{error.strerror or error}; nothing that was written is lost", 1)
+        )
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
 

@@ -31,6 +31,7 @@ from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, v
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
+from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.table import LatencyTable, Plan, Validation
 
@@ -109,11 +110,14 @@ def profile(
     """Measure a network on a device into a table; returns the table's error.
 
     `few`: only so many designed networks, for a table that begins with another device's. Raises
-    DeviceMismatch for a table of another device, and TableError if the budget was spent before
-    there was enough to predict from; the rows stay.
+    DeviceMismatch for a table of another device, and TableError if another process is writing
+    into the folder or if the budget was spent before there was enough to predict from; the rows
+    stay.
     """
-    journey = _Journey(network, device, folder, levels, goal, seed, few, report)
-    return journey.finish(journey.measure())
+    LatencyTable.create(folder, device)
+    with only_writer(folder):
+        journey = _Journey(network, device, folder, levels, goal, seed, few, report)
+        return journey.finish(journey.measure())
 
 
 class _Journey:

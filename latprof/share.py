@@ -26,7 +26,7 @@ from latprof.errors import PlaceError
 from latprof.place import Place
 from lookup_tables.device import NAME, Device
 from lookup_tables.errors import DeviceMismatch, NewerFormat, TableError
-from lookup_tables.files import write_whole
+from lookup_tables.files import only_writer, write_whole
 from lookup_tables.manifest import (
     MANIFEST,
     ROWS,
@@ -90,7 +90,7 @@ def push(
 def pull(
     place: Place,
     device: str,
-    folder: Path,
+    folder: str | Path,
     networks: Sequence[str] = (),
     version: int | None = None,
     replace: bool = False,
@@ -101,26 +101,12 @@ def pull(
     very device is kept. Raises TableError where a file is not what the manifest says, and where
     the folder has other rows of the same network (`replace` takes the place's).
     """
-    folder = folder.resolve()
+    folder = Path(folder).resolve()
     asked = _of(networks, _manifest(place, device, version), place.where(device))
     partial = folder.with_name(folder.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    for path in partial.iterdir():
-        if path.name not in asked.files:
-            path.unlink()  # of another pull that was interrupted
-    for name in asked.files:
-        _fetch(place, asked, name, partial / name)
-    beside = {name: r.model_copy(update={"at": None}) for name, r in asked.files.items()}
-    write_whole(partial / MANIFEST, asked.model_copy(update={"files": beside}).to_json())
-    _require_readable(partial)
-    if expected(folder / IDENTITY):
-        return asked, _move_in(partial, folder, [*asked.files], replace, version is not None)
-    if folder.exists() and any(folder.iterdir()):
-        raise TableError(f"{folder} holds something else than a table; pull elsewhere with --out")
-    if folder.exists():
-        folder.rmdir()
-    os.replace(partial, folder)
-    return asked, sorted(asked.files)
+    with only_writer(partial):
+        return asked, _fetch_all(place, asked, partial, folder, replace, version is not None)
 
 
 def shared(place: Place) -> tuple[list[Shared], list[str]]:
@@ -360,6 +346,29 @@ def _read(place: Place, manifest: Manifest, name: str) -> bytes:
 
 
 # -- in a folder here --------------------------------------------------------------------------
+
+
+def _fetch_all(
+    place: Place, asked: Manifest, partial: Path, folder: Path, replace: bool, exactly: bool
+) -> list[str]:
+    """Through a folder beside it, where an interrupted pull goes on; returns what was news."""
+    for path in partial.iterdir():
+        if path.name not in asked.files:
+            path.unlink()  # of another pull that was interrupted
+    for name in asked.files:
+        _fetch(place, asked, name, partial / name)
+    beside = {name: r.model_copy(update={"at": None}) for name, r in asked.files.items()}
+    write_whole(partial / MANIFEST, asked.model_copy(update={"files": beside}).to_json())
+    _require_readable(partial)
+    if expected(folder / IDENTITY):
+        with only_writer(folder):
+            return _move_in(partial, folder, [*asked.files], replace, exactly)
+    if folder.exists() and any(folder.iterdir()):
+        raise TableError(f"{folder} holds something else than a table; pull elsewhere with --out")
+    if folder.exists():
+        folder.rmdir()
+    os.replace(partial, folder)
+    return sorted(asked.files)
 
 
 def _fetch(place: Place, manifest: Manifest, name: str, target: Path) -> None:

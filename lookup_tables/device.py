@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.files import refuse_newer, write_whole
+from lookup_tables.files import first_fault, refuse_newer, write_whole
 from lookup_tables.manifest import read_sealed
 
 FORMAT = 2
@@ -100,9 +100,7 @@ class Device(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            detail = error.errors()[0]
-            field = ".".join(map(str, detail["loc"]))
-            raise TableError(f"{where}: {field}: {detail['msg']}") from None
+            raise TableError(f"{where}: {first_fault(error)}") from None
 
     def save(self, path: str | Path) -> None:
         write_whole(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lookup_tables.errors import ContractError
+from pydantic import ValidationError
+
+from lookup_tables.errors import ContractError, TableError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: nothing is locked there
+    fcntl = None
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
@@ -15,6 +24,36 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(partial, path)
+
+
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """Write into a folder as its only process; raises TableError while another one does.
+
+    The lock goes with the process, however it ends, and leaves no file.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TableError(
+            f"{folder}: another process is writing into it. Wait for it to end, or write elsewhere "
+            "with --out"
+        ) from None
+    else:
+        yield
+    finally:
+        os.close(handle)
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing wrong with a file's content: which field, and what was expected."""
+    detail = error.errors()[0]
+    where = ".".join(map(str, detail["loc"]))
+    return f"{where}: {detail['msg']}" if where else detail["msg"]
 
 
 def refuse_newer(

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import NewerFormat, TableError
-from lookup_tables.files import refuse_newer, write_whole
+from lookup_tables.files import first_fault, refuse_newer, write_whole
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -95,11 +95,9 @@ class Manifest(BaseModel):
         try:
             found = cls.model_validate_json(text)
         except ValidationError as error:
-            detail = error.errors()[0]
-            field = ".".join(map(str, detail["loc"]))
             raise TableError(
-                f"{where}: {field + ': ' if field else ''}{detail['msg']}; it is damaged. Copy the "
-                "table again from where it came"
+                f"{where}: {first_fault(error)}; it is damaged. Copy the table again from where it "
+                "came"
             ) from None
         if found.check != found._digest():
             raise TableError(

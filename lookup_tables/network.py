@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lookup_tables.errors import ArchitectureError, NetworkError
-from lookup_tables.files import refuse_newer, write_whole
+from lookup_tables.files import first_fault, refuse_newer, write_whole
 from lookup_tables.layer import (
     WEIGHTED,
     Activation,
@@ -103,7 +103,7 @@ class Architecture(_Frozen):
             raise ArchitectureError(f"{path}: no such architecture file") from None
         except ValidationError as error:
             raise ArchitectureError(
-                f"{path}: not an architecture: {_first(error)}. Expected "
+                f"{path}: not an architecture: {first_fault(error)}. Expected "
                 '{"widths": {"group": n}, "removed": ["block"], "density": {"layer": d}}'
             ) from None
 
@@ -211,7 +211,7 @@ class Network(_Frozen):
         except FileNotFoundError:
             raise NetworkError(f"{path}: no such network file") from None
         except ValidationError as error:
-            raise NetworkError(f"{path}: not a valid network: {_first(error)}") from None
+            raise NetworkError(f"{path}: not a valid network: {first_fault(error)}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the network file: one line a layer, so that a diff reads well."""
@@ -417,9 +417,3 @@ def _unique(noun: str, names: list[str]) -> None:
 def _some(names, limit: int = 6) -> str:
     names = list(names)
     return (", ".join(names[:limit]) + (", …" if len(names) > limit else "")) or "none"
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    where = ".".join(map(str, detail["loc"]))
-    return f"{where}: {detail['msg']}" if where else detail["msg"]

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
-from lookup_tables.files import refuse_newer, write_whole
+from lookup_tables.files import first_fault, refuse_newer, write_whole
 from lookup_tables.layer import LayerSpec
 from lookup_tables.manifest import read_sealed
 from lookup_tables.surface import MIXING, ChannelStep, Surface
@@ -83,9 +83,7 @@ class Prior(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            detail = error.errors()[0]
-            where = ".".join(map(str, detail["loc"]))
-            raise TableError(f"{path}: {where}: {detail['msg']}") from None
+            raise TableError(f"{path}: {first_fault(error)}") from None
 
     def save(self, path: Path) -> None:
         """One layer a line."""

@@ -46,7 +46,9 @@ console = Console(stderr=True)
 ModelOption = Annotated[
     str, typer.Option("--model", help=f"{', '.join(models.MODELS)}, or file.py:factory.")
 ]
-DataOption = Annotated[str, typer.Option("--data", help="digits, cifar10, imagenet or food101.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="digits, cifar10, imagenet, food101, or file.py:function.")
+]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 WeightsOption = Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")]
@@ -79,7 +81,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard
 
 
 @app.callback()
-def common(
+def _common(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress; answers and errors only.")
     ] = False,
@@ -92,8 +94,15 @@ def main() -> None:
     try:
         app()
     except ContractError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_complain(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_complain(f"{where}{error.strerror or error}; nothing that was written is lost"))
+
+
+def _complain(error: Exception | str) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 @app.command()

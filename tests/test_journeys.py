@@ -15,6 +15,7 @@ import torch
 
 from latprof.show import print_validations
 from lookup_tables.device import Device
+from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable, Validation
 from pruner import cli as pruner_cli
@@ -103,6 +104,31 @@ def test_a_finished_table_is_sealed_verified_and_gets_a_card(workshop, tmp_path,
     capsys.readouterr()
     assert latprof("verify", tmp_path / "table") == 1
     assert "small_resnet.jsonl, line 2: differs from what was sealed" in capsys.readouterr().err
+
+
+def test_a_table_that_is_being_written_is_not_profiled_by_a_second_process(
+    workshop, tmp_path, latprof, capsys
+):
+    shutil.copytree(workshop / "table", tmp_path / "table")
+    network = workshop / "small_resnet.json"
+    with only_writer(tmp_path / "table"):
+        options = ["--network", network, "--levels", "3", "--samples", "12"]
+        assert latprof("profile", *options, "--out", tmp_path / "table") == 1
+    assert "another process is writing into it" in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_line(workshop, tmp_path, latprof, pruner, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+    network = workshop / "small_resnet.json"
+    Network.load(network).dense.save(tmp_path / "a.json")
+    dense = ["--network", network, "--architecture", tmp_path / "a.json"]
+    assert latprof("export", *dense, "--out", file / "x.onnx") == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert pruner("trace", "--model", FACTORY, "--input", "1x8x8", "--out", file / "x.json") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
 
 
 def test_quiet_commands_leave_standard_error_empty(workshop, tmp_path, pruner, latprof, capsys):

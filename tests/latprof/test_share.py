@@ -16,6 +16,7 @@ from latprof.errors import PlaceError
 from latprof.place import Place
 from latprof.share import pull, push, shared
 from lookup_tables.errors import DeviceMismatch, TableError
+from lookup_tables.files import only_writer
 from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.table import LatencyTable, Validation, repeats_path
 from tests.toys import DEVICE, chain, synthetic_table
@@ -545,3 +546,14 @@ def test_the_manifest_of_a_pull_lists_just_what_came(table, place, tmp_path):
     pull(place, DEVICE.name, tmp_path / "here", networks=["chain"])
     assert load_manifest(tmp_path / "here").networks() == ["chain"]
     assert json.loads((tmp_path / "here" / MANIFEST).read_text())["version"] == 2
+
+
+def test_two_pulls_into_one_folder_do_not_meet(table, place, tmp_path):
+    push(table, place)
+    (tmp_path / "t.partial").mkdir()
+    with only_writer(tmp_path / "t.partial"), pytest.raises(TableError, match="another process"):
+        pull(place, table.device.name, tmp_path / "t")
+    pull(place, table.device.name, tmp_path / "t")
+    with only_writer(tmp_path / "t"), pytest.raises(TableError, match="another process"):
+        pull(place, table.device.name, tmp_path / "t")
+    assert pull(place, table.device.name, tmp_path / "t")[1] == []

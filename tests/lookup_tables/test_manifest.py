@@ -113,7 +113,7 @@ def test_names_that_leave_the_folder_are_refused(name):
         Manifest.parse(text, "m.json")
 
 
-@pytest.mark.parametrize("at", ["../up", "/root/x", "a//b", "a/../b", "a/"])
+@pytest.mark.parametrize("at", ["../up", "/elsewhere/x", "a//b", "a/../b", "a/"])
 def test_addresses_that_leave_the_place_are_refused(at):
     record = FileRecord.of("x", b"").model_dump() | {"at": at}
     with pytest.raises(TableError, match="at"):

@@ -1,0 +1,39 @@
+import multiprocessing
+import os
+
+import pytest
+
+from lookup_tables.errors import TableError
+from lookup_tables.files import only_writer, write_whole
+
+
+def hold_and_die(folder, locked):
+    with only_writer(folder):
+        locked.set()
+        os._exit(9)
+
+
+def test_of_two_writers_of_a_folder_the_second_is_refused(tmp_path):
+    with only_writer(tmp_path), pytest.raises(TableError, match="another process is writing"):
+        only_writer(tmp_path).__enter__()
+    with only_writer(tmp_path):
+        assert not [*tmp_path.iterdir()]
+
+
+def test_a_writer_that_died_holds_nothing(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    locked = context.Event()
+    writer = context.Process(target=hold_and_die, args=(tmp_path, locked))
+    writer.start()
+    assert locked.wait(60)
+    writer.join(60)
+    assert writer.exitcode == 9
+    with only_writer(tmp_path):
+        pass
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path):
+    write_whole(tmp_path / "a", "before")
+    write_whole(tmp_path / "a", b"after")
+    assert (tmp_path / "a").read_text() == "after"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
