@@ -1,7 +1,7 @@
 """Data sets: a search sees training images and held-out training images, the test set waits.
 
 Small sets (CIFAR-10, digits) live in memory; ImageNet and Food-101 are read through torchvision
-from their standard folder layouts.
+from their standard folder layouts; a user's own comes from a function.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pruner.errors import DataError
+from pruner.user_code import load_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,12 +73,20 @@ class Joined:
 
 
 def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Data:
-    """A data set by name: digits, cifar10, imagenet, food101. Raises DataError if it is missing.
+    """A data set by name: digits, cifar10, imagenet, food101, or a user's own: `file.py:function`.
 
-    `seed` chooses the held-out images; keep it within one experiment.
+    The function takes no arguments and returns either a Data or what `from_datasets` takes, as a
+    tuple. `seed` chooses the held-out images; keep it within one experiment. Raises DataError if
+    the data set is missing or does not fit.
     """
+    if name not in _LOADERS and ":" in name:
+        made = load_function(name, "--data", DataError)()
+        return made if isinstance(made, Data) else _from_tuple(name, made, seed)
     if name not in _LOADERS:
-        raise DataError(f"no data set is called {name!r}. Known: {', '.join(_LOADERS)}")
+        raise DataError(
+            f"no data set is called {name!r}. Known: {', '.join(_LOADERS)}. "
+            "Your own: --data file.py:function"
+        )
     if name != "digits" and folder is None:
         raise DataError(f"data set {name} needs --data-dir, the folder that holds it")
     return _LOADERS[name](Path(folder) if folder is not None else None, seed)
@@ -305,16 +314,115 @@ def _from_folders(name: str, train, test, seed: int) -> Data:
     ]
     plain = v2.Compose([v2.Resize(256), v2.CenterCrop(224), *to_tensor])
     augment = v2.Compose([v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), *to_tensor])
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    held_out = min(10_000, max(1, len(order) // 10))
+    rest, held_out = _tenth(len(train), seed)
     return Data(
         name,
-        FromFolder(train, order[held_out:], plain, augment),
-        FromFolder(train, order[:held_out], plain, augment),
+        FromFolder(train, rest, plain, augment),
+        FromFolder(train, held_out, plain, augment),
         FromFolder(test, torch.arange(len(test)), plain, plain),
         classes=len(train.classes),
         shape=(3, 224, 224),
     )
+
+
+def _tenth(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(indices of the rest, indices of a tenth, of 10,000 at most, to hold out)."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = min(10_000, max(1, count // 10))
+    return order[held_out:], order[:held_out]
+
+
+# -- a user's own --------------------------------------------------------------------------------
+
+
+class Dataset(Protocol):
+    """A map-style data set as PyTorch has them: (image (c, h, w) float, class number) by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+
+
+@dataclass(frozen=True)
+class FromDataset:
+    """Some images of a user's data set; the augmented one holds the same images in the same order.
+
+    Augmentation that draws from PyTorch's generator, as torchvision's transforms do, repeats
+    exactly when a run is continued.
+    """
+
+    plain: Dataset
+    augmented: Dataset
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        source = self.plain if seed is None else self.augmented
+        with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
+            pairs = [source[index] for index in self.indices[indices].tolist()]
+        return torch.stack([image for image, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+
+
+def from_datasets(
+    name: str, train: Dataset, test: Dataset, augmented: Dataset | None = None, seed: int = 0
+) -> Data:
+    """A data set from PyTorch's own: the training images without augmentation, the test images.
+
+    `augmented`: the training images again, in the same order, with augmentation; fine-tuning
+    reads them. A tenth of the training images is held out. Classes are those of `train.classes`,
+    or as many as there are labels. Raises DataError for what are no such images.
+    """
+    if augmented is not None and len(augmented) != len(train):
+        raise DataError(
+            f"{name}: {len(augmented)} augmented images for {len(train)} training images; expected "
+            "the same ones in the same order"
+        )
+    shapes = {_shape_of(name, dataset) for dataset in (train, test, augmented or train)}
+    if len(shapes) > 1:
+        raise DataError(f"{name}: images of different shapes: {', '.join(map(str, shapes))}")
+    rest, held_out = _tenth(len(train), seed)
+    return Data(
+        name,
+        FromDataset(train, augmented or train, rest),
+        FromDataset(train, augmented or train, held_out),
+        FromDataset(test, test, torch.arange(len(test))),
+        classes=_count_classes(train),
+        shape=shapes.pop(),
+    )
+
+
+def _from_tuple(name: str, made: object, seed: int) -> Data:
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        raise DataError(
+            f"{name} returned {type(made).__name__}; expected (train, test) or (train, test, "
+            "augmented train), data sets of (image, class number), or a pruner.data.Data"
+        )
+    return from_datasets(name, *made, seed=seed)
+
+
+def _shape_of(name: str, dataset: Dataset) -> tuple[int, int, int]:
+    try:
+        image, label = dataset[0]
+        fits = image.dim() == 3 and image.is_floating_point() and int(label) >= 0
+    except (AttributeError, IndexError, TypeError, ValueError):
+        fits = False
+    if not fits or len(dataset) < 2:
+        raise DataError(
+            f"{name}: expected at least two pairs (image, class number), each image a float tensor "
+            "of (channels, height, width), normalised"
+        )
+    return tuple(image.shape)
+
+
+def _count_classes(dataset: Dataset) -> int:
+    named = getattr(dataset, "classes", None)
+    if named is not None:
+        return len(named)
+    return 1 + max(int(dataset[index][1]) for index in range(len(dataset)))
 
 
 _LOADERS: dict[str, Callable[[Path | None, int], Data]] = {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
@@ -21,6 +19,7 @@ from pruner.models.imagenet import (
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
 from pruner.models.yolov3 import yolov3
+from pruner.user_code import load_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +58,12 @@ def build(name: str, classes: int | None = None) -> nn.Module:
     """
     if name in MODELS:
         return MODELS[name].factory(classes or MODELS[name].classes)
-    path, colon, factory_name = name.rpartition(":")
-    if not colon:
+    if ":" not in name:
         raise ModelError(
             f"no model is called {name!r}. Known: {', '.join(MODELS)}. "
             "Your own: --model file.py:factory"
         )
-    model = _load_factory(Path(path), factory_name)()
+    model = load_function(name, "--model", ModelError)()
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
@@ -81,14 +79,3 @@ def short_name(name: str, classes: int | None = None) -> str:
     if name in MODELS and classes not in (None, MODELS[name].classes):
         return f"{name}_{classes}_classes"
     return name.rpartition(":")[2]
-
-
-def _load_factory(path: Path, name: str) -> Callable[[], nn.Module]:
-    if path.suffix != ".py" or not path.is_file():
-        raise ModelError(f"{path}: no such Python file; --model expects file.py:factory")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ModelError(f"{path} has no function {name!r}; --model expects file.py:factory")
-    return getattr(module, name)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pruner.data import batches, load_data
+from pruner.data import batches, from_datasets, load_data
 from pruner.errors import DataError
 from tests.toys import food101_folder, imagenet_folder
 
@@ -168,3 +168,97 @@ def test_a_broken_download_is_named(tmp_path):
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"broken")
     with pytest.raises(DataError, match="data_batch_3 is missing or broken"):
         load_data("cifar10", tmp_path)
+
+
+# -- a user's own --------------------------------------------------------------------------------
+
+
+class Shapes:
+    """Images of one colour a class; `noisy` ones are drawn anew each time."""
+
+    def __init__(self, count, classes=3, noisy=False, size=8):
+        self.count, self.of, self.noisy, self.size = count, classes, noisy, size
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index >= self.count:
+            raise IndexError(index)
+        image = torch.full((1, self.size, self.size), float(index % self.of))
+        return image + (torch.rand(()) if self.noisy else 0), index % self.of
+
+
+OWN = """
+import torch
+from torch.utils.data import TensorDataset
+
+def images():
+    pixels, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 4
+    return TensorDataset(pixels[:20], labels[:20]), TensorDataset(pixels[20:], labels[20:])
+
+def one():
+    return images()[0]
+
+def complete():
+    from pruner.data import from_datasets
+    return from_datasets("mine", *images())
+"""
+
+
+@pytest.mark.parametrize("function", ["images", "complete"])
+def test_a_data_set_of_ones_own_comes_from_a_function(tmp_path, function):
+    (tmp_path / "mine.py").write_text(OWN)
+    data = load_data(f"{tmp_path / 'mine.py'}:{function}")
+    assert (len(data.train), len(data.held_out), len(data.test)) == (18, 2, 10)
+    assert (data.classes, data.shape) == (4, (1, 8, 8))
+    pixels, labels = data.train.batch(torch.arange(5))
+    assert pixels.shape == (5, 1, 8, 8)
+    assert labels.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine.py:one", "returned TensorDataset; expected"),
+        ("mine.py:none", "has no function 'none'; --data expects file.py:function"),
+        ("other.py:images", "no such Python file; --data expects file.py:function"),
+    ],
+)
+def test_a_function_that_gives_no_data_set_is_refused(tmp_path, name, message):
+    (tmp_path / "mine.py").write_text(OWN)
+    with pytest.raises(DataError, match=message):
+        load_data(str(tmp_path / name))
+
+
+def test_augmentation_of_ones_own_repeats_by_its_seed_and_only_with_one():
+    data = from_datasets("mine", Shapes(20), Shapes(5), Shapes(20, noisy=True))
+    some = torch.arange(6)
+    torch.testing.assert_close(data.train.batch(some, 3), data.train.batch(some, 3))
+    assert not torch.equal(data.train.batch(some, 3)[0], data.train.batch(some, 4)[0])
+    plain, labels = data.train.batch(some)
+    assert torch.equal(plain[:, 0, 0, 0], labels.float())
+    assert torch.equal(data.train.batch(some, 3)[1], labels)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "augmented", "message"),
+    [
+        (Shapes(20), Shapes(5, size=9), None, "images of different shapes"),
+        (Shapes(20), Shapes(5), Shapes(19), "19 augmented images for 20 training images"),
+        (Shapes(1), Shapes(5), None, "at least two pairs"),
+        ([("a", 0)] * 4, Shapes(5), None, "float tensor"),
+    ],
+)
+def test_data_sets_that_do_not_fit_together_are_refused(train, test, augmented, message):
+    with pytest.raises(DataError, match=message):
+        from_datasets("mine", train, test, augmented)
+
+
+@given(count=st.integers(2, 60), seed=st.integers(0, 5))
+def test_a_tenth_is_held_out_and_nothing_is_in_both_parts(count, seed):
+    data = from_datasets("mine", Shapes(count), Shapes(5), seed=seed)
+    held_out, rest = set(data.held_out.indices.tolist()), set(data.train.indices.tolist())
+    assert len(held_out) == max(1, count // 10)
+    assert held_out | rest == set(range(count))
+    assert not held_out & rest
