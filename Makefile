@@ -15,7 +15,8 @@ METHOD  ?= lap
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check gpu-check page-check format profile prune bench picture figures networks clean
+.PHONY: help setup demo test check gpu-check page-check format profile prune bench picture figures networks \
+  docs notebooks clean
 
 help: ## This list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -92,6 +93,8 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.corruption
 	$(BIN)/python -m benchmarks.transfer
+	$(BIN)/python -m benchmarks.devices
+	$(BIN)/python -m benchmarks.first_use
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
 endif
@@ -128,6 +131,12 @@ train-%: setup ## Train a small network for the benchmarks: train-mobilenet_v1_3
 	@test -n "$(DATA_DIR)" || { echo "make $@ needs DATA_DIR=, the folder that holds CIFAR-10"; exit 1; }
 	$(BIN)/pruner train --model $* --data cifar10 --data-dir $(DATA_DIR) --epochs $(EPOCHS) --half \
 	  --out runs/trained/$*.safetensors
+
+docs: setup ## API pages from the docstrings, into build/docs
+	$(BIN)/pdoc --output-directory build/docs lookup_tables latprof pruner
+
+notebooks: setup ## Run the notebooks anew, output included, on an idle machine
+	$(BIN)/jupyter-execute --inplace docs/notebooks/*.ipynb
 
 clean: ## Remove the virtual environment, runs and caches
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -45,12 +45,12 @@ PUBLISHED = {
 Row = list[str]
 
 
-def table_error() -> Iterator[Row]:
+def table_error(machine: str = MACHINE) -> Iterator[Row]:
     """Every table's own error, on networks measured right after the designed ones."""
     yield ["network", "on the menu", "MACs line", "any width", "MACs line", "unseen", "profile"]
     tables = _read("table_error")["tables"]
     for name, threads, label in _each():
-        found = tables.get(f"{MACHINE}_{threads}t", {}).get("networks", {}).get(name)
+        found = tables.get(f"{machine}_{threads}t", {}).get("networks", {}).get(name)
         if found:
             menu, any_ = found["menu"], found["any"]
             yield [
@@ -117,6 +117,26 @@ def transfer() -> Iterator[Row]:
                     _percent(one["other_table_as_it_is"]),
                     f"{found['seconds']:.0f} s",
                 ]
+
+
+def devices() -> Iterator[Row]:
+    """Tables of two devices against each other."""
+    yield [
+        "from → to", "network", "dense network's time", "predicted speedups differ, median", "most",
+        "layers that differ",
+    ]  # fmt: skip
+    result = _read("devices")
+    for pair, networks in result["pairs"].items():
+        named = " → ".join(_short(result["devices"][name]) for name in pair.split())
+        for name, one in networks.items():
+            yield [
+                named,
+                NETWORKS[name],
+                f"{one['dense_ratio']:.2f}×",
+                f"**{_percent(one['median_change_of_speedups'])}**",
+                _percent(one["worst_change_of_speedups"], 0),
+                f"{one['changed_entries']} of {one['entries']}",
+            ]
 
 
 def _short(device: dict) -> str:
@@ -227,8 +247,18 @@ def _three(value: float) -> str:
 
 MAKERS = {
     make.__name__: make
-    for make in (table_error, latency_error, revalidate, repeatability, transfer, anchors, regret)
+    for make in (
+        table_error,
+        latency_error,
+        revalidate,
+        repeatability,
+        devices,
+        transfer,
+        anchors,
+        regret,
+    )
 } | {f"compare_{model}": partial(compare, model) for model in ("resnet56", "resnet20")}
+MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
 
 
 def markdown(rows: Iterator[Row]) -> str:

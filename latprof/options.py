@@ -63,6 +63,7 @@ def open_here(folder: Path) -> LatencyTable:
 
 
 def progress() -> Progress:
+    """A bar with the time left, and what is being done."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -21,11 +21,12 @@ SHOWN = 6  # groups: those whose widths decide most of the time
 SUFFIXES = (".svg", ".png", ".pdf")
 
 
-def plot(network: Network, table: LatencyTable, path: Path) -> None:
+def plot(network: Network, table: LatencyTable, path: str | Path) -> None:
     """Draw both to a file, SVG, PNG or PDF by its suffix; raises OptionError for another.
 
     The same table gives the same SVG, so that a version control system sees no change.
     """
+    path = Path(path)
     if path.suffix not in SUFFIXES:
         raise OptionError(f"--out {path}: a picture ends in {', '.join(SUFFIXES)}")
     plt.rcParams["svg.hashsalt"] = "latprof"

@@ -25,6 +25,7 @@ BINDINGS = {
 
 
 def why_it_stopped(result: Outcome, goal: Goal) -> str:
+    """What ended a profile, and the errors it reached."""
     reached = f"reached {result.menu.rmspe:.1%} on the menu and {result.any.rmspe:.1%} at any width"
     match result.stopped:
         case "error" if goal.error is not None:
@@ -39,6 +40,7 @@ def why_it_stopped(result: Outcome, goal: Goal) -> str:
 
 
 def print_validations(network: str, folder: Path, results: list[Validation], json_: bool) -> None:
+    """A table's error as a table, or as JSON for programs."""
     if json_:
         print(json.dumps([result.model_dump(exclude_none=True) for result in results], indent=1))
         return

@@ -21,7 +21,7 @@ def transfer(
     network: Network,
     source: LatencyTable,
     device: Device,
-    folder: Path,
+    folder: str | Path,
     *,
     samples: int = SAMPLES,
     unseen: int = UNSEEN,

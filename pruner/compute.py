@@ -14,6 +14,7 @@ Here = Callable[[Tensor], Tensor]  # brings a batch to where the models are
 
 
 def processor() -> torch.device:
+    """A GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

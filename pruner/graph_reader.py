@@ -299,5 +299,6 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of a node's output; None where it is no single tensor."""
     meta = node.meta.get("tensor_meta")
     return tuple(meta.shape) if hasattr(meta, "shape") else None

@@ -40,18 +40,22 @@ def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
 
 
 def heading(text: str) -> str:
+    """A section's heading."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
 def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def code(text: str) -> str:
+    """A command, as it would be typed."""
     return f"<pre><code>{html.escape(text)}</code></pre>"
 
 
 def link(text: str, to: str) -> str:
+    """A link to another page."""
     return f"<a href='{html.escape(to, quote=True)}'>{html.escape(text)}</a>"
 
 

@@ -420,6 +420,7 @@ def table_identity(folder: str, network: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a result."""
     names = ("latprof-pruner", "torch", "onnxruntime", "onnx", "stable-baselines3", "numpy")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
