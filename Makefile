@@ -94,6 +94,7 @@ bench: setup ## Rerun the benchmarks behind the README's figures, on an idle mac
 	$(BIN)/python -m benchmarks.corruption
 	$(BIN)/python -m benchmarks.transfer
 	$(BIN)/python -m benchmarks.devices
+	$(BIN)/python -m benchmarks.transfer_replayed
 	$(BIN)/python -m benchmarks.first_use
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)

@@ -1,6 +1,6 @@
-"""The README's tables, written from the saved results: no figure there is typed by hand.
+"""The documents' tables, written from the saved results: no figure there is typed by hand.
 
-    python -m benchmarks.figures          rewrites them in README.md
+    python -m benchmarks.figures          rewrites them in README.md and docs/results.md
     python -m benchmarks.figures --check  ends with code 1 if they differ from the results
 
 A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; NAME is one of MAKERS.
@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import typer
 
 from benchmarks.results import RESULTS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/results.md")
 MACHINE = "intel_xeon_processor"
 NETWORKS = {
     "resnet20": "ResNet-20, 32×32",
@@ -139,6 +141,23 @@ def devices() -> Iterator[Row]:
             ]
 
 
+def transfer_replayed() -> Iterator[Row]:
+    """Transfers from the committed tables' own runs, over several draws of twenty."""
+    yield ["to", "network", "on the menu", "worst", "whole table", "any", "worst", "whole table"]
+    for device, networks in _read("transfer_replayed")["to"].items():
+        for name, found in networks.items():
+            row = [f"`{device}`", NETWORKS[name]]
+            for widths in ("menu", "any"):
+                drawn = found["transferred"][widths]
+                (whole,) = found["whole_table"][widths]
+                row += [
+                    f"**{_percent(float(np.median(drawn)))}**",
+                    _percent(max(drawn)),
+                    _percent(whole),
+                ]
+            yield row
+
+
 def _short(device: dict) -> str:
     return f"{device['processor'].split()[0].removesuffix('(R)')}, {device['threads']}"
 
@@ -254,6 +273,7 @@ MAKERS = {
         repeatability,
         devices,
         transfer,
+        transfer_replayed,
         anchors,
         regret,
     )
@@ -268,7 +288,7 @@ def markdown(rows: Iterator[Row]) -> str:
 
 
 def renewed(text: str) -> str:
-    """The README with its tables as the results have them now."""
+    """A page with its tables as the results have them now."""
 
     def replace(match: re.Match) -> str:
         return f"{match[1]}\n{markdown(MAKERS[match[2]]())}{match[3]}"
@@ -277,12 +297,13 @@ def renewed(text: str) -> str:
 
 
 def main(check: bool = False) -> None:
-    before = README.read_text()
-    now = renewed(before)
-    if check and now != before:
-        print("README.md does not show what benchmarks/results/ holds; run: make figures")
-        sys.exit(1)
-    README.write_text(now)
+    for page in PAGES:
+        before = page.read_text()
+        now = renewed(before)
+        if check and now != before:
+            print(f"{page.name} does not show what benchmarks/results/ holds; run: make figures")
+            sys.exit(1)
+        page.write_text(now)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,28 @@
-"""What the README says of results is what the saved results hold."""
+"""What the documents say of results is what the saved results hold."""
 
 import re
 
-from benchmarks.figures import README, renewed
+import pytest
+
+from benchmarks.figures import PAGES, renewed
 from benchmarks.results import RESULTS
 
+# Files of a run, of a table, of a user: no results.
+OWN = {"result", "compare", "manifest", "architecture", "a", "mine", "settings"}
 
-def test_the_readmes_tables_are_those_of_the_saved_results():
-    text = README.read_text()
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_those_of_the_saved_results(page):
+    text = page.read_text()
     assert renewed(text) == text, "run: make figures"
 
 
-def test_every_result_that_the_readme_names_is_there():
-    named = re.findall(r"`([\w…]+)\.json`", README.read_text())
-    assert len(named) > 8
-    own_files = {"result", "compare", "manifest", "architecture", "a", "mine", "settings"}
-    for name in set(named) - own_files:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_result_that_a_page_names_is_there(page):
+    named = set(re.findall(r"`([\w…]+)\.json`", page.read_text())) - OWN
+    folders = re.findall(r"`([a-z_]+)/`", page.read_text())
+    assert len(named) > 2
+    for name in named:
         assert any(RESULTS.glob(name.replace("…", "*") + ".json")), name
+    for name in folders:
+        assert (RESULTS / name).is_dir() or (RESULTS.parents[1] / name).is_dir(), name
