@@ -45,14 +45,14 @@ def main(
     drawn = proposals(run, "random", SearchSettings(candidates, seed, depth=depth))
     rows = []
     for number, architecture in enumerate(drawn):
-        path = work / f"{model}_{speedup:g}x_{seed}_{number}.json"
+        path = work / f"{model}_{speedup:g}x_{depth}_{seed}_{number}.json"
         asked = {"epochs": epochs, **architecture.model_dump()}
         rows.append(kept_row(path, asked, partial(judge, run, architecture, epochs)))
         print(number, rows[-1], flush=True)
     tuned = [row["fine_tuned"] for row in rows]
     ways = [name for name in rows[0] if name != "fine_tuned"]
     rank = {name: float(spearmanr([row[name] for row in rows], tuned)[0]) for name in ways}
-    name = f"score_rank_{model}_{speedup:g}x"
+    name = f"score_rank_{model}_{'depth' if depth else 'widths'}_{speedup:g}x"
     print(save(name, {"epochs": epochs, "depth": depth, "rank_correlation": rank, "rows": rows}))
 
 
