@@ -17,7 +17,7 @@ from latprof.show import print_validations
 from lookup_tables.device import Device
 from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network
-from lookup_tables.table import LatencyTable, Validation
+from lookup_tables.table import DATA, LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.prune import load_run
@@ -412,6 +412,16 @@ def test_a_table_does_not_differ_from_itself_and_says_so(workshop, latprof, caps
     assert "0 of" in capsys.readouterr().out
     assert latprof("diff", table, table, *network, "--json") == 0
     assert json.loads(capsys.readouterr().out)["small_resnet"]["changed"] == []
+
+
+def test_tables_of_two_processors_are_told_apart_by_device_layer_and_network(latprof, capsys):
+    tables = [DATA / name for name in ("intel_xeon_processor_1t", "amd_epyc_1t")]
+    assert latprof("diff", *tables, "--network", "vgg16_32") == 5
+    told = capsys.readouterr().out
+    assert "device processor: Intel(R) Xeon(R) Processor → AMD EPYC" in told
+    assert "device runtime_version: 1.31.1 → 1.32.0" in told
+    assert "entries differ beyond noise" in told
+    assert "predicted speedups change by" in told
 
 
 def test_a_table_that_became_slower_in_part_ends_diff_with_code_5(

@@ -6,7 +6,6 @@ and a command with a word that is unknown here fails.
 """
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -228,8 +227,7 @@ def test_a_notebook_is_kept_with_its_output(notebook):
     assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
     assert sum(bool(c["outputs"]) for c in cells) >= len(cells) - 2
     assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
-    assert str(ROOT) not in notebook.read_text()
-    assert os.environ["HOME"] not in notebook.read_text()
+    assert not re.search(r"(/home/|/root/|/Users/|/tmp/)", notebook.read_text())
 
 
 def test_the_parts_to_install_that_documents_name_exist():
