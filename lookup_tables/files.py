@@ -37,16 +37,25 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise TableError(
-            f"{folder}: another process is writing into it. Wait for it to end, or write elsewhere "
-            "with --out"
-        ) from None
-    else:
+        if not _taken(handle):
+            raise TableError(
+                f"{folder}: another process is writing into it. Wait for it to end, or write "
+                "elsewhere with --out"
+            )
         yield
     finally:
         os.close(handle)
+
+
+def _taken(handle: int) -> bool:
+    """Take a folder's lock; False where another process holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system that knows no locks
+    return True
 
 
 def first_fault(error: ValidationError) -> str:
