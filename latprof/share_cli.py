@@ -186,7 +186,11 @@ def plot_command(
 def _only_device(place: Place) -> str:
     names = [table.manifest.device for table in shared(place)[0]]
     if len(names) != 1:
-        raise OptionError(f"{place.url} holds {', '.join(names) or 'no table'}: say which device")
+        if not names:
+            raise OptionError(
+                f"{place.url} holds no table. Check the address, or put one there: latprof push"
+            )
+        raise OptionError(f"{place.url} holds {', '.join(names)}: say which device")
     return names[0]
 
 

@@ -89,6 +89,12 @@ def test_a_table_pushed_from_one_home_is_pruned_against_in_another(workshop, tmp
     assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
 
 
+def test_a_pull_from_where_nothing_is_says_so(tmp_path, latprof, capsys):
+    assert latprof("pull", tmp_path / "none", "--out", tmp_path / "table") == 1
+    assert "holds no table. Check the address" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_finished_table_is_sealed_verified_and_gets_a_card(workshop, tmp_path, latprof, capsys):
     shutil.copytree(workshop / "table", tmp_path / "table")
     assert latprof("verify", tmp_path / "table") == 0
