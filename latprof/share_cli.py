@@ -78,8 +78,10 @@ def list_command(url: UrlArgument, json_: JsonOption = False) -> None:
         print(f"error: {problem}", file=sys.stderr)
     if json_:
         print(json.dumps([_as_json(table) for table in tables], indent=1))
-    else:
+    elif tables:
         _print_tables(tables, url)
+    elif not problems:
+        print(f"{url} holds no table")
     if problems:
         raise typer.Exit(1)
 

@@ -89,7 +89,9 @@ def test_a_table_pushed_from_one_home_is_pruned_against_in_another(workshop, tmp
     assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
 
 
-def test_a_pull_from_where_nothing_is_says_so(tmp_path, latprof, capsys):
+def test_a_place_where_nothing_is_says_so(tmp_path, latprof, capsys):
+    assert latprof("list", tmp_path / "none") == 0
+    assert "holds no table" in capsys.readouterr().out
     assert latprof("pull", tmp_path / "none", "--out", tmp_path / "table") == 1
     assert "holds no table. Check the address" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
