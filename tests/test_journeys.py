@@ -272,10 +272,12 @@ def test_with_depth_blocks_are_cut_out_and_the_run_is_loaded_again(
 
 @pytest.mark.parametrize("method", ["lap", "amc", "greedy", "knapsack", "random"])
 def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, method):
-    options = prune_arguments(workshop, tmp_path / "run", method=method, epochs=0)
+    net = Network.load(workshop / "small_resnet.json")
+    synthetic_table(tmp_path / "table", net)  # a hasty one measured here may promise nothing
+    changes = {"table": tmp_path / "table", "method": method, "epochs": 0}
+    options = prune_arguments(workshop, tmp_path / "run", **changes)
     assert pruner("prune", *options, "--depth", "--no-widths", "--json") == 0
     made = Architecture.load(tmp_path / "run" / "architecture.json")
-    net = Network.load(workshop / "small_resnet.json")
     assert made.removed
     assert net.widths(made) == net.widths(net.dense)
 
