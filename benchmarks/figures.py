@@ -231,8 +231,7 @@ def regret() -> Iterator[Row]:
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
     for method in sorted(names, key=names.get):
-        name, *agent = method.split("/")
-        row = [f"`{name}`" + (f", {' over '.join(agent)}" if agent else "")]
+        row = [f"`{method}`"]
         for methods in found.values():
             one = methods.get(method)
             row.append(

@@ -8,7 +8,7 @@ accuracy a search falls short. (Here decisions do not depend on one another, as 
 assumes; in a real network some do.)
 
     python -m benchmarks.surrogate record --weights FILE --data-dir FOLDER --table FOLDER
-    python -m benchmarks.surrogate regret --table FOLDER [--method lap …]
+    python -m benchmarks.surrogate regret --table FOLDER [--method lap:agent=ddpg,reward=error …]
 """
 
 from __future__ import annotations
@@ -26,20 +26,27 @@ from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.staircase import Staircase
 from pruner.choices import REMOVED, choices
+from pruner.compare import variant
 from pruner.completion import Completion
 from pruner.filters.taylor import importance
 from pruner.knapsack import solve
 from pruner.methods import METHODS, SearchSettings
+from pruner.prune import for_search
+from pruner.run_folder import Settings
 from pruner.task import Task
 
 app = typer.Typer()
 RECORDED = "surrogate_resnet56"
 LEAST = 1e-3  # share of the accuracy that is left at worst
 IMAGES = 3000
-DEFAULT = [
-    "lap", "lap/cma/values", "lap/ddpg/values", "lap/ddpg/widths", "amc/thompson", "amc/ddpg",
-    "greedy", "knapsack", "random",
-]  # fmt: skip
+DEFAULT = (
+    "lap", "greedy", "knapsack", "random",
+    "lap:agent=cma,actions=values", "lap:agent=td3", "lap:agent=sac",
+    "lap:agent=ddpg,actions=values", "lap:agent=ddpg",
+    "lap:agent=ddpg,sensitivity=false", "lap:agent=ddpg,reward=error",
+    "lap:agent=ddpg,reward=error_log_latency", "lap:agent=ddpg,reward=accuracy_latency",
+    "amc", "amc:agent=thompson",
+)  # fmt: skip
 
 
 @app.command()
@@ -122,9 +129,8 @@ def regret(
     seeds: int = 5,
     episodes: int = 300,
     depth: bool = True,
-    reward: str = "error_sensitivity",
 ) -> None:
-    """`--method lap/ddpg/widths` names a search, its agent and its actions."""
+    """Methods and their variants are named as `pruner compare` names them."""
     recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
     network = Network.load(recorded["network"])
     measured = LatencyModel.load(network, table)
@@ -134,18 +140,18 @@ def regret(
     budget_s = latency.dense_s / speedup
     values = surrogate.values()
     best = completion.architecture(solve(completion, values, budget_s))
-    problem = {
-        "episodes": episodes, "reward": reward, "dense": surrogate.dense,
-        "optimum": surrogate(best),
-    }  # fmt: skip
+    problem = {"episodes": episodes, "dense": surrogate.dense, "optimum": surrogate(best)}
+    base = Settings(
+        model=network.name, weights="", data="", table=str(table), speedup=speedup, depth=depth,
+        episodes=episodes,
+    )  # fmt: skip
     label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
     results = _known(label, problem)
     for name in method or DEFAULT:
-        search, *agent = name.split("/")
-        found = []
+        chosen, found = variant(base, name), []
         for seed in range(seeds):
-            settings = SearchSettings(episodes, seed, reward, depth, *agent)
-            best = best_found(search, settings, surrogate, recorded["importance"], budget_s)
+            search = for_search(chosen.varied(seed=seed))
+            best = best_found(chosen.method, search, surrogate, recorded["importance"], budget_s)
             found.append(1 - best / problem["optimum"])
             print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
         results[name] = {

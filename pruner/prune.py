@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -222,21 +222,16 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         journey.latency,
         progress,
     )
-    METHODS[settings.method](
-        journey.task(log.score, run.path),
-        SearchSettings(
-            settings.episodes,
-            settings.seed,
-            settings.reward,
-            settings.depth,
-            settings.agent,
-            settings.actions,
-            settings.sensitivity,
-        ),
-    )
+    METHODS[settings.method](journey.task(log.score, run.path), for_search(settings))
     best = choose(journey, log)
     best.save(run.architecture)
     return best
+
+
+def for_search(settings: Settings) -> SearchSettings:
+    """What of a run's settings its search method is given."""
+    names = [field.name for field in fields(SearchSettings)]
+    return SearchSettings(**{name: getattr(settings, name) for name in names})
 
 
 def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[str, list[float]]:
