@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Here = Callable[[Tensor], Tensor]  # brings a batch to where the models are
+BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")  # without them it is emulated, and slower
 
 
 def processor() -> torch.device:
@@ -43,14 +44,16 @@ def _placed(x: Tensor, device: torch.device) -> Tensor:
 
 
 def fast_arithmetic(wanted: bool = True) -> torch.autocast:
-    """Half precision where the processor multiplies it in hardware: on GPUs, and on CPUs with AMX.
+    """Half precision where the processor multiplies it in hardware: on GPUs, and on CPUs that
+    have one of BFLOAT16_UNITS.
 
     For training and for search scores; what a user is told is computed in single precision.
     """
     device = processor().type
     if device == "cuda":
         return torch.autocast("cuda", half_precision(), enabled=wanted)
-    has_units = torch.cpu._is_amx_tile_supported()  # no public question exists yet
+    can = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 cannot be asked yet
+    has_units = any(can.get(unit, False) for unit in BFLOAT16_UNITS)
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
 
 

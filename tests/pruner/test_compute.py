@@ -29,6 +29,22 @@ def test_single_precision_stays_single_when_it_is_asked_for():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_half_precision_only_with_units_for_it(monkeypatch, units, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    with fast_arithmetic():
+        assert torch.mm(torch.eye(2), torch.eye(2)).dtype == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
 def test_without_a_gpu_half_precision_needs_no_loss_scaling():
     assert half_precision() == torch.bfloat16
     assert not loss_scaler().is_enabled()
