@@ -7,7 +7,10 @@ network go first. The threshold is the lowest whose network meets the latency bu
 Deviations:
 1. Widths are rounded up to multiples of ROUND_TO, as its users do to keep runtimes fast; never
    below what the table has measured.
-2. Torch-Pruning asks for a share of channels; here the table's latency decides how many.
+2. Torch-Pruning asks for a share of channels; here the table's latency decides how many. Steps of
+   ROUND_TO are coarse: what they leave of the budget buys the channels of the greatest magnitude
+   for their seconds, so that networks of equal latency are compared.
+3. It says how many channels every layer keeps; which ones, the criterion that all methods share.
 """
 
 from __future__ import annotations
@@ -33,9 +36,25 @@ def search_by_magnitude(task: Task, settings: SearchSettings) -> None:
         some = [_above(task, scores, t) for t in thresholds[start : start + 256]]
         fits = task.latency.predict_architectures(some).latency_s <= task.budget_s
         if fits.any():
-            task.score(some[int(fits.argmax())])
+            task.score(_spent(task, completion, scores, some[int(fits.argmax())]))
             return
     task.score(completion.fastest())
+
+
+def _spent(
+    task: Task, completion: Completion, scores: dict[str, np.ndarray], architecture: Architecture
+) -> Architecture:
+    """Widened on the menu until the budget is spent, or as it is if it is off the menu and the
+    menu's next smaller network is no faster."""
+    values, positions = [], []
+    for choice in completion.choices:
+        width = architecture.widths[choice.name]
+        weights = np.cumsum(scores[choice.name][::-1])
+        values.append(np.array([weights[option - 1] for option in choice.options]))
+        positions.append(max(0, int(np.searchsorted(choice.options, width, side="right")) - 1))
+    if completion.latency_s([positions])[0] > task.budget_s:
+        return architecture
+    return completion.architecture(completion.spend(positions, task.budget_s, values))
 
 
 def _above(task: Task, scores: dict[str, np.ndarray], threshold: float) -> Architecture:

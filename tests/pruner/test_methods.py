@@ -179,6 +179,29 @@ def test_a_greedy_search_gives_up_what_costs_no_accuracy(latency):
     assert asked[-1].widths["g1"] == 32
 
 
+def test_global_magnitude_spares_the_group_that_weighs_most(latency):
+    seen = []
+    task = task_for(latency, 1.4, lambda architecture: seen.append(architecture) or 0.5)
+    weights = {g.name: np.full(g.width, 9.0 if g.name == "g1" else 1.0) for g in CHAIN.groups}
+    task.magnitudes = lambda: weights
+    METHODS["magnitude"](task, SearchSettings())
+    (found,) = seen
+    assert found.widths["g1"] == 32
+    assert min(found.widths.values()) < 16
+
+
+@pytest.mark.parametrize(("speedup", "seed"), [(1.1, 0), (1.5, 1), (1.7, 2), (2.2, 3)])
+def test_global_magnitude_and_uniform_spend_what_the_budget_allows(latency, speedup, seed):
+    completion = Completion(latency)
+    for method in ("magnitude", "uniform"):
+        seen = []
+        task = task_for(latency, speedup, lambda a, seen=seen: seen.append(a) or 0.5, seed)
+        METHODS[method](task, SearchSettings())
+        positions = completion.positions(seen[0])
+        assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-9)
+        assert completion.spend(positions, task.budget_s) == positions
+
+
 def test_amcs_budget_is_one_that_half_of_its_networks_are_fast_enough_for(latency):
     task = task_for(latency, 1.6)
     completion = Completion(latency.in_macs())
