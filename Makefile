@@ -44,13 +44,13 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 	  --table runs/demo/table --speedup 1.5 --episodes 60 --epochs 5 --out runs/demo/run
 
 test: setup ## All tests that need no GPU
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup ## Style, import rules and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any was skipped
 	@nvidia-smi -L || { echo "gpu-check FAILED: no NVIDIA driver answers; nothing was checked"; exit 1; }

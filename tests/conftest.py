@@ -1,5 +1,7 @@
 """Tests run on two threads at most and never on a GPU by accident."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,11 +9,13 @@ from latprof import cli as latprof_cli
 from pruner import cli as pruner_cli
 from tests.commands import FACTORY, command
 
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the other cores
+
 
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture
