@@ -48,7 +48,7 @@ def main(
         architecture = out / row.get("folder", "") / "architecture.json"
         if architecture.exists():
             row["architecture"] = json.loads(architecture.read_text())
-    print(save(f"compare_{model}", _without_local(found)))
+    print(save(f"compare/{model}_{table.name}", _without_local(found)))
 
 
 def _say(step: str, done: int, total: int, text: str) -> None:

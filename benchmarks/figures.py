@@ -196,32 +196,48 @@ def repeatability() -> Iterator[Row]:
             ]
 
 
-def compare(model: str) -> Iterator[Row]:
-    """A network on CIFAR-10 by each method, beside smaller members of its family."""
-    rows = [row for row in _read(f"compare_{model}")["rows"] if row.get("measured")]
+def compare(network: str, device: str) -> Iterator[Row]:
+    """A network on CIFAR-10 by each method, beside smaller members of its family; means of seeds,
+    and their range."""
+    found = _read(f"compare/{network}_{device}")
+    rows = found["rows"]
     yield [
         "method", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
         "search", "fine-tuning",
     ]  # fmt: skip
     dense = next(row["dense_accuracy"] for row in rows if "dense_accuracy" in row)
     yield ["dense", "", "1.00×", "", f"**{_percent(dense, 2)}**", "", ""]
-    for row in sorted(rows, key=lambda row: (row["asked"] or row["measured"], -row["accuracy"])):
-        measured = f"**{row['measured']:.2f}×**"
-        measured += f" ({row['measured_low']:.2f} … {row['measured_high']:.2f})"
-        accuracy = f"**{_percent(row['accuracy'], 2)}**"
-        if row["asked"] is None:
-            label = row["method"].replace("resnet", "ResNet-")
-            source = " (published)" if row["published"] else ""
+    for one in sorted(found["summary"], key=lambda one: one["asked"] or one["measured"]):
+        seeds = [
+            row
+            for row in rows
+            if (row["method"], row["asked"]) == (one["method"], one["asked"])
+            and "refused" not in row
+        ]
+        measured = f"**{one['measured']:.2f}×**"
+        measured += f" ({one['measured_low']:.2f} … {one['measured_high']:.2f})"
+        accuracy = f"**{_percent(one['accuracy'], 2)}**"
+        if one["asked"] is None:
+            label = one["method"].replace("resnet", "ResNet-")
+            source = " (published)" if seeds[0]["published"] else ""
             yield [label, "", measured, "", accuracy + source, "", ""]
             continue
+        if len(seeds) > 1:
+            accuracy += f" ({_span(one['accuracy_low'], one['accuracy_high'])})"
+        search_s, fine_tune_s = (
+            float(np.mean([row["seconds"][step] for row in seeds]))
+            for step in ("search", "fine_tune")
+        )
+        which = "seed" if len(seeds) == 1 else "seeds"
         yield [
-            f"`{row['method']}`, {row['asked']:g}× asked, seed {row['seed']}",
-            f"{row['predicted']:.2f}×",
+            f"`{one['method']}`, {one['asked']:g}× asked, {which} "
+            + ", ".join(str(row["seed"]) for row in seeds),
+            f"{np.mean([row['predicted'] for row in seeds]):.2f}×",
             measured,
-            _percent(row["before_fine_tuning"]),
+            _percent(float(np.mean([row["before_fine_tuning"] for row in seeds]))),
             accuracy,
-            f"{row['seconds']['search'] / 60:.1f} min",
-            f"{row['seconds']['fine_tune'] / 60:.0f} min",
+            f"{search_s / 60:.1f} min",
+            f"{fine_tune_s / 60:.0f} min",
         ]
 
 
@@ -254,6 +270,10 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def _span(low: float, high: float) -> str:
+    return f"{100 * low:.2f} … {100 * high:.2f}"
+
+
 def _signed(share: float) -> str:
     return f"{100 * share:+.1f} %".replace("-", "−")
 
@@ -276,8 +296,11 @@ MAKERS = {
         anchors,
         regret,
     )
-} | {f"compare_{model}": partial(compare, model) for model in ("resnet56", "resnet20")}
+}
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
+MAKERS["compare_resnet56"] = partial(compare, "resnet56", f"{MACHINE}_1t")
+MAKERS["compare_resnet20"] = partial(compare, "resnet20", f"{MACHINE}_1t")
+MAKERS["compare_resnet20_amd_epyc"] = partial(compare, "resnet20", "amd_epyc_1t")
 
 
 def markdown(rows: Iterator[Row]) -> str:
