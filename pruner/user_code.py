@@ -3,21 +3,56 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 
 from lookup_tables.errors import ContractError
 
 
 def load_function(name: str, option: str, error: type[ContractError]) -> Callable:
-    """The function that `file.py:function` names; raises `error`, which tells the option."""
+    """The function that `file.py:function` names; raises `error`, which tells the option.
+
+    The file is run once, and can import what lies beside it.
+    """
     file, _, function = name.rpartition(":")
     path = Path(file)
     if path.suffix != ".py" or not path.is_file():
         raise error(f"{path}: no such Python file; {option} expects file.py:function")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = _load(path.resolve(), path.stat().st_mtime_ns)
+    except Exception as fault:  # whatever a user's file raises
+        last = traceback.extract_tb(fault.__traceback__)[-1]
+        where = f"{last.filename}, line {last.lineno}"
+        if isinstance(fault, SyntaxError):
+            where = f"{fault.filename}, line {fault.lineno}"
+        raise error(
+            f"{path} cannot be loaded: {type(fault).__name__}: {fault} ({where}); {option} "
+            "expects file.py:function"
+        ) from fault
     if not callable(getattr(module, function, None)):
         raise error(f"{path} has no function {function!r}; {option} expects file.py:function")
     return getattr(module, function)
+
+
+@lru_cache
+def _load(path: Path, changed_ns: int) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    beside = str(path.parent)
+    if beside not in sys.path:
+        sys.path.append(beside)  # last: a user's file never hides a package
+    former = sys.modules.get(spec.name)
+    is_free = former is None or getattr(former, "__file__", None) == str(path)
+    if is_free:
+        sys.modules[spec.name] = module  # dataclasses and pickles look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if is_free:
+            del sys.modules[spec.name]
+        raise
+    return module
