@@ -31,7 +31,7 @@ def batch_norm_scale(trace: Trace, images: Images | None = None) -> dict[str, Te
     """|γ| of the BatchNorm behind a filter; its L1 norm where there is none: group → (width,)."""
 
     def score(layer: nn.Module, norm: nn.BatchNorm2d | None) -> Tensor:
-        if norm is None:
+        if norm is None or norm.weight is None:
             return filters(layer).abs().sum(dim=1)
         return norm.weight.detach().abs()
 

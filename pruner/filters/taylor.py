@@ -12,6 +12,9 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,7 +56,7 @@ def _squares(trace: Trace, images: Images) -> dict[nn.Module, Tensor]:
     model = trace.module.eval()
     squares: dict[nn.Module, Tensor] = {}
     parts = _writers(trace)
-    with on_processor(model) as here:
+    with on_processor(model) as here, _all_learn(model):
         for x, labels in batches(images, BATCH, IMAGES):
             model.zero_grad(set_to_none=True)
             F.cross_entropy(model(here(x)), here(labels)).backward()
@@ -61,6 +64,19 @@ def _squares(trace: Trace, images: Images) -> dict[nn.Module, Tensor]:
                 squares[layer] = squares.get(layer, 0) + _gate_gradient(layer, norm).cpu() ** 2
     model.zero_grad(set_to_none=True)
     return squares
+
+
+@contextmanager
+def _all_learn(model: nn.Module) -> Iterator[None]:
+    """Gradients of all parameters, frozen ones included."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _writers(trace: Trace) -> list[tuple[nn.Module, nn.Module | None]]:
@@ -74,7 +90,7 @@ def _writers(trace: Trace) -> list[tuple[nn.Module, nn.Module | None]]:
 
 
 def _gate_gradient(layer: nn.Module, norm: nn.Module | None) -> Tensor:
-    """∂E/∂g of every channel: (width,)."""
-    source = layer if norm is None else norm
+    """∂E/∂g of every channel: (width,). A BatchNorm without γ and β leaves it to the layer."""
+    source = layer if norm is None or norm.weight is None else norm
     parts = [p for p in (source.weight, source.bias) if p is not None]
     return sum((p.detach() * p.grad).reshape(len(p), -1).sum(dim=1) for p in parts)

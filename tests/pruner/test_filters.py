@@ -39,6 +39,19 @@ def test_every_ranking_scores_every_channel_and_changes_no_weight(traced, name):
     assert all(torch.equal(traced.module.state_dict()[key], v) for key, v in before.items())
 
 
+@pytest.mark.parametrize("name", RANKINGS)
+def test_frozen_weights_and_a_batch_norm_without_weights_are_scored_too(name):
+    torch.manual_seed(0)
+    model = tiny_resnet().eval()
+    model.layer1[0].bn1 = torch.nn.BatchNorm2d(16, affine=False).eval()
+    model.conv1.weight.requires_grad_(False)
+    traced = trace(model, (1, 8, 8), "tiny")
+    scores = RANKINGS[name](traced, IMAGES)
+    assert all(values.isfinite().all() for values in scores.values())
+    assert float(importance(traced, IMAGES)["layer1.0.conv1"].sum()) > 0
+    assert not traced.module.conv1.weight.requires_grad
+
+
 def test_a_filter_equal_to_the_others_mean_is_the_first_that_fpgm_drops(traced):
     layer = traced.module.get_submodule("layer1.0.conv1")
     with torch.no_grad():
