@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from lookup_tables.errors import BudgetError
+from lookup_tables.files import only_writer
 from lookup_tables.table import LatencyTable
 from pruner import models, pareto
 from pruner.accuracy import accuracy
 from pruner.compare_report import write_comparison
 from pruner.data import load_data
-from pruner.errors import RunError
+from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
 from pruner.measured import NotMeasured, measure_pair
 from pruner.prune import prune
@@ -30,6 +31,10 @@ from pruner.run_folder import Settings, write_json
 from pruner.weights import load_weights
 
 Report = Callable[[str, int, int, str], None]
+# Of the settings, what no method may have of its own: the problem, its budgets and seeds.
+SHARED = (
+    "method", "model", "weights", "data", "data_dir", "table", "speedup", "latency_ms", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,9 @@ def compare(
     """Run or continue a comparison; returns the content of compare.json.
 
     `methods` are names, with settings of their own after a colon (`lap:agent=ddpg,reward=error`). A
-    comparison may grow by methods, budgets, seeds and members; a method that cannot meet a budget
-    has a row that says so. Beside compare.json it leaves report.html and pareto.svg. Raises what
+    comparison may grow by methods, budgets, seeds and members: what an earlier call made stays in
+    it, named again or not. A method that finds nothing within a budget has a row that says so.
+    compare.json is written after every run; report.html and pareto.svg at the end. Raises what
     `prune` raises otherwise, and RunError if a folder holds a comparison with other settings.
     """
     shared = base.model_dump(
@@ -78,20 +84,22 @@ def compare(
     )
     runs = [
         (method, variant(base, method).varied(speedup=speedup, latency_ms=None, seed=seed))
-        for speedup, method, seed in product(speedups, methods, seeds)
+        for speedup, method, seed in product(*map(dict.fromkeys, (speedups, methods, seeds)))
     ]
     _keep(out / "plan.json", shared)
-    rows = []
-    for number, (method, settings) in enumerate(runs):
-        name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
-        report("compare", number, len(runs) + len(members), name)
-        rows.append(_run(method, settings, out / name, report))
-    for number, member in enumerate(members):
-        report("compare", len(runs) + number, len(runs) + len(members), member.model)
-        rows.append(_member(base, member, out / member.model))
-    content = {"settings": shared, "rows": rows, "summary": summary(rows)}
-    write_json(out / "compare.json", content)
-    dense = next((row["dense_accuracy"] for row in rows if "dense_accuracy" in row), None)
+    with only_writer(out):
+        rows = _finished(out)
+        for number, (method, settings) in enumerate(runs):
+            name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
+            report("compare", number, len(runs) + len(members), name)
+            rows[name] = _run(method, settings, out / name, report)
+            _write(out, shared, rows)
+        for number, member in enumerate(members):
+            report("compare", len(runs) + number, len(runs) + len(members), member.model)
+            rows[member.model] = _member(base, member, out / member.model)
+        content = _write(out, shared, rows)
+    known = (row["dense_accuracy"] for row in content["rows"] if "dense_accuracy" in row)
+    dense = next(known, None)
     if dense is not None:  # else no method met any of the budgets
         title = f"{base.model} on {Path(base.table).name}"
         pareto.save(content["summary"], title, dense, out / "pareto.svg")
@@ -103,13 +111,28 @@ def variant(base: Settings, method: str) -> Settings:
     """`NAME` or `NAME:setting=value,…` applied to the settings; raises RunError."""
     name, _, rest = method.partition(":")
     changes = dict(part.partition("=")[::2] for part in rest.split(",") if part)
-    unknown = sorted({*changes} - {*Settings.model_fields})
+    own = [field for field in Settings.model_fields if field not in SHARED]
+    unknown = sorted({*changes} - {*own})
     if unknown:
         raise RunError(
-            f"--method {method!r}: {unknown[0]!r} is no setting; choose among "
-            f"{', '.join(Settings.model_fields)}"
+            f"--method {method!r}: {unknown[0]!r} is no setting of one method; choose among "
+            f"{', '.join(own)}"
         )
     return base.varied(method=name, **changes)
+
+
+def _finished(out: Path) -> dict[str, dict]:
+    """Folder → row of what earlier calls made."""
+    path = out / "compare.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return {row["folder"]: row for row in rows if "folder" in row}
+
+
+def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
+    found = list(rows.values())
+    content = {"settings": shared, "rows": found, "summary": summary(found)}
+    write_json(out / "compare.json", content)
+    return content
 
 
 def _file_name(method: str) -> str:
@@ -120,11 +143,12 @@ def _run(method: str, settings: Settings, folder: Path, report: Report) -> dict:
     """The run's row; where the budget cannot be met, why."""
     try:
         return _row(method, prune(settings, folder, report), folder)
-    except BudgetError as error:
+    except (BudgetError, SearchError) as error:
         return {
             "method": method,
             "asked": settings.speedup,
             "seed": settings.seed,
+            "folder": folder.name,
             "refused": str(error),
         }
 
@@ -139,6 +163,7 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     answer = []
     for (asked, method), members in groups.items():
         right = [row["accuracy"] for row in members]
+        predicted = [row["predicted"] for row in members if row["predicted"]]
         measured = [row for row in members if row["measured"]]
         speed = [row["measured"] for row in measured]
         answer.append(
@@ -146,7 +171,9 @@ def summary(rows: Sequence[dict]) -> list[dict]:
                 "method": method,
                 "asked": asked or None,
                 "seeds": len(members),
-                "accuracy": float(np.mean(right)),
+                "predicted": float(np.mean(predicted)) if predicted else None,
+                # Rounded, a mean of equal numbers may lie outside of them.
+                "accuracy": float(np.clip(np.mean(right), min(right), max(right))),
                 "accuracy_low": min(right),
                 "accuracy_high": max(right),
                 "measured": float(np.median(speed)) if speed else None,
@@ -173,6 +200,7 @@ def _row(method: str, result: dict, folder: Path) -> dict:
         "accuracy": result["accuracy"]["fine_tuned"],
         "macs_share": result["macs"]["pruned"] / result["macs"]["dense"],
         "seconds": result["seconds"],
+        "commit": result["commit"],
     }
 
 
@@ -180,8 +208,10 @@ def _member(base: Settings, member: Member, folder: Path) -> dict:
     """A member's accuracy and its speedup over the dense network; weights do not change a time."""
     done = folder / "member.json"
     source = str(member.published or member.weights)
-    if done.exists() and (row := json.loads(done.read_text()))["source"] == source:
-        return row
+    if done.exists():
+        row = json.loads(done.read_text())
+        if row["source"] == source and row["measured"]:
+            return row
     folder.mkdir(parents=True, exist_ok=True)
     data = load_data(base.data, base.data_dir)
     shape = models.input_shape(base.model) or data.shape

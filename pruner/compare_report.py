@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 
 from pruner import page, pictures
+from pruner.run_folder import WIDTHS_ONLY
 
 
 def write_comparison(path: Path, title: str, content: dict, dense_accuracy: float) -> None:
@@ -24,12 +25,21 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
             page.table_of_html(names, [_cells(row, dense_accuracy) for row in content["rows"]]),
             page.paragraph(
                 f"The dense network has {dense_accuracy:.2%}. Bars are ranges over pairs of runs, "
-                "and over seeds."
+                "and over seeds." + _never_removing(content)
             ),
             page.heading("What all of them share"),
             page.table(["setting", "value"], settings),
         ],
     )
+
+
+def _never_removing(content: dict) -> str:
+    """Says which methods had no use for what the others were allowed."""
+    used = {row["method"].partition(":")[0] for row in content["rows"]}
+    some = [name for name in WIDTHS_ONLY if name in used]
+    if not content["settings"].get("depth") or not some:
+        return ""
+    return f" Blocks may be removed, but {' and '.join(some)} decide widths only."
 
 
 def _cells(row: dict, dense_accuracy: float) -> list[str]:

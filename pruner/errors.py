@@ -19,5 +19,9 @@ class RunError(ContractError):
     """A run folder that cannot be used or resumed."""
 
 
+class SearchError(RunError):
+    """A search that ended without a network within the budget."""
+
+
 class ExportError(ContractError):
     """An exported model that does not compute what PyTorch computes."""

@@ -21,7 +21,7 @@ from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from pruner.completion import Completion, Factor
-from pruner.errors import RunError
+from pruner.errors import SearchError
 from pruner.task import Task
 
 GAP, LARGEST_GAP, LIMIT_S = 1e-3, 1e-2, 120
@@ -83,7 +83,7 @@ def solve_nearly(
 
 
 def solve(completion: Completion, values: Sequence[np.ndarray], budget_s: float) -> list[int]:
-    """Positions of the greatest worth within the budget; raises RunError if none was found in time.
+    """Positions of the greatest worth within the budget; raises SearchError if it takes too long.
 
     A group's worth counts only where the block it is inside of stays.
     """
@@ -112,7 +112,7 @@ class _Programme:
         self._prices[scope] = self._prices.get(scope, 0) + seconds
 
     def solve(self, budget_s: float) -> list[int]:
-        """Positions of the best options; raises RunError if they were not found in time."""
+        """Positions of the best options; raises SearchError if they were not found in time."""
         gain, price, ties, right = self._build()
         integral = np.zeros(len(gain))
         integral[: self._count] = 1
@@ -127,7 +127,7 @@ class _Programme:
             options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
         )
         if answer.x is None or answer.mip_gap > LARGEST_GAP:
-            raise RunError(
+            raise SearchError(
                 f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "
                 "ask for less, or use another method"
             )

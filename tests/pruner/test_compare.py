@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pruner.cli import _progress, _Stages
 from pruner.compare import Member, summary, variant
 from pruner.errors import RunError
 from pruner.pareto import save
@@ -12,7 +13,7 @@ from pruner.run_folder import Settings
 
 def row(method, seed, accuracy, measured, asked=2.0):
     return {
-        "method": method, "asked": asked, "seed": seed, "accuracy": accuracy,
+        "method": method, "asked": asked, "seed": seed, "accuracy": accuracy, "predicted": asked,
         "measured": measured, "measured_low": measured - 0.1, "measured_high": measured + 0.1,
     }  # fmt: skip
 
@@ -47,6 +48,33 @@ def test_seeds_are_summed_up_and_the_most_accurate_comes_first():
     assert second["measured"] == pytest.approx(2.1)
     assert second["measured_low"] == pytest.approx(1.9)
     assert second["measured_high"] == pytest.approx(2.3)
+
+
+def test_seeds_that_agree_are_summed_up_to_what_they_agree_on_and_drawn(tmp_path):
+    """The mean of three times 335/360 is not 335/360 in floating point."""
+    rows = [row("a", seed, 335 / 360, 2.0) for seed in range(3)]
+    (found,) = summary(rows)
+    assert found["accuracy_low"] == found["accuracy"] == found["accuracy_high"] == 335 / 360
+    save([found], "toy", 0.95, tmp_path / "p.svg")
+
+
+def test_a_method_has_no_seed_or_budget_of_its_own():
+    base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
+    with pytest.raises(RunError, match="'seed' is no setting of one method"):
+        variant(base, "random:seed=3")
+
+
+def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():
+    bar = _progress()
+    stages = _Stages(bar)
+    for step, done, total in (
+        ("compare", 0, 2), ("search", 0, 3), ("search", 3, 3), ("fine-tune", 0, 9),
+        ("compare", 1, 2), ("search", 0, 4),
+    ):  # fmt: skip
+        stages(step, done, total, "")
+    found = {task.description: (task.completed, task.total) for task in bar.tasks}
+    assert found == {"compare": (1, 2), "search": (0, 4), "fine-tune": (9, 9)}
+    assert [task.description for task in bar.tasks if task.finished] == ["fine-tune"]
 
 
 def test_the_picture_shows_methods_and_members_and_leaves_out_what_was_not_measured(tmp_path):

@@ -11,7 +11,8 @@ from tests.pruner.test_compare import row
 SUMMARY = [
     {
         "method": "lap", "asked": 2.0, "seeds": 1, "accuracy": 0.9, "accuracy_low": 0.89,
-        "accuracy_high": 0.91, "measured": 2.0, "measured_low": 1.9, "measured_high": 2.1,
+        "accuracy_high": 0.91, "predicted": 2.0,
+        "measured": 2.0, "measured_low": 1.9, "measured_high": 2.1,
     }
 ]  # fmt: skip
 
