@@ -33,7 +33,7 @@ from pruner.report import result_rows
 from pruner.rewards import REWARDS
 from pruner.run_folder import RunFolder, Settings
 from pruner.trace import trace as trace_model
-from pruner.weights import load_weights, save_weights
+from pruner.weights import SAFETENSORS, load_weights, save_weights
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -147,6 +147,8 @@ def train(
     seed: SeedOption = 0,
 ) -> None:
     """Train a model from scratch; continues where it was interrupted."""
+    if out.suffix != SAFETENSORS:
+        raise RunError(f"--out {out}: weights are written as safetensors; end it in {SAFETENSORS}")
     if out.exists():
         print(f"{out} exists already")
         return
@@ -383,17 +385,24 @@ def _interruptible(out: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+WHOLE = "compare"  # the step that all others are part of
+
+
 class _Stages:
-    """Progress of a journey: one bar a step."""
+    """Progress of a journey: one bar a step; a comparison's steps begin anew for every run."""
 
     def __init__(self, bar: Progress) -> None:
-        self._bar, self._tasks = bar, {}
+        self._bar, self._tasks, self._now = bar, {}, ""
 
     def __call__(self, step: str, done: int, total: int, text: str) -> None:
         if step not in self._tasks:
-            for task in self._tasks.values():
-                self._bar.update(task, completed=self._bar.tasks[task].total)
             self._tasks[step] = self._bar.add_task(step, total=total, text=text)
+        elif step not in (self._now, WHOLE):
+            self._bar.reset(self._tasks[step], total=total, text=text)
+        if step != self._now and self._now not in ("", WHOLE):
+            ended = self._tasks[self._now]
+            self._bar.update(ended, completed=self._bar.tasks[ended].total)
+        self._now = step
         self._bar.update(self._tasks[step], completed=done, total=total, text=text)
 
 

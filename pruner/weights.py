@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pruner.errors import ModelError
 
+SAFETENSORS = ".safetensors"
 # What safetensors and torch.load raise for files that are something else or cut short.
 _UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError,
@@ -74,7 +75,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: no such weights file")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix == SAFETENSORS:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
