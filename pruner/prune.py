@@ -20,6 +20,7 @@ from torch import nn
 
 from lookup_tables.errors import BudgetError
 from lookup_tables.estimate import LatencyModel
+from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable
@@ -27,7 +28,7 @@ from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
 from pruner.data import Data, load_data, require_fit
-from pruner.errors import ModelError, RunError
+from pruner.errors import ModelError, SearchError
 from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
 from pruner.filters.coupled import coupled_magnitude
@@ -65,17 +66,22 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
         "input_shape": list(journey.shape),
         "classes": journey.data.classes,
         "table": table_identity(settings.table, journey.trace.network.name),
+        "files_sha256": files_read(settings),
     }
     run = RunFolder.begin(out, settings, origin)
-    if run.result.exists():
-        return json.loads(run.result.read_text())
-    with run.timed("search"):
-        architecture = search(journey, run)
-    with run.timed("fine_tune"):
-        model = tune(journey, run, architecture)
-    difference = export(journey, run, model)
-    measured = measure(journey, run)
-    return summarise(journey, run, architecture, model, measured, difference)
+    with only_writer(run.path):
+        if run.result.exists():
+            result = json.loads(run.result.read_text())
+            if result["measured"] or isinstance(measure(journey, run), NotMeasured):
+                return result
+            # It was made elsewhere, and this is the table's device: the result grows by a time.
+        with run.timed("search"):
+            architecture = search(journey, run)
+        with run.timed("fine_tune"):
+            model = tune(journey, run, architecture)
+        difference = export(journey, run, model)
+        measured = measure(journey, run)
+        return summarise(journey, run, architecture, model, measured, difference)
 
 
 def require_reachable(journey: Journey) -> None:
@@ -211,9 +217,11 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
     episodes = settings.episodes if settings.method != "uniform" else 1
 
     def progress(log: SearchLog) -> None:
-        accuracy_now, best = log.best
-        speedup = journey.latency.dense_s / journey.latency.latency_s(best)
-        text = f"best {accuracy_now:.1%} before fine-tuning, predicted {speedup:.2f}×"
+        text = "nothing within the budget yet"
+        if log.best is not None:
+            accuracy_now, best = log.best
+            speedup = journey.latency.dense_s / journey.latency.latency_s(best)
+            text = f"best {accuracy_now:.1%} before fine-tuning, predicted {speedup:.2f}×"
         journey.report("search", log.asked, episodes, text)
 
     log = SearchLog(
@@ -221,6 +229,7 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         lambda architecture: journey.score(architecture, settings.score_images),
         journey.latency,
         progress,
+        journey.limit_s,
     )
     METHODS[settings.method](journey.task(log.score, run.path), for_search(settings))
     best = choose(journey, log)
@@ -247,7 +256,7 @@ def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[s
 def choose(journey: Journey, log: SearchLog) -> Architecture:
     """The best of the search's few best, on all held-out images: a small sample flatters.
 
-    Raises RunError if the search scored nothing within the budget.
+    Raises SearchError if the search scored nothing within the budget.
     """
     within = [
         architecture
@@ -255,7 +264,7 @@ def choose(journey: Journey, log: SearchLog) -> Architecture:
         if journey.latency.latency_s(architecture) <= journey.limit_s * (1 + 1e-9)
     ][:RESCORED]
     if not within:
-        raise RunError(
+        raise SearchError(
             f"none of the {len(log.scores)} architectures that {journey.settings.method} scored "
             "meets the budget; allow more --episodes, or use another --method"
         )
@@ -412,6 +421,18 @@ def table_identity(folder: str, network: str) -> dict[str, str]:
     if prior.exists():
         digest.update(prior.read_bytes())
     return {"device": table.device.name, "rows_sha256": digest.hexdigest()}
+
+
+def files_read(settings: Settings) -> dict[str, str]:
+    """Setting → digest of the file that it names: the weights, and a user's own functions."""
+    files = {"weights": settings.weights}
+    for name in ("model", "data"):
+        file, colon, _ = getattr(settings, name).rpartition(":")
+        if colon:
+            files[name] = file
+    return {
+        name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
+    }
 
 
 def versions() -> dict[str, str]:

@@ -175,13 +175,15 @@ class RunFolder:
         file = path / "settings.json"
         if file.exists():
             run = cls(path, cls.open(path).settings)
-            _require_same(path, run.settings, settings)
+            known_files = run.origin().get("files_sha256", {})
+            _require_same(path, run.settings, settings, {"data_dir", "table", *known_files})
             if run.origin()["table"] != origin["table"]:
                 raise RunError(
                     f"{path} was begun with another table, or the table's rows have changed "
                     f"since: {run.origin()['table']}, now {origin['table']}. Continue with that "
                     "table, or choose another --out"
                 )
+            _require_same_files(path, known_files, origin["files_sha256"], settings)
             return run
         others = [f for f in path.iterdir() if f.name != "origin.json"] if path.exists() else []
         if others:
@@ -228,14 +230,26 @@ def write_json(path: Path, content: dict | list) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def _require_same(path: Path, before: Settings, now: Settings) -> None:
+def _require_same(path: Path, before: Settings, now: Settings, elsewhere: set[str]) -> None:
+    """All but those that may lie elsewhere now."""
     differing = [
         f"{name} was {old!r}, now {new!r}"
         for name, old in before.model_dump().items()
-        if (new := getattr(now, name)) != old and name not in ("data_dir", "table")
+        if (new := getattr(now, name)) != old and name not in elsewhere
     ]
     if differing:
         raise RunError(
             f"{path} was begun with other settings: {'; '.join(differing)}. "
             "Continue with the same ones, or choose another --out"
         )
+
+
+def _require_same_files(path: Path, before: dict, now: dict, settings: Settings) -> None:
+    """Where files lie does not matter, what they hold does."""
+    for name, digest in now.items():
+        if before.get(name, digest) != digest:
+            raise RunError(
+                f"{path} was begun with another content of {getattr(settings, name)} "
+                f"(--{name}): its SHA-256 began with {before[name][:12]}, now {digest[:12]}. "
+                "Continue with the same file, or choose another --out"
+            )

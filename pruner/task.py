@@ -47,6 +47,7 @@ class SearchLog:
     evaluate: Callable[[Architecture], float]
     latency: LatencyModel
     report: Callable[[SearchLog], None] = lambda log: None
+    limit_s: float = np.inf  # a slower network is never the best
     scores: dict[str, float] = field(default_factory=dict)
     asked: int = 0  # how often this process asked, known answers included
     best: tuple[float, Architecture] | None = None
@@ -64,8 +65,7 @@ class SearchLog:
             self._append(architecture, accuracy, time.perf_counter() - start_s)
             self.scores[key] = accuracy
         self.asked += 1
-        if self.best is None or self.scores[key] > self.best[0]:
-            self.best = (self.scores[key], architecture)
+        self._compare_with_best(architecture, self.scores[key])
         self.report(self)
         return self.scores[key]
 
@@ -73,6 +73,12 @@ class SearchLog:
         """Everything scored so far, best first; ties in the order they were found."""
         pairs = [(a, Architecture.model_validate_json(key)) for key, a in self.scores.items()]
         return sorted(pairs, key=lambda pair: -pair[0])
+
+    def _compare_with_best(self, architecture: Architecture, accuracy: float) -> None:
+        if self.best is not None and accuracy <= self.best[0]:
+            return
+        if self.latency.latency_s(architecture) <= self.limit_s * (1 + 1e-9):
+            self.best = (accuracy, architecture)
 
     def _append(self, architecture: Architecture, accuracy: float, seconds: float) -> None:
         row = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from latprof.show import print_validations
 from lookup_tables.device import Device
@@ -209,8 +210,10 @@ def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on
         assert (tmp_path / "c" / link).exists()
     written = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*/*.onnx")}  # noqa: E731
     before = written()
-    assert pruner("compare", *options, *methods, "--method", "random:seed=3,episodes=2") == 0
-    assert "knapsack" in capsys.readouterr().out
+    assert pruner("compare", *options, "--method", "random:episodes=2", "--json") == 0
+    grown = json.loads(capsys.readouterr().out)["rows"]
+    assert grown[: len(found["rows"])] == found["rows"]  # what is not named again stays
+    assert [row["method"] for row in grown[len(found["rows"]) :]] == ["random:episodes=2"]
     assert {path: written()[path] for path in before} == before  # nothing was made twice
     assert len(written()) == len(before) + 2
     options[options.index("--epochs") + 1] = 2
@@ -600,6 +603,57 @@ def test_a_run_is_not_continued_with_other_settings(workshop, tmp_path, pruner, 
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", speedup=1.3)) == 1
     assert "begun with other settings: speedup was 1.2, now 1.3" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_same_weights_wherever_they_lie_and_with_no_others(
+    workshop, tmp_path, pruner, capsys
+):
+    weights = tmp_path / "w.safetensors"
+    shutil.copy(workshop / "dense.safetensors", weights)
+    run = lambda file: pruner(  # noqa: E731
+        "prune", *prune_arguments(workshop, tmp_path / "run", weights=file, method="uniform")
+    )
+    assert run(weights) == 0
+    assert run(workshop / "dense.safetensors") == 0
+    state = load_file(weights)
+    save_file({name: value * 0.5 for name, value in state.items()}, weights)
+    assert run(weights) == 1
+    assert f"begun with another content of {weights} (--weights)" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_writes_is_left_alone(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    with only_writer(tmp_path / "run"):
+        assert pruner("prune", *options) == 1
+    assert "another process is writing into it" in capsys.readouterr().err
+
+
+def test_a_run_made_elsewhere_is_measured_when_it_comes_to_the_device(workshop, tmp_path, pruner):
+    table = tmp_path / "table"
+    table.mkdir()
+    shutil.copy(workshop / "table" / "small_resnet.jsonl", table)
+    here = Device.load(workshop / "table" / "device.json")
+    here.model_copy(update={"processor": "other"}).save(table / "device.json")
+    options = prune_arguments(workshop, tmp_path / "run", table=table, method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    result = tmp_path / "run" / "result.json"
+    before = result.read_text()
+    assert pruner("prune", *options) == 0  # still elsewhere
+    assert result.read_text() == before
+    here.save(table / "device.json")
+    assert pruner("prune", *options) == 0
+    before, now = json.loads(before), json.loads(result.read_text())
+    assert before["measured"] is None
+    assert now["measured"]["speedup"] > 0
+    assert now["accuracy"] == before["accuracy"]
+
+
+def test_weights_are_trained_into_safetensors_only(tmp_path, pruner, capsys):
+    out = tmp_path / "w.pth"
+    assert pruner("train", "--model", FACTORY, "--data", "digits", "--out", out) == 1
+    assert "end it in .safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_with_other_things_is_not_taken_for_a_run(workshop, tmp_path, pruner, capsys):

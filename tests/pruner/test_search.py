@@ -288,6 +288,18 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
 
 
+def test_the_best_so_far_is_one_within_the_budget(resnet_latency, tmp_path):
+    seen = []
+    log = SearchLog(
+        tmp_path / "log.jsonl", wide_is_good, resnet_latency, lambda log: seen.append(log.best),
+        limit_s=resnet_latency.dense_s / 1.2,
+    )  # fmt: skip
+    dense = resnet_latency.network.dense
+    half = Architecture(widths={g.name: g.width // 2 for g in resnet_latency.network.groups})
+    assert log.score(dense) > log.score(half)
+    assert seen == [None, (wide_is_good(half), half)]
+
+
 def test_a_broken_search_log_is_named(resnet_latency, tmp_path):
     (tmp_path / "log.jsonl").write_text("nonsense\n")
     with pytest.raises(RunError, match="not a search log line"):
