@@ -102,7 +102,7 @@ def compare(
     dense = next(known, None)
     if dense is not None:  # else no method met any of the budgets
         title = f"{base.model} on {Path(base.table).name}"
-        pareto.save(content["summary"], title, dense, out / "pareto.svg")
+        pareto.save(content["summary"], title, dense, out / "pareto.svg", content["dense_ms"])
         write_comparison(out / "report.html", title, content, dense)
     return content
 
@@ -130,7 +130,9 @@ def _finished(out: Path) -> dict[str, dict]:
 
 def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
     found = list(rows.values())
-    content = {"settings": shared, "rows": found, "summary": summary(found)}
+    timed = [row["dense_ms"] for row in found if row.get("dense_ms")]
+    dense_ms = float(np.median(timed)) if timed else None
+    content = {"settings": shared, "dense_ms": dense_ms, "rows": found, "summary": summary(found)}
     write_json(out / "compare.json", content)
     return content
 
@@ -192,6 +194,8 @@ def _row(method: str, result: dict, folder: Path) -> dict:
         "seed": result["seed"],
         "folder": folder.name,
         "predicted": result["predicted"]["speedup"],
+        "latency_ms": measured.get("latency_ms"),
+        "dense_ms": measured.get("dense_ms"),
         "measured": measured.get("speedup"),
         "measured_low": measured.get("speedup_low"),
         "measured_high": measured.get("speedup_high"),
@@ -232,6 +236,8 @@ def _member(base: Settings, member: Member, folder: Path) -> dict:
         "seed": None,
         "folder": folder.name,
         "predicted": None,
+        "latency_ms": known.get("latency_ms"),
+        "dense_ms": known.get("dense_ms"),
         "measured": known.get("speedup"),
         "measured_low": known.get("speedup_low"),
         "measured_high": known.get("speedup_high"),
@@ -245,7 +251,8 @@ def _member(base: Settings, member: Member, folder: Path) -> dict:
 
 def _keep(path: Path, plan: dict) -> None:
     if path.exists():
-        before = json.loads(path.read_text())
+        usual = {name: Settings.model_fields[name].default for name in plan}
+        before = usual | json.loads(path.read_text())  # a setting that did not exist yet
         if before != json.loads(json.dumps(plan)):
             differing = ", ".join(key for key in plan if before.get(key) != plan[key])
             raise RunError(

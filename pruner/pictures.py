@@ -61,7 +61,7 @@ def search_cloud(
         figure, axis = _figure()
         milliseconds, percent = 1e3 * np.array(latencies_s), 100 * np.array(accuracies)
         axis.plot(milliseconds, percent, ".", color=GREY, ms=4, label="scored")
-        front = pareto_front(milliseconds, percent)
+        front = pareto.pareto_front(milliseconds, percent)
         axis.plot(
             milliseconds[front], percent[front], drawstyle="steps-post", color=GREEN,
             label="best for its time",
@@ -97,22 +97,11 @@ def accuracy_course(training: Sequence[float], held_out: Sequence[float | None])
         return as_svg(figure, f"training images right {training[0]:.1%} → {training[-1]:.1%}")
 
 
-def comparison(summary: Sequence[dict], dense_accuracy: float) -> str:
-    """All methods of a comparison: accuracy against measured speedup."""
+def comparison(summary: Sequence[dict], dense_accuracy: float, dense_ms: float | None) -> str:
+    """All methods of a comparison: accuracy against measured latency."""
     with plt.rc_context(PAGE):
-        figure = pareto.draw(summary, dense_accuracy)
-        return as_svg(figure, "test accuracy against measured speedup, method by method")
-
-
-def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:
-    """Indices of what nothing cheaper surpasses, the cheapest first."""
-    order = np.lexsort((-value, cost))
-    front, best = [], -np.inf
-    for index in order:
-        if value[index] > best:
-            front.append(int(index))
-            best = value[index]
-    return front
+        figure = pareto.draw(summary, dense_accuracy, dense_ms)
+        return as_svg(figure, "test accuracy against measured latency, method by method")
 
 
 def staircase(latency: LatencyModel, architecture: Architecture) -> str:

@@ -1,13 +1,15 @@
 """What a comparison reads and how it sums up; the command itself runs in test_journeys."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pruner.cli import _progress, _Stages
-from pruner.compare import Member, summary, variant
+from pruner.compare import Member, _keep, summary, variant
 from pruner.errors import RunError
-from pruner.pareto import save
+from pruner.pareto import draw, save
 from pruner.run_folder import Settings
 
 
@@ -64,6 +66,16 @@ def test_a_method_has_no_seed_or_budget_of_its_own():
         variant(base, "random:seed=3")
 
 
+def test_a_comparison_begun_before_a_setting_existed_goes_on_with_its_usual_value(tmp_path):
+    base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
+    plan = base.model_dump(exclude={"weights", "table"})
+    former = {name: value for name, value in plan.items() if name != "weight_decay"}
+    (tmp_path / "plan.json").write_text(json.dumps(former))
+    _keep(tmp_path / "plan.json", plan)
+    with pytest.raises(RunError, match="other weight_decay"):
+        _keep(tmp_path / "plan.json", plan | {"weight_decay": 1e-4})
+
+
 def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():
     bar = _progress()
     stages = _Stages(bar)
@@ -75,6 +87,21 @@ def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():
     found = {task.description: (task.completed, task.total) for task in bar.tasks}
     assert found == {"compare": (1, 2), "search": (0, 4), "fine-tune": (9, 9)}
     assert [task.description for task in bar.tasks if task.finished] == ["fine-tune"]
+
+
+def test_a_network_stands_at_the_dense_ones_latency_by_its_speedup_hollow_if_only_predicted():
+    rows = [row("lap", 0, 0.90, 2.0), row("far", 0, 0.88, 4.0, asked=4.0)]
+    rows[1] |= {"measured": None, "measured_low": None, "measured_high": None}
+    axis = draw(summary(rows), 0.93, dense_ms=6.0).axes[0]
+    marks = {line.get_marker(): line for line in axis.lines if line.get_marker() in "osx"}
+    assert marks["o"].get_xdata() == [3.0]  # 6 ms by 2×
+    assert marks["o"].get_ydata() == [90.0]
+    assert marks["s"].get_xdata() == [1.5]
+    assert marks["s"].get_markerfacecolor() == "none"
+    assert marks["x"].get_xdata() == [6.0]
+    ends = [bars.get_segments()[0][:, 0] for bars in axis.containers[0].lines[2]]
+    np.testing.assert_allclose(ends[0], [6 / 2.1, 6 / 1.9])
+    assert axis.get_xlabel() == "latency, ms"
 
 
 def test_the_picture_shows_methods_and_members_and_leaves_out_what_was_not_measured(tmp_path):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pruner import page, pictures
 from pruner.compare_report import write_comparison
+from pruner.pareto import pareto_front
 from tests.pruner.test_compare import row
 
 SUMMARY = [
@@ -42,7 +43,7 @@ def test_every_reference_inside_a_picture_has_its_target():
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=20))
 def test_what_is_not_on_the_front_is_surpassed_by_something_no_dearer(points):
     cost, value = np.array(points).T
-    front = pictures.pareto_front(cost, value)
+    front = pareto_front(cost, value)
     assert sorted(cost[front]) == list(cost[front])
     for c, v in points:
         assert any(cost[i] <= c and value[i] >= v for i in front)
