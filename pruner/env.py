@@ -113,6 +113,7 @@ class PruningEnv(gym.Env):
             budget_s=self.task.budget_s,
             kept=np.array(kept),
             sensitivity=self.sensitivity,
+            macs=self.network.macs_of(architecture),
         )
         return outcome, architecture
 

@@ -21,6 +21,7 @@ class Outcome:
     budget_s: float
     kept: np.ndarray  # (groups,) share of each group's channels that stays
     sensitivity: np.ndarray  # (groups,) LS_l
+    macs: float
 
 
 Reward = Callable[[Outcome], float]
@@ -38,6 +39,11 @@ def error_log_latency(outcome: Outcome) -> float:
     return (outcome.accuracy - 1.0) * float(np.log(outcome.latency_s * 1e6))
 
 
+def error_log_macs(outcome: Outcome) -> float:
+    """−error · log(MACs) (AMC, equation 4, as it is): what seconds in its place are worth."""
+    return (outcome.accuracy - 1.0) * float(np.log(outcome.macs))
+
+
 def error_sensitivity(outcome: Outcome) -> float:
     """−error − λ · Σ LS_l · kept_l / Σ LS_l: sensitive groups that stay wide must pay their way."""
     weights = outcome.sensitivity / max(outcome.sensitivity.sum(), 1e-12)
@@ -52,6 +58,7 @@ def accuracy_latency(outcome: Outcome) -> float:
 REWARDS: dict[str, Reward] = {
     "error": error,
     "error_log_latency": error_log_latency,
+    "error_log_macs": error_log_macs,
     "error_sensitivity": error_sensitivity,
     "accuracy_latency": accuracy_latency,
 }

@@ -208,15 +208,24 @@ def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
 def test_every_reward_prefers_the_more_accurate_of_two_equally_fast_networks():
     kept, sensitivity = np.array([0.5, 1.0]), np.array([1.0, 0.2])
     for reward in REWARDS.values():
-        worse, better = (reward(Outcome(a, 1e-3, 2e-3, kept, sensitivity)) for a in (0.6, 0.9))
+        worse, better = (reward(Outcome(a, 1e-3, 2e-3, kept, sensitivity, 1e6)) for a in (0.6, 0.9))
         assert better > worse
+
+
+def test_a_reward_of_macs_prefers_fewer_macs_and_one_of_seconds_fewer_seconds():
+    def outcome(latency_s, macs):
+        return Outcome(0.9, latency_s, 2e-3, np.array([1.0]), np.array([1.0]), macs)
+
+    slow, heavy = outcome(2e-3, 1e6), outcome(1e-3, 2e6)
+    assert REWARDS["error_log_macs"](slow) > REWARDS["error_log_macs"](heavy)
+    assert REWARDS["error_log_latency"](slow) < REWARDS["error_log_latency"](heavy)
 
 
 def test_the_sensitivity_reward_charges_for_sensitive_channels():
     sensitivity = np.array([1.0, 0.2])
     reward = REWARDS["error_sensitivity"]
-    wide = reward(Outcome(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity))
-    thin = reward(Outcome(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity))
+    wide = reward(Outcome(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity, 1e6))
+    thin = reward(Outcome(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity, 1e6))
     assert thin > wide
 
 
