@@ -287,6 +287,12 @@ def _imagenet(folder: Path, seed: int) -> Data:
         train, val = (ImageFolder(folder / part) for part in ("train", "val"))
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no ImageNet: {error}") from None
+    if train.classes != val.classes:
+        differing = sorted({*train.classes} ^ {*val.classes})
+        raise DataError(
+            f"{folder}: train/ and val/ hold different classes, {differing[0]} is in one only; "
+            "labels are numbered by the sorted folders, so both need the same"
+        )
     return _from_folders("imagenet", train, val, seed)
 
 

@@ -131,6 +131,7 @@ class _Training:
         self.run_teacher = compiled(teacher, frozen=True) if folded else teacher
         self.plateau = _Plateau()
         self.epochs: list[Epoch] = []
+        self._shuffled: tuple[int, Tensor] | None = None
         self.step = self._restore()
 
     def run(self, report: Report, held_out: Images | None) -> None:
@@ -166,8 +167,7 @@ class _Training:
         """One step; the loss before it, and the share of its images that were right."""
         recipe, here = self.recipe, self.here
         epoch, position = divmod(self.step, self.steps_each)
-        order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch))
-        indices = order[position * recipe.batch : (position + 1) * recipe.batch]
+        indices = self._order(epoch)[position * recipe.batch : (position + 1) * recipe.batch]
         x, labels = self.images.batch(indices, seed=_mix(recipe.seed, self.step))
         x, labels = here(x), here(labels)
         _set_rate(self.optimizer, recipe, self.step, self.total, self.steps_each)
@@ -182,6 +182,13 @@ class _Training:
         self.scaler.update()
         right = (outputs.detach().argmax(dim=1) == labels).float().mean()
         return float(loss.detach()), float(right)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The epoch's order of images."""
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            generator = _generator(self.recipe.seed, epoch)
+            self._shuffled = epoch, torch.randperm(len(self.images), generator=generator)
+        return self._shuffled[1]
 
     def _loss(self, outputs: Tensor, x: Tensor, labels: Tensor) -> Tensor:
         recipe = self.recipe

@@ -1,5 +1,6 @@
 import io
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -187,6 +188,13 @@ class Shapes:
             raise IndexError(index)
         image = torch.full((1, self.size, self.size), float(index % self.of))
         return image + (torch.rand(()) if self.noisy else 0), index % self.of
+
+
+def test_imagenet_with_a_class_in_one_part_only_is_refused(tmp_path):
+    imagenet_folder(tmp_path, classes=3, train=12, val=3)
+    shutil.rmtree(tmp_path / "val" / "n00000001")
+    with pytest.raises(DataError, match="n00000001 is in one only"):
+        load_data("imagenet", tmp_path)
 
 
 OWN = """
