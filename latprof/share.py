@@ -69,6 +69,7 @@ def push(
     the place's table of that name is another device's.
     """
     name = name or table.device.name
+    _require_name(name, place)
     ours = _content(table, networks)
     for _ in range(CLAIMS):
         current, number = _newest(place, name)
@@ -101,6 +102,7 @@ def pull(
     very device is kept. Raises TableError where a file is not what the manifest says, and where
     the folder has other rows of the same network (`replace` takes the place's).
     """
+    _require_name(device, place)
     folder = Path(folder).resolve()
     asked = _of(networks, _manifest(place, device, version), place.where(device))
     partial = folder.with_name(folder.name + ".partial")
@@ -117,7 +119,7 @@ def shared(place: Place) -> tuple[list[Shared], list[str]]:
         if data is None:
             continue
         try:
-            manifest = Manifest.parse(data, place.where(f"{name}/{MANIFEST}"))
+            manifest = _parse(data, name, place.where(f"{name}/{MANIFEST}"))
             found.append(Shared(_device(place, manifest), manifest))
         except TableError as error:
             problems.append(str(error))
@@ -246,7 +248,8 @@ def _newest(place: Place, device: str) -> tuple[Manifest | None, int]:
         if path != f"{device}/{MANIFEST}":
             break  # the newest of the versions
     newest = max(whole, key=lambda manifest: manifest.version, default=None)
-    if newest is not None and newest.version == 0:
+    own = newest is not None and any(record.at is None for record in newest.files.values())
+    if own or place.read(f"{device}/{IDENTITY}") is not None:  # pulled ones have a version too
         raise TableError(
             f"{place.where(device)} is a table's own folder, not a shared place: pushing would "
             "break it. Push elsewhere, or copy the files and run latprof verify --seal there"
@@ -317,10 +320,29 @@ def _manifest(place: Place, device: str, version: int | None) -> Manifest:
         tables = [name for name in _devices(place) if place.read(f"{name}/{MANIFEST}")]
         known = ", ".join(tables) or "none"
         raise TableError(f"{place.where(path)}: there is none. Devices there: {known}")
-    found = Manifest.parse(data, place.where(path))
+    return _parse(data, device, place.where(path))
+
+
+def _parse(data: bytes, device: str, where: str) -> Manifest:
+    """A place's manifest; raises TableError unless it is of this device and lists a table's files.
+
+    Whoever can write a place must not be able to write anything else on a reader's machine.
+    """
+    found = Manifest.parse(data, where)
     if found.device != device or IDENTITY not in found.files:
-        raise TableError(f"{place.where(path)} is of {found.device}, not of {device}")
+        raise TableError(f"{where} is of {found.device}, not of {device}")
+    strange = [name for name in found.files if name != IDENTITY and network_of(name) is None]
+    if strange:
+        raise TableError(f"{where} lists {strange[0]}, which is no file of a table")
     return found
+
+
+def _require_name(name: str, place: Place) -> None:
+    if not NAME.fullmatch(name):
+        raise PlaceError(
+            f"{name!r} cannot be a table's name in {place.url}: use small letters, digits, '_', "
+            "'-' and '.', a letter or digit first"
+        )
 
 
 def _version_path(device: str, number: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,10 @@ from latprof.options import JsonOption, NetworkOption, TableOption
 from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
 from lookup_tables.errors import TableError
+from lookup_tables.files import write_whole
 from lookup_tables.manifest import MANIFEST, ROWS, Manifest, load_manifest, read_sealed
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import DATA, IDENTITY, LatencyTable
 
 UrlArgument = Annotated[
     str,
@@ -108,14 +110,7 @@ def verify_command(
     json_: JsonOption = False,
 ) -> None:
     """Read every row and compare every file with the manifest; exit code 1 if any is damaged."""
-    if seal:
-        (table / MANIFEST).unlink(missing_ok=True)
-    found, problems = _verified(LatencyTable.open(table))
-    if seal and not problems:
-        for network in found:
-            if network["finished"]:
-                LatencyTable.open(table).seal(network["network"])
-        found, problems = _verified(LatencyTable.open(table))
+    found, problems = _sealed_anew(table) if seal else _verified(LatencyTable.open(table))
     if json_:
         print(json.dumps({"networks": found, "problems": problems}, indent=1))
     else:
@@ -124,6 +119,41 @@ def verify_command(
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         raise typer.Exit(1)
+
+
+def _sealed_anew(folder: Path) -> tuple[list[dict], list[str]]:
+    """What `_verified` says of the files as they are; sealed if nothing is wrong with them.
+
+    The former manifest, set aside meanwhile, stays where something is.
+    """
+    if not (folder / IDENTITY).is_file():
+        raise TableError(f"{folder} is no table's own folder: {IDENTITY} is not in it")
+    manifest, aside = folder / MANIFEST, folder / f"{MANIFEST}.former"
+    version = _version(folder)
+    if manifest.exists():
+        os.replace(manifest, aside)
+    try:
+        found, problems = _verified(LatencyTable.open(folder))
+        for network in found if not problems else ():
+            if network["finished"]:
+                LatencyTable.open(folder).seal(network["network"])
+        if version and (now := load_manifest(folder)):
+            write_whole(manifest, now.model_copy(update={"version": version}).to_json())
+        return (found, problems) if problems else _verified(LatencyTable.open(folder))
+    finally:
+        if aside.exists() and manifest.exists():
+            aside.unlink()
+        elif aside.exists():
+            os.replace(aside, manifest)
+
+
+def _version(folder: Path) -> int:
+    """That of the manifest, 0 where there is none or it is damaged."""
+    try:
+        former = load_manifest(folder)
+    except TableError:
+        return 0
+    return former.version if former else 0
 
 
 def _verified(table: LatencyTable) -> tuple[list[dict], list[str]]:

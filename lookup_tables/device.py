@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.files import first_fault, refuse_newer, write_whole
-from lookup_tables.manifest import read_sealed
+from lookup_tables.manifest import DEVICE_NAME, read_sealed
 
 FORMAT = 2
-NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]*$")
+NAME = re.compile(DEVICE_NAME)
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 

@@ -25,6 +25,7 @@ _LINE_DIGITS = 8  # of a line's digest: they only say where, the file's digest s
 # Names become paths on other people's machines: nothing that leaves the table's folder.
 _NAME = r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*"
 FileName = Annotated[str, Field(pattern=f"^{_NAME}$")]
+DEVICE_NAME = r"^[a-z0-9][a-z0-9_.-]*$"  # its table's folder
 StoredAt = Annotated[str, Field(pattern=f"^({_NAME}/)*{_NAME}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -63,7 +64,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
-    device: str  # its name
+    device: Annotated[str, Field(pattern=DEVICE_NAME)]
     version: Annotated[int, Field(ge=0)] = 0  # counted by the place where it is shared; 0: nowhere
     files: dict[FileName, FileRecord]
     check: str = ""

@@ -281,6 +281,53 @@ def test_a_tables_own_folder_is_not_pushed_into(table, tmp_path):
     assert LatencyTable.open(home).networks() == ["chain"]
 
 
+def test_a_pulled_table_is_not_pushed_into_either(table, place, tmp_path):
+    push(table, place)
+    home = tmp_path / "home" / DEVICE.name
+    pull(place, DEVICE.name, home)
+    assert load_manifest(home).version == 1
+    with pytest.raises(TableError, match="is a table's own folder"):
+        push(finished(tmp_path / "other", OTHER), Place(str(home.parent)))
+    assert LatencyTable.open(home).rows("chain") == table.rows("chain")
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/x", "a/b", "Titan_RTX", ""])
+def test_a_name_that_is_no_folder_of_the_place_is_refused(table, place, tmp_path, name):
+    if name:
+        with pytest.raises(PlaceError, match="cannot be a table's name"):
+            push(table, place, name=name)
+    with pytest.raises(PlaceError, match="cannot be a table's name"):
+        pull(place, name, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def renamed(manifest, old, new):
+    return {"files": {new if name == old else name: r for name, r in manifest.files.items()}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: {"device": "../../elsewhere"},
+        lambda manifest: {"device": "another"},
+        lambda manifest: renamed(manifest, "chain.jsonl", "run_me.desktop"),
+        lambda manifest: renamed(manifest, "device.json", "other.jsonl"),
+    ],
+)
+def test_a_manifest_never_leads_out_of_the_tables_folder(table, place, tmp_path, change):
+    """Whoever can write a place cannot write anything but a table on a reader's machine."""
+    manifest, _ = push(table, place)
+    path = tmp_path / "shared" / DEVICE.name / MANIFEST
+    path.write_text(manifest.model_copy(update=change(manifest)).to_json())
+    found, problems = shared(place)
+    assert found == []
+    assert len(problems) == 1
+    assert "check does not match" not in problems[0]
+    with pytest.raises(TableError):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
 def test_two_devices_of_one_name_live_beside_each_other(table, place, tmp_path):
     push(table, place)
     newer = DEVICE.model_copy(update={"runtime_version": "9.9"})
