@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,8 @@ from lookup_tables.table import DATA
 
 GRAPH = "enable_cuda_graph"
 SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
+PRECISIONS = ("fp32", "fp16")
+ARM_KEYS = ("CPU implementer", "CPU variant", "CPU part", "CPU revision", "Hardware")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +113,35 @@ def affinity() -> str | None:
 
 def _processor() -> tuple[str, dict[str, str | int]]:
     """The processor's name and what tells models of that name apart."""
-    detail: dict[str, str | int] = {"machine": platform.machine(), "cores": os.cpu_count() or 1}
     cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine(), detail
-    facts = dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE))
-    for key in ("cpu family", "model", "stepping", "cache size"):
-        if key in facts:
-            detail[key.replace(" ", "_")] = facts[key]
+    if cpuinfo.exists():
+        name, detail = described(cpuinfo.read_text())
+    else:
+        name, detail = _brand() or platform.processor(), {}
+    machine: dict[str, str | int] = {"machine": platform.machine(), "cores": os.cpu_count() or 1}
+    return name or platform.machine(), machine | detail
+
+
+def described(cpuinfo: str) -> tuple[str, dict[str, str]]:
+    """The processor's name in Linux's /proc/cpuinfo, if it has one, and what else tells it apart.
+
+    64-bit ARM cores have numbers in place of a name; a board may add its own.
+    """
+    facts = dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo, re.MULTILINE))
+    keys = ("cpu family", "model", "stepping", "cache size", *ARM_KEYS)
+    detail = {key.replace(" ", "_").lower(): facts[key] for key in keys if key in facts}
     vectors = [f for f in ("avx2", "avx512f", "amx_tile", "asimd") if f in _flags(facts)]
-    detail["vector_units"] = " ".join(vectors)
-    return facts.get("model name", platform.machine()), detail
+    return facts.get("model name", facts.get("Model", "")), detail | {
+        "vector_units": " ".join(vectors)
+    }
+
+
+def _brand() -> str:
+    """The processor's name on macOS; empty elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _flags(facts: dict[str, str]) -> list[str]:
@@ -214,6 +235,10 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
         )
     if usage.threads != 1:
         raise DeviceNotHere("threads are a matter of CPUs; leave --threads out on a GPU")
+    if usage.precision not in PRECISIONS:
+        raise DeviceNotHere(
+            f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
+        )
     if usage.algorithm_search not in SEARCHES:
         raise DeviceNotHere(
             f"--algorithm-search {usage.algorithm_search}: expected one of {', '.join(SEARCHES)}"

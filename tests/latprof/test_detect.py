@@ -57,6 +57,35 @@ def test_the_processors_this_process_may_use_are_part_of_the_identity(monkeypatc
     assert this_device("cpu").affinity == "0-2,5"
 
 
+ARM = """processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm crc32
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 3
+
+Model\t\t: {model}
+"""
+
+
+def test_arm_processors_without_a_model_name_are_told_apart():
+    four = detect.described(ARM.format(part="0xd08", model="Raspberry Pi 4 Model B Rev 1.4"))
+    five = detect.described(ARM.format(part="0xd0b", model="Raspberry Pi 5 Model B Rev 1.0"))
+    assert four[0] == "Raspberry Pi 4 Model B Rev 1.4"
+    assert four[1]["cpu_part"] == "0xd08"
+    assert four[1]["vector_units"] == "asimd"
+    assert four[1] != five[1]
+
+
+def test_an_x86_processor_is_known_by_its_name_and_stepping():
+    text = "model name\t: A CPU\nmodel\t\t: 17\nstepping\t: 1\nflags\t\t: sse avx2 avx512f\n"
+    name, detail = detect.described(text)
+    assert name == "A CPU"
+    assert detail == {"model": "17", "stepping": "1", "vector_units": "avx2 avx512f"}
+
+
 LISTING = (
     "NVIDIA TITAN RTX, GPU-1f, 24576 MiB, 550.54, 7.5, 2100 MHz\n"
     "NVIDIA GeForce RTX 3090, GPU-2a, 24576 MiB, 550.54, 8.6, 2100 MHz\n"
