@@ -35,7 +35,11 @@ class Comparison:
 
 
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
-    """Time two ONNX files alternately, run by run, in several fresh pairs of sessions."""
+    """Time two ONNX files alternately, run by run, in several fresh pairs of sessions.
+
+    Raises ContractError for files that cannot be run or that read other shapes.
+    """
+    require_alike(Path(dense), Path(pruned), device.batch)
     series: list[Rounds] = []
     quiet_s = 0.0
     with Cores(device) as cores:
@@ -84,24 +88,49 @@ def require_batch(path: Path, batch: int) -> None:
         )
 
 
+def require_alike(dense: Path, pruned: Path, batch: int) -> None:
+    """Raise ContractError unless both read the same: no speedup is one of other images."""
+    shapes = [{name: x.shape for name, x in _feed(path, batch).items()} for path in (dense, pruned)]
+    if [*shapes[0].values()] != [*shapes[1].values()]:
+        raise ContractError(f"{dense} reads {shapes[0]}, {pruned} reads {shapes[1]}")
+
+
 def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Cores) -> Rounds:
-    running = runtime(device)
-    first, second = (running.Running(str(path), _feed(path), device) for path in (dense, pruned))
-    first.run_s(), second.run_s()  # a session's first run is slow
+    first, second = (_opened(path, device) for path in (dense, pruned))
     heavy = first.run_s() + second.run_s() > HEAVY_S
     for _ in range(1 if heavy else WARM_UP):
         first.run_s(), second.run_s()
     count = FEWEST if heavy else ROUNDS
-    return run_rounds(first.run_s, second.run_s, count, quiet_s, cores, running.Monitor(device))
+    monitor = runtime(device).Monitor(device)
+    return run_rounds(first.run_s, second.run_s, count, quiet_s, cores, monitor)
 
 
-def _feed(path: Path) -> dict[str, np.ndarray]:
-    """Random inputs of the shapes the file declares; a free dimension becomes 1."""
+def _opened(path: Path, device: Device):
+    """The file in the runtime, run once: a session's first run is slow."""
+    feed = _feed(path, device.batch)
+    try:
+        opened = runtime(device).Running(str(path), feed, device)
+        opened.run_s()
+    except ContractError:
+        raise
+    except Exception as error:  # the runtime's own kinds have no common name
+        first_line = str(error).strip().splitlines()[0]
+        raise ContractError(f"{path}: the runtime cannot run it: {first_line}") from error
+    return opened
+
+
+def _feed(path: Path, batch: int) -> dict[str, np.ndarray]:
+    """Random inputs of the shapes the file declares; where the first dimension is free, `batch`."""
     rng = np.random.default_rng(0)
-    return {
-        name: rng.standard_normal([size or 1 for size in shape]).astype(np.float32)
-        for name, shape in _inputs(path).items()
-    }
+    found = {}
+    for name, (first, *others) in _inputs(path).items():
+        if 0 in others:
+            raise ContractError(
+                f"{path}: its input {name} has free dimensions beside the batch; export it with "
+                "the size that it runs with"
+            )
+        found[name] = rng.standard_normal([first or batch, *others]).astype(np.float32)
+    return found
 
 
 def _inputs(path: Path) -> dict[str, list[int]]:

@@ -29,7 +29,7 @@ from latprof.design import (
 from latprof.measure import Bench
 from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
 from lookup_tables.device import Device
-from lookup_tables.errors import TableError
+from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
 from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network, network_names
@@ -114,6 +114,11 @@ def profile(
     into the folder or if the budget was spent before there was enough to predict from; the rows
     stay.
     """
+    if not (network.groups or network.blocks):
+        raise NetworkError(
+            f"{network.name}: no layer's width may change, so there is nothing to choose and "
+            "nothing to learn; measure it with latprof compare"
+        )
     LatencyTable.create(folder, device)
     with only_writer(folder):
         journey = _Journey(network, device, folder, levels, goal, seed, few, report)
@@ -288,6 +293,11 @@ class _Journey:
             )
         )
 
+    def _how_to_go_on(self) -> str:
+        if self._spent_s() > self.goal.budget_s:
+            return f"The budget of {self.goal.budget_s:.0f} s is spent: give a larger --budget"
+        return "The network offers so few architectures; measure them with latprof compare"
+
     def finish(self, stopped: str) -> Outcome:
         table, name = self.table, self.network.name
         written = table.validation(name, "menu"), table.validation(name, "any")
@@ -295,9 +305,8 @@ class _Journey:
         designed = len(table.settled_runs(self.network, "design"))
         if designed < FEWEST_RUNS or judged < 4:  # two of each kind
             raise TableError(
-                f"the budget of {self.goal.budget_s:.0f} s is spent with {designed} designed and "
-                f"{judged} unseen networks measured, too few to predict from; they are kept in "
-                f"{table.path(name)}. Continue with a larger --budget"
+                f"{table.path(name)}: {designed} designed and {judged} unseen networks were "
+                "measured, too few to predict from; they are kept. " + self._how_to_go_on()
             )
         outcome = self._validations(stopped)
         _keep_network(table, self.network)

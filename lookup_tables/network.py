@@ -98,7 +98,7 @@ class Architecture(_Frozen):
     def load(cls, path: str | Path) -> Architecture:
         """Read an architecture file; raises ArchitectureError naming the fault."""
         try:
-            return cls.model_validate_json(Path(path).read_text())
+            return cls.model_validate_json(Path(path).read_bytes())
         except FileNotFoundError:
             raise ArchitectureError(f"{path}: no such architecture file") from None
         except ValidationError as error:
