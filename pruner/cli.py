@@ -59,6 +59,13 @@ EpisodesOption = Annotated[int, typer.Option(min=1, help="Architectures a search
 EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
 RateOption = Annotated[float, typer.Option(help="Highest learning rate.")]
+DecayOption = Annotated[float, typer.Option(min=0, help="Of weights, not of BatchNorm and biases.")]
+ScoreImagesOption = Annotated[
+    int, typer.Option(min=1, help="Held-out images that score a candidate.")
+]
+RecalibrationImagesOption = Annotated[
+    int, typer.Option(min=1, help="Training images that BatchNorm is measured anew on.")
+]
 SmoothingOption = Annotated[
     float, typer.Option("--label-smoothing", min=0, help="Share of a label given to all classes.")
 ]
@@ -141,6 +148,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: BatchOption = 128,
     rate: RateOption = 0.1,
+    weight_decay: DecayOption = 5e-4,
     label_smoothing: SmoothingOption = 0.0,
     patience: PatienceOption = 0,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
@@ -164,8 +172,8 @@ def train(
             built,
             images.train,
             Recipe(
-                epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
-                patience=patience, seed=seed,
+                epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+                label_smoothing=label_smoothing, patience=patience, seed=seed,
             ),
             checkpoint,
             report=lambda step, total, text: bar.update(
@@ -215,9 +223,12 @@ def prune(
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
+    weight_decay: DecayOption = 5e-4,
     label_smoothing: SmoothingOption = 0.0,
     distill: DistillOption = 0.5,
     patience: PatienceOption = 0,
+    score_images: ScoreImagesOption = 1500,
+    recalibration_images: RecalibrationImagesOption = 1000,
     seed: SeedOption = 0,
     json_: JsonOption = False,
 ) -> None:
@@ -227,8 +238,9 @@ def prune(
         data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
         ranking=ranking, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
         widths=widths, reward=reward, agent=agent, actions=actions, sensitivity=sensitivity,
-        episodes=episodes, epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
-        distill=distill, patience=patience, seed=seed,
+        episodes=episodes, epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        label_smoothing=label_smoothing, distill=distill, patience=patience,
+        score_images=score_images, recalibration_images=recalibration_images, seed=seed,
     )  # fmt: skip
     with _interruptible(out), _progress() as bar:
         result = run_prune(settings, out, _Stages(bar))
@@ -264,17 +276,21 @@ def compare(
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
     rate: RateOption = 0.05,
+    weight_decay: DecayOption = 5e-4,
     label_smoothing: SmoothingOption = 0.0,
     distill: DistillOption = 0.5,
     patience: PatienceOption = 0,
+    score_images: ScoreImagesOption = 1500,
+    recalibration_images: RecalibrationImagesOption = 1000,
     json_: JsonOption = False,
 ) -> None:
     """Prune by several methods within the same budgets: a table and a picture of all of them."""
     base = Settings.of(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup[0],
         data_dir=str(data_dir) if data_dir else None, ranking=ranking, depth=depth,
-        episodes=episodes, epochs=epochs, batch=batch, rate=rate, label_smoothing=label_smoothing,
-        distill=distill, patience=patience,
+        episodes=episodes, epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        label_smoothing=label_smoothing, distill=distill, patience=patience,
+        score_images=score_images, recalibration_images=recalibration_images,
     )  # fmt: skip
     members = [Member.parse(text) for text in member or []]
     with _interruptible(out), _progress() as bar:

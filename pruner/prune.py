@@ -28,7 +28,7 @@ from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
 from pruner.data import Data, load_data, require_fit
-from pruner.errors import ModelError, SearchError
+from pruner.errors import ModelError, RunError, SearchError
 from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
 from pruner.filters.coupled import coupled_magnitude
@@ -57,6 +57,8 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     """
     journey = Journey(settings, report)
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
+    if settings.depth and not journey.trace.network.blocks:
+        raise RunError(f"--depth: {settings.model} has no block that could go; leave it out")
     require_reachable(journey)
     _ = journey.data
     require_fit(journey.dense, journey.shape, journey.data)
@@ -284,6 +286,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         epochs=settings.epochs,
         batch=settings.batch,
         rate=settings.rate,
+        weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         distill=settings.distill,
         patience=settings.patience,

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lookup_tables.files import write_whole
+from lookup_tables.files import first_fault, write_whole
 from pruner.errors import RunError
 
-THOMPSON = "thompson"
+THOMPSON, DYNAMIC = "thompson", "dynamic"
 OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
 WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
 
@@ -45,6 +45,7 @@ class Settings(BaseModel):
     epochs: Annotated[int, Field(ge=0)] = 40
     batch: Annotated[int, Field(ge=1)] = 128
     rate: Annotated[float, Field(gt=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     patience: Annotated[int, Field(ge=0)] = 0
@@ -113,6 +114,12 @@ class Settings(BaseModel):
                 raise ValueError(
                     f"{who} has no use for {name}; lap with the agent ddpg, td3, sac or cma has"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _regenerates_what_is_selected(self):
+        if self.ranking != DYNAMIC and self.regenerate != _usual("regenerate"):
+            raise ValueError(f"--regenerate is of --ranking {DYNAMIC}; {self.ranking} has no use")
         return self
 
     @model_validator(mode="after")
@@ -221,8 +228,7 @@ class RunFolder:
         except FileNotFoundError:
             raise RunError(f"{path} is no run folder: settings.json is missing") from None
         except ValidationError as error:
-            detail = error.errors()[0]
-            raise RunError(f"{path}/settings.json: {detail['loc']}: {detail['msg']}") from None
+            raise RunError(f"{path}/settings.json: {first_fault(error)}") from None
 
 
 def write_json(path: Path, content: dict | list) -> None:
