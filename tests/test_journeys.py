@@ -8,8 +8,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,13 +19,28 @@ from safetensors.torch import load_file, save_file
 from latprof.show import print_validations
 from lookup_tables.device import Device
 from lookup_tables.files import only_writer
+from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner.data import load_data
+from pruner.filters.dynamic import Phase
 from pruner.prune import load_run
 from tests.commands import FACTORY, prune_arguments
 from tests.toys import food101_folder, imagenet_folder, synthetic_table
+
+CHAIN = """
+from torch import nn
+
+def chain():
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+"""
+
+
+def _traced(pruner, file, out):
+    assert pruner("trace", "--model", f"{file}:chain", "--input", "1x8x8", "--out", out) == 0
+    return out
 
 
 def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
@@ -437,6 +454,40 @@ def test_tables_of_two_processors_are_told_apart_by_device_layer_and_network(lat
     assert "predicted speedups change by" in told
 
 
+def test_a_network_that_no_table_holds_is_no_difference_but_a_mistake(workshop, latprof, capsys):
+    table = workshop / "table"
+    assert latprof("diff", table, table, "--network", "resnet65") == 1
+    assert "both tables hold small_resnet" in capsys.readouterr().err
+
+
+def test_sealing_anew_takes_sound_files_only_and_keeps_the_version(
+    workshop, tmp_path, latprof, capsys
+):
+    table = tmp_path / "t"
+    shutil.copytree(workshop / "table", table)
+    manifest = load_manifest(table).model_copy(update={"version": 3})
+    (table / MANIFEST).write_text(manifest.to_json())
+    rows = table / "small_resnet.jsonl"
+    whole = rows.read_text()
+    rows.write_text(whole.replace('"dense_s": ', '"dense_s": x', 1).replace(":", ";", 1))
+    before = (table / MANIFEST).read_text()
+    assert latprof("verify", table, "--seal") == 1
+    assert (table / MANIFEST).read_text() == before
+    rows.write_text("".join(whole.splitlines(keepends=True)[:-1]) + whole.splitlines()[-1] + "\n")
+    (table / MANIFEST).write_text("{")
+    assert latprof("verify", table, "--seal") == 0
+    (table / MANIFEST).write_text(before)
+    assert latprof("verify", table, "--seal") == 0
+    assert load_manifest(table).version == 3
+    assert [path.name for path in table.glob("*.former")] == []
+    (tmp_path / "p").mkdir()
+    shutil.copy(table / MANIFEST, tmp_path / "p")
+    capsys.readouterr()
+    assert latprof("verify", tmp_path / "p", "--seal") == 1
+    assert "is no table's own folder" in capsys.readouterr().err
+    assert (tmp_path / "p" / MANIFEST).exists()
+
+
 def test_a_table_that_became_slower_in_part_ends_diff_with_code_5(
     workshop, tmp_path, latprof, capsys
 ):
@@ -649,6 +700,44 @@ def test_a_run_made_elsewhere_is_measured_when_it_comes_to_the_device(workshop, 
     assert now["accuracy"] == before["accuracy"]
 
 
+def test_filters_are_selected_while_they_train_and_the_run_is_loaded_again(
+    workshop, tmp_path, pruner, monkeypatch
+):
+    monkeypatch.setattr("pruner.prune.Phase", partial(Phase, steps=12, interval=4, batch=32))
+    options = prune_arguments(workshop, tmp_path / "run", ranking="dynamic", regenerate=0.3)
+    assert pruner("prune", *options) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["accuracy"]["fine_tuned"] > 0.5
+    found = Architecture.load(tmp_path / "run" / "architecture.json")
+    assert load_run(tmp_path / "run").conv1.out_channels == found.widths["conv1"]
+    assert "--ranking dynamic --regenerate 0.3" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("ranking", ["fpgm", "taylor"])
+def test_a_criterion_is_an_option_of_a_run(workshop, tmp_path, pruner, ranking):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("prune", *options, "--ranking", ranking) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["accuracy"]["pruned"] > 0.1
+
+
+def test_an_option_that_would_be_ignored_is_refused(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", regenerate=0.3)
+    assert pruner("prune", *options) == 1
+    assert "--regenerate is of --ranking dynamic" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_without_blocks_is_not_pruned_in_depth(tmp_path, pruner, capsys):
+    net, dense = tmp_path / "chain.py", tmp_path / "dense.safetensors"
+    net.write_text(CHAIN)
+    synthetic_table(tmp_path / "t", Network.load(_traced(pruner, net, tmp_path / "chain.json")))
+    model = ("--model", f"{net}:chain", "--data", "digits")
+    assert pruner("train", *model, "--epochs", 1, "--out", dense) == 0
+    options = ("--weights", dense, "--table", tmp_path / "t", "--speedup", 1.1)
+    assert pruner("prune", *model, *options, "--depth", "--out", tmp_path / "run") == 1
+    assert "has no block that could go; leave it out" in capsys.readouterr().err
+
+
 def test_weights_are_trained_into_safetensors_only(tmp_path, pruner, capsys):
     out = tmp_path / "w.pth"
     assert pruner("train", "--model", FACTORY, "--data", "digits", "--out", out) == 1
@@ -718,6 +807,51 @@ def test_a_file_for_another_batch_is_not_compared_on_a_tables_device(
     files = [tmp_path / "1.onnx", tmp_path / "2.onnx"]
     assert latprof("compare", *files, "--table", workshop / "table") == 1
     assert "made for batches of 2, the table's device runs 1" in capsys.readouterr().err
+
+
+def test_files_that_read_other_images_or_cannot_run_are_not_compared(
+    workshop, tmp_path, latprof, capsys
+):
+    good, wide, broken = (tmp_path / f"{name}.onnx" for name in ("good", "wide", "broken"))
+    for network, out in ((workshop / "small_resnet.json", good), ("digits_resnet", wide)):
+        (tmp_path / "a.json").write_text("{}")
+        options = ("--network", network, "--architecture", tmp_path / "a.json", "--out", out)
+        assert latprof("export", *options) == 0
+    model = onnx.load(good)
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 9
+    onnx.save(model, wide)
+    assert latprof("compare", good, wide) == 1
+    assert "reads" in capsys.readouterr().err
+    model.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_value")
+    onnx.save(model, wide)
+    assert latprof("compare", good, wide) == 1
+    assert "free dimensions beside the batch" in capsys.readouterr().err
+    model = onnx.load(good)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, broken)
+    assert latprof("compare", good, broken) == 1
+    assert "the runtime cannot run it" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_architecture_is_named(workshop, tmp_path, latprof, capsys):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\x80\xff\x00")
+    options = ("--network", workshop / "small_resnet.json", "--architecture", path)
+    assert latprof("export", *options, "--out", tmp_path / "x.onnx") == 1
+    assert f"{path}: not an architecture" in capsys.readouterr().err
+
+
+def test_a_network_of_which_nothing_can_be_chosen_is_not_profiled(
+    workshop, tmp_path, latprof, capsys
+):
+    frozen = Network.load(workshop / "small_resnet.json")
+    layers = tuple(layer.model_copy(update={"group": None}) for layer in frozen.layers)
+    frozen.model_copy(update={"layers": layers, "groups": (), "blocks": ()}).save(
+        tmp_path / "n.json"
+    )
+    assert latprof("profile", "--network", tmp_path / "n.json", "--out", tmp_path / "t") == 1
+    assert "nothing to choose" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-5s", "3 days"])
