@@ -78,6 +78,8 @@ class LatencyModel:
         """
         self.network, self.device = network, table.device
         runs = table.settled_runs(network, "design")
+        array_runs = range(table.plan(network.name).levels ** 2) if runs else ()
+        is_whole = {*array_runs} <= {run.run for run in runs}
         runs = undisturbed(runs) if len(runs) > 2 * FEWEST_RUNS else runs
         if len(runs) < FEWEST_RUNS:
             raise TableError(
@@ -91,7 +93,7 @@ class LatencyModel:
         self.shares, self.nodes = layer_shares(runs)
         measured = {*self.shares}
         prior = table.prior(network)
-        if prior is not None and len(runs) < table.plan(network.name).levels ** 2:
+        if prior is not None and not is_whole:
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = prior.corrected(self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)

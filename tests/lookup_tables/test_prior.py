@@ -51,6 +51,25 @@ def test_a_prior_of_the_same_costs_changes_nothing(tmp_path):
         assert model.shares[spec] == pytest.approx(share, rel=1e-3)
 
 
+@pytest.mark.parametrize(("numbers", "is_read"), [(range(100, 130), True), (range(30), False)])
+def test_a_prior_is_read_until_the_array_is_whole_whatever_else_was_measured(
+    tmp_path, numbers, is_read
+):
+    """Runs at other widths come on top of the array, with higher numbers."""
+    source = synthetic_table(tmp_path / "source", NETWORK, levels=4)
+    plan, *runs = synthetic_table(tmp_path / "w", NETWORK, macs_with_steps, levels=4).rows("chain")
+    design = [run for run in runs if run.purpose == "design"][: len(numbers)]
+    assert len(design) >= 4**2
+    table = LatencyTable.create(tmp_path / "few", OTHER)
+    renumbered = zip(design, numbers, strict=False)
+    table.append("chain", [plan, *[r.model_copy(update={"run": n}) for r, n in renumbered]])
+    alone = LatencyModel(NETWORK, table).shares
+    doubled = Prior.of(LatencyModel(NETWORK, source))
+    layers = tuple(e.model_copy(update={"share": 3 * e.share}) for e in doubled.layers)
+    doubled.model_copy(update={"layers": layers}).save(table.prior_path("chain"))
+    assert (LatencyModel(NETWORK, table).shares != alone) == is_read
+
+
 def test_a_prior_survives_being_written_and_read(tmp_path):
     source = synthetic_table(tmp_path / "source", NETWORK, levels=3)
     prior = Prior.of(LatencyModel(NETWORK, source))
