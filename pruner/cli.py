@@ -145,6 +145,10 @@ def train(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     data_dir: DataDirOption = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Start from these; a last layer for other classes begins anew."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: BatchOption = 128,
     rate: RateOption = 0.1,
@@ -154,7 +158,7 @@ def train(
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
     seed: SeedOption = 0,
 ) -> None:
-    """Train a model from scratch; continues where it was interrupted."""
+    """Train a model, from scratch or from weights; continues where it was interrupted."""
     if out.suffix != SAFETENSORS:
         raise RunError(f"--out {out}: weights are written as safetensors; end it in {SAFETENSORS}")
     if out.exists():
@@ -163,6 +167,8 @@ def train(
     images = load_data(data, data_dir)
     torch.manual_seed(seed)
     built = models.build(model, images.classes)
+    if weights is not None:
+        load_weights(built, weights, but_head=True)
     require_fit(built, models.input_shape(model) or images.shape, images)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint.pt")

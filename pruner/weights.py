@@ -22,16 +22,20 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> None:
     """Fill a model from a .safetensors, .th, .pt or .pth file.
 
-    Raises ModelError if the file is missing, broken or of another model.
+    With `but_head` the file may tell other classes apart: the one layer whose shapes differ stays
+    as it is. Raises ModelError if the file is missing, broken or of another model.
 
     PyTorch files may hold a state dict or a dictionary with one under `state_dict`; a leading
     `module.` is dropped. Half-precision weights are widened.
     """
     state = _read(Path(path))
     own = model.state_dict()
+    if but_head:
+        head = _only_misfit(state, own)
+        state, own = ({n: v for n, v in some.items() if _layer(n) != head} for some in (state, own))
     optional = getattr(model, "absent_from_checkpoints", None)
     missing = [
         name
@@ -56,7 +60,22 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
                 f"{', '.join(names[:3])}{more}. "
                 "Check that --model names the network these weights were trained for"
             )
-    model.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in state.items()})
+    filled = own | {name: value.to(own[name].dtype) for name, value in state.items()}
+    model.load_state_dict(model.state_dict() | filled)
+
+
+def _only_misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """The layer whose tensors have other shapes, where it is one layer only."""
+    misfits = {
+        _layer(name)
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    }
+    return misfits.pop() if len(misfits) == 1 else None
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def save_weights(model: nn.Module, path: str | Path, half: bool = False) -> None:

@@ -62,6 +62,24 @@ def test_weights_that_do_not_fit_are_refused_naming_the_first_misfit(tmp_path, c
         load_weights(resnet20(), tmp_path / "r.th")
 
 
+def test_weights_for_other_classes_fill_everything_but_the_last_layer(tmp_path):
+    trained, fresh = resnet20(100), resnet20(10)
+    save_weights(trained, tmp_path / "w.safetensors")
+    before = fresh.linear.weight.clone()
+    with pytest.raises(ModelError, match=r"linear\.weight is \(100, 64\)"):
+        load_weights(fresh, tmp_path / "w.safetensors")
+    load_weights(fresh, tmp_path / "w.safetensors", but_head=True)
+    assert torch.equal(fresh.linear.weight, before)
+    for name, value in trained.state_dict().items():
+        assert name.startswith("linear") or torch.equal(fresh.state_dict()[name], value), name
+
+
+def test_weights_of_another_network_do_not_pass_for_those_of_other_classes(tmp_path):
+    save_weights(models.build("resnet32"), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="has the unknown"):
+        load_weights(resnet20(), tmp_path / "w.safetensors", but_head=True)
+
+
 @pytest.mark.parametrize("name", ["w.safetensors", "w.th"])
 def test_a_broken_weights_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"not weights at all")
@@ -72,6 +90,19 @@ def test_a_broken_weights_file_is_refused(tmp_path, name):
 def test_a_missing_weights_file_is_named(tmp_path):
     with pytest.raises(ModelError, match="no such weights file"):
         load_weights(resnet20(), tmp_path / "none.th")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("resnet18_32", 11_173_962), ("resnet50_32", 23_520_842)]
+)
+def test_networks_for_small_images_keep_their_maps_until_the_second_stage(name, parameters):
+    model = models.build(name).eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    seen = {}
+    model.layer1.register_forward_hook(lambda *call: seen.update(first=call[2].shape))
+    model.layer4.register_forward_hook(lambda *call: seen.update(last=call[2].shape))
+    assert model(torch.randn(1, 3, 32, 32)).shape == (1, 10)
+    assert (seen["first"][2:], seen["last"][2:]) == ((32, 32), (4, 4))
 
 
 def test_a_users_own_model_comes_from_a_file_and_a_factory(tmp_path):
