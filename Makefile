@@ -105,8 +105,9 @@ ifdef WEIGHTS_DIR
 	  --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th
 	for speedup in 2 3; do \
 	  $(BIN)/python -m benchmarks.surrogate regret --table $(TABLE) --speedup $$speedup || exit 1; done
-	$(BIN)/python -m benchmarks.score_rank --data-dir $(DATA_DIR) --table $(TABLE) \
-	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
+	for blocks in --depth --no-depth; do \
+	  $(BIN)/python -m benchmarks.score_rank --data-dir $(DATA_DIR) --table $(TABLE) $$blocks \
+	    --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th || exit 1; done
 	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \
@@ -125,7 +126,7 @@ figures: setup ## Write the README's tables anew from benchmarks/results
 	$(BIN)/python -m benchmarks.figures
 
 networks: setup ## Trace the shipped networks again
-	for model in resnet20 resnet56 mobilenet_v1 mobilenet_v1_32 digits_resnet; do \
+	for model in $(basename $(notdir $(wildcard lookup_tables/networks/*.json))); do \
 	  $(BIN)/pruner trace --model $$model --out lookup_tables/networks/$$model.json || exit 1; done
 
 train-%: setup ## Train a small network for the benchmarks: train-mobilenet_v1_32, train-vgg16_32

@@ -28,6 +28,8 @@ NETWORKS = {
     "resnet56": "ResNet-56, 32×32",
     "mobilenet_v1_32": "MobileNet-V1, 32×32",
     "mobilenet_v2_32": "MobileNet-V2, 32×32",
+    "resnet18_32": "ResNet-18, 32×32",
+    "resnet50_32": "ResNet-50, 32×32",
     "vgg16_32": "VGG-16, 32×32",
     "mobilenet_v1": "MobileNet-V1, 224×224",
     "mobilenet_v2": "MobileNet-V2, 224×224",

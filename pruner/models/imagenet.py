@@ -20,6 +20,24 @@ def resnet50(classes: int = 1000) -> nn.Module:
     return torchvision.models.resnet50(num_classes=classes)
 
 
+def resnet18_cifar(classes: int = 10) -> nn.Module:
+    """ResNet-18 for 32×32 images: 11.2 M parameters."""
+    return _small_stem(torchvision.models.resnet18(num_classes=classes))
+
+
+def resnet50_cifar(classes: int = 10) -> nn.Module:
+    """ResNet-50 for 32×32 images: 23.5 M parameters."""
+    return _small_stem(torchvision.models.resnet50(num_classes=classes))
+
+
+def _small_stem(model: nn.Module) -> nn.Module:
+    """Keeps the size up to the second stage: last maps of 4×4."""
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
 def vgg16(classes: int = 1000) -> nn.Module:
     """VGG-16 with BatchNorm for 224×224 images (arXiv 1409.1556, table 1, D)."""
     return torchvision.models.vgg16_bn(num_classes=classes)

@@ -12,7 +12,9 @@ from lookup_tables.network import Architecture, Network, network_names
 from pruner.trace import trace
 from tests.toys import Branches, Gated, tiny_resnet
 
-SMALL = [name for name in network_names() if name not in ("yolov3", "vgg16", "resnet50")]
+SMALL = [
+    name for name in network_names() if name not in ("yolov3", "vgg16", "resnet50", "resnet50_32")
+]
 
 
 def saved(model, folder, name="net"):
