@@ -19,7 +19,7 @@ from latprof.options import JsonOption, NetworkOption, TableOption
 from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
 from lookup_tables.errors import TableError
-from lookup_tables.files import write_whole
+from lookup_tables.files import only_writer, write_whole
 from lookup_tables.manifest import MANIFEST, ROWS, Manifest, load_manifest, read_sealed
 from lookup_tables.network import Network
 from lookup_tables.table import DATA, IDENTITY, LatencyTable
@@ -124,10 +124,15 @@ def verify_command(
 def _sealed_anew(folder: Path) -> tuple[list[dict], list[str]]:
     """What `_verified` says of the files as they are; sealed if nothing is wrong with them.
 
-    The former manifest, set aside meanwhile, stays where something is.
+    Where something is, the former manifest stays.
     """
     if not (folder / IDENTITY).is_file():
         raise TableError(f"{folder} is no table's own folder: {IDENTITY} is not in it")
+    with only_writer(folder):
+        return _with_manifest_aside(folder)
+
+
+def _with_manifest_aside(folder: Path) -> tuple[list[dict], list[str]]:
     manifest, aside = folder / MANIFEST, folder / f"{MANIFEST}.former"
     version = _version(folder)
     if manifest.exists():
