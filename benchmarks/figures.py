@@ -46,6 +46,7 @@ PUBLISHED = {
     "sim2real": "ABCP sim2real",
     "ucsd": "ABCP UCSD",
 }
+REGRETS = {"lap/ddpg/widths": "`lap:agent=ddpg`, on the Intel machine"}  # as it was named there
 Row = list[str]
 
 
@@ -249,7 +250,7 @@ def regret() -> Iterator[Row]:
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
     for method in sorted(names, key=names.get):
-        row = [f"`{method}`"]
+        row = [REGRETS.get(method, f"`{method}`")]
         for methods in found.values():
             one = methods.get(method)
             row.append(
