@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lookup_tables.files import first_fault, write_whole
 from pruner.errors import RunError
+from pruner.filters import DYNAMIC
 
-THOMPSON, DYNAMIC = "thompson", "dynamic"
+THOMPSON = "thompson"
 OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
 WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
 
@@ -183,7 +184,7 @@ class RunFolder:
         if file.exists():
             run = cls(path, cls.open(path).settings)
             known_files = run.origin().get("files_sha256", {})
-            _require_same(path, run.settings, settings, {"data_dir", "table", *known_files})
+            _require_same(path, run.settings, settings, known_files)
             if run.origin()["table"] != origin["table"]:
                 raise RunError(
                     f"{path} was begun with another table, or the table's rows have changed "
@@ -236,12 +237,18 @@ def write_json(path: Path, content: dict | list) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def _require_same(path: Path, before: Settings, now: Settings, elsewhere: set[str]) -> None:
-    """All but those that may lie elsewhere now."""
+def _require_same(path: Path, before: Settings, now: Settings, known_files: dict) -> None:
+    """All but where files lie: those that are known by their content, images and the table."""
+
+    def wording(name: str, value):
+        if name in ("data_dir", "table") or (name == "weights" and name in known_files):
+            return None
+        return value.rpartition(":")[1:] if name in known_files else value  # a file's function
+
     differing = [
         f"{name} was {old!r}, now {new!r}"
         for name, old in before.model_dump().items()
-        if (new := getattr(now, name)) != old and name not in elsewhere
+        if wording(name, new := getattr(now, name)) != wording(name, old)
     ]
     if differing:
         raise RunError(
