@@ -25,8 +25,8 @@ _UNREADABLE = (
 def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> None:
     """Fill a model from a .safetensors, .th, .pt or .pth file.
 
-    With `but_head` the file may tell other classes apart: the one layer whose shapes differ stays
-    as it is. Raises ModelError if the file is missing, broken or of another model.
+    With `but_head` the file may tell other classes apart: the one layer that has another number of
+    outputs stays as it is. Raises ModelError if the file is missing, broken or of another model.
 
     PyTorch files may hold a state dict or a dictionary with one under `state_dict`; a leading
     `module.` is dropped. Half-precision weights are widened.
@@ -65,13 +65,11 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
 
 
 def _only_misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """The layer whose tensors have other shapes, where it is one layer only."""
-    misfits = {
-        _layer(name)
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
-    }
-    return misfits.pop() if len(misfits) == 1 else None
+    """The layer that has another number of outputs, where no other layer differs."""
+    misfits = [n for n in own if n in state and state[n].shape != own[n].shape]
+    reads_the_same = all(state[n].shape[1:] == own[n].shape[1:] for n in misfits)
+    layers = {_layer(name) for name in misfits}
+    return layers.pop() if len(layers) == 1 and reads_the_same else None
 
 
 def _layer(name: str) -> str:

@@ -74,6 +74,14 @@ def test_weights_for_other_classes_fill_everything_but_the_last_layer(tmp_path):
         assert name.startswith("linear") or torch.equal(fresh.state_dict()[name], value), name
 
 
+def test_a_first_layer_for_other_images_does_not_pass_for_a_last_one_for_other_classes(tmp_path):
+    grey = resnet20()
+    grey.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+    save_weights(grey, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"conv1\.weight is \(16, 1, 3, 3\)"):
+        load_weights(resnet20(), tmp_path / "w.safetensors", but_head=True)
+
+
 def test_weights_of_another_network_do_not_pass_for_those_of_other_classes(tmp_path):
     save_weights(models.build("resnet32"), tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="has the unknown"):
