@@ -90,9 +90,9 @@ def require_batch(path: Path, batch: int) -> None:
 
 def require_alike(dense: Path, pruned: Path, batch: int) -> None:
     """Raise ContractError unless both read the same: no speedup is one of other images."""
-    shapes = [{name: x.shape for name, x in _feed(path, batch).items()} for path in (dense, pruned)]
-    if [*shapes[0].values()] != [*shapes[1].values()]:
-        raise ContractError(f"{dense} reads {shapes[0]}, {pruned} reads {shapes[1]}")
+    first, second = (_shapes(path, batch) for path in (dense, pruned))
+    if [*first.values()] != [*second.values()]:
+        raise ContractError(f"{dense} reads {first}, {pruned} reads {second}")
 
 
 def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Cores) -> Rounds:
@@ -107,21 +107,22 @@ def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Co
 
 def _opened(path: Path, device: Device):
     """The file in the runtime, run once: a session's first run is slow."""
-    feed = _feed(path, device.batch)
+    rng = np.random.default_rng(0)
+    shapes = _shapes(path, device.batch)
+    feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     try:
         opened = runtime(device).Running(str(path), feed, device)
         opened.run_s()
     except ContractError:
         raise
     except Exception as error:  # the runtime's own kinds have no common name
-        first_line = str(error).strip().splitlines()[0]
-        raise ContractError(f"{path}: the runtime cannot run it: {first_line}") from error
+        said = str(error).strip() or type(error).__name__
+        raise ContractError(f"{path}: the runtime cannot run it: {said.splitlines()[0]}") from error
     return opened
 
 
-def _feed(path: Path, batch: int) -> dict[str, np.ndarray]:
-    """Random inputs of the shapes the file declares; where the first dimension is free, `batch`."""
-    rng = np.random.default_rng(0)
+def _shapes(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
+    """Of the inputs that the file declares; where the first dimension is free, `batch`."""
     found = {}
     for name, (first, *others) in _inputs(path).items():
         if 0 in others:
@@ -129,7 +130,7 @@ def _feed(path: Path, batch: int) -> dict[str, np.ndarray]:
                 f"{path}: its input {name} has free dimensions beside the batch; export it with "
                 "the size that it runs with"
             )
-        found[name] = rng.standard_normal([first or batch, *others]).astype(np.float32)
+        found[name] = (first or batch, *others)
     return found
 
 
