@@ -77,9 +77,7 @@ class LatencyModel:
         `lowest_widths` has, for every group, the narrowest width that was measured.
         """
         self.network, self.device = network, table.device
-        runs = table.settled_runs(network, "design")
-        array_runs = range(table.plan(network.name).levels ** 2) if runs else ()
-        is_whole = {*array_runs} <= {run.run for run in runs}
+        runs = designed = table.settled_runs(network, "design")
         runs = undisturbed(runs) if len(runs) > 2 * FEWEST_RUNS else runs
         if len(runs) < FEWEST_RUNS:
             raise TableError(
@@ -93,7 +91,7 @@ class LatencyModel:
         self.shares, self.nodes = layer_shares(runs)
         measured = {*self.shares}
         prior = table.prior(network)
-        if prior is not None and not is_whole:
+        if prior is not None and not _hold_the_array(designed, table.plan(network.name).levels):
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = prior.corrected(self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
@@ -417,6 +415,11 @@ class _MacsModel(LatencyModel):
             forms = (geometry.in_form(widths), geometry.out_form(widths))
             total += macs(layer.kind, *forms, layer.groups, layer.kernel, geometry.out_size)
         return total * self._seconds_each, np.zeros(shape)
+
+
+def _hold_the_array(runs: Sequence[Run], levels: int) -> bool:
+    """Whether every pair of widths was measured; runs of other widths have higher numbers."""
+    return {*range(levels**2)} <= {run.run for run in runs}
 
 
 def _holds_90(errors: np.ndarray) -> float:
