@@ -44,7 +44,8 @@ DEFAULT = (
     "lap:agent=cma,actions=values", "lap:agent=td3", "lap:agent=sac",
     "lap:agent=ddpg,actions=values", "lap:agent=ddpg",
     "lap:agent=ddpg,sensitivity=false", "lap:agent=ddpg,reward=error",
-    "lap:agent=ddpg,reward=error_log_latency", "lap:agent=ddpg,reward=accuracy_latency",
+    "lap:agent=ddpg,reward=error_log_latency", "lap:agent=ddpg,reward=error_log_macs",
+    "lap:agent=ddpg,reward=accuracy_latency",
     "amc", "amc:agent=thompson",
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ from pruner.weights import load_weights
 
 Report = Callable[[str, int, int, str], None]
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
-SHARED = (
+FIXED = (
     "method", "model", "weights", "data", "data_dir", "table", "speedup", "latency_ms", "seed",
 )  # fmt: skip
 
@@ -111,7 +111,7 @@ def variant(base: Settings, method: str) -> Settings:
     """`NAME` or `NAME:setting=value,…` applied to the settings; raises RunError."""
     name, _, rest = method.partition(":")
     changes = dict(part.partition("=")[::2] for part in rest.split(",") if part)
-    own = [field for field in Settings.model_fields if field not in SHARED]
+    own = [field for field in Settings.model_fields if field not in FIXED]
     unknown = sorted({*changes} - {*own})
     if unknown:
         raise RunError(

@@ -57,8 +57,12 @@ def draw(summary: Sequence[dict], dense_accuracy: float, dense_ms: float | None 
     _best(axis, [entry for entry in (*shown, dense) if entry["measured"]], unit)
     axis.set(xlabel="latency, ms" if dense_ms else "latency, share of the dense network's")
     axis.set(ylabel="test accuracy, %")
-    speedup = lambda x: unit / np.maximum(x, 1e-9)  # noqa: E731 - its own inverse
-    axis.secondary_xaxis("top", functions=(speedup, speedup)).set_xlabel("speedup")
+
+    def either_way(x: np.ndarray) -> np.ndarray:
+        """A latency's speedup, and a speedup's latency."""
+        return unit / np.maximum(x, 1e-9)
+
+    axis.secondary_xaxis("top", functions=(either_way, either_way)).set_xlabel("speedup")
     axis.legend(frameon=False, fontsize=8)
     return figure
 
