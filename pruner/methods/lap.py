@@ -10,9 +10,12 @@ Deviations (the paper's code and further tables could not be found):
 2. The budget is met by construction instead of by a penalty.
 3. Hyperparameters are AMC's (arXiv 1802.03494, section 4): hidden layers of 300, discount 1, soft
    update 0.01, batch 64, 100 warm-up episodes, noise 0.5 decaying by 0.95 per episode.
-4. The moving-average baseline (AMC, equation 3) is taken from the reward when it is received, not
+4. The reward comes once, at the end of an episode, and nothing is discounted: so it is the return
+   of every step, and the critic learns that instead of bootstrapping towards it through some fifty
+   steps. (AMC gives it to every step, equation 3, and bootstraps as well.)
+5. The moving-average baseline (AMC, equation 3) is taken from the reward when it is received, not
    when it is replayed.
-5. Other agents, and actions that say what channels are worth (`pruner/env.py`), are ours.
+6. Other agents, and actions that say what channels are worth (`pruner/env.py`), are ours.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 from scipy.stats import truncnorm
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from pruner.completion import Completion
 from pruner.env import ENVIRONMENTS, PruningEnv
@@ -56,7 +60,14 @@ def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> N
     if settings.agent == EVOLUTION:
         evolve(env, settings)
         return
-    steps = len(completion.choices)
+    last = StopTrainingOnMaxEpisodes(settings.episodes)
+    steps = settings.episodes * len(completion.choices)
+    learner(env, settings).learn(steps, callback=last)
+
+
+def learner(env: PruningEnv, settings: SearchSettings) -> OffPolicyAlgorithm:
+    """The gradient agent that `settings` name, before its first episode."""
+    steps = len(env.choices)
     agent = _LEARNERS[settings.agent](
         "MlpPolicy",
         _RewardBaseline(env),
@@ -64,6 +75,7 @@ def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> N
         buffer_size=settings.episodes * steps,
         learning_starts=np.inf,  # the agent begins when its warm-up episodes are over
         gamma=1.0,
+        n_steps=steps,  # the whole episode
         tau=0.01,
         train_freq=(1, "episode"),
         gradient_steps=steps,
@@ -73,8 +85,7 @@ def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> N
     )
     agent.prior = env
     agent.warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
-    last = StopTrainingOnMaxEpisodes(settings.episodes)
-    agent.learn(settings.episodes * steps, callback=last)
+    return agent
 
 
 def evolve(env: PruningEnv, settings: SearchSettings) -> None:

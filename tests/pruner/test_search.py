@@ -16,6 +16,7 @@ from pruner.completion import Completion
 from pruner.env import PruningEnv
 from pruner.errors import RunError
 from pruner.methods import METHODS, SearchSettings
+from pruner.methods.lap import learner
 from pruner.rewards import REWARDS, Outcome
 from pruner.sensitivity import latency_sensitivity, local_slope
 from pruner.task import SearchLog, Task
@@ -295,6 +296,23 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
         raise AssertionError("the log knows every answer")
 
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
+
+
+@pytest.mark.parametrize("agent", ["ddpg", "td3", "sac"])
+def test_every_step_of_an_episode_is_taught_how_the_episode_ended(agent, latency):
+    env = PruningEnv(task_for(latency, 1.6), Completion(latency), REWARDS["error"])
+    learning = learner(env, SearchSettings(episodes=4, agent=agent))
+    ends = []
+
+    def note(found, _):
+        ends.extend(found["rewards"][found["dones"]].tolist())
+        return True
+
+    learning.learn(4 * len(env.choices), callback=note)
+    taught = learning.replay_buffer.sample(300)
+    assert len(ends) == 4
+    assert set(taught.rewards.flatten().tolist()) == set(ends)
+    assert taught.dones.all()  # nothing is left to be guessed
 
 
 def test_the_best_so_far_is_one_within_the_budget(resnet_latency, tmp_path):
