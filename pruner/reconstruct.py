@@ -8,7 +8,7 @@ so that its outputs change as little as possible on training images:
 with x the layer's input patch and a constant 1, so that a lost mean goes into the bias where there
 is one. H is measured once, on the dense network; a candidate then costs one small solve a layer and
 no images (He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv
-1707.06168, section 3.1, equation 2).
+1707.06168, section 3.1, equation 2). Candidates that leave a layer the same inputs share its solve.
 
 Deviations:
 1. The paper feeds each layer the pruned network's own inputs, layer by layer; here they are the
@@ -33,6 +33,7 @@ IMAGES, BATCH = 1024, 128
 PATCHES = 24  # of each image and layer, at random places
 RIDGE = 1e-3  # of the mean diagonal
 LARGEST = 6000  # inputs of one patch; larger layers keep their weights
+REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; the first ones are forgotten first
 
 
 class Reconstruction:
@@ -43,6 +44,7 @@ class Reconstruction:
         self.trace = trace
         self._normalised = set(trace.batch_norms)  # what follows takes any mean away
         self._moments: dict[str, Tensor] = {}  # module path → (inputs + 1, inputs + 1)
+        self._fitted: dict[tuple[str, bytes], Tensor] = {}  # (module path, what it reads)
         self._measure(images, torch.Generator().manual_seed(seed))
 
     def refit(self, kept: Kept) -> Trace:
@@ -55,8 +57,20 @@ class Reconstruction:
             reads = positions(self.trace.channels[path].reads, kept)
             layer = module.get_submodule(path)
             if len(reads) < layer.weight.shape[1]:
-                _refit(layer, reads, moment, layer.bias is not None or path in self._normalised)
+                _put(layer, reads, self._fit(path, reads, moment))
         return replace(self.trace, module=module)
+
+    def _fit(self, path: str, reads: Tensor, moment: Tensor) -> Tensor:
+        """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
+        key = path, reads.numpy().tobytes()
+        if key in self._fitted:
+            return self._fitted[key]
+        layer = self.trace.module.get_submodule(path)
+        intercept = layer.bias is not None or path in self._normalised
+        fitted = self._fitted[key] = _least_squares(layer, reads, moment, intercept)
+        while sum(each.numel() for each in self._fitted.values()) > REMEMBERED:
+            del self._fitted[next(iter(self._fitted))]
+        return fitted
 
     def _measure(self, images: Images, generator: torch.Generator) -> None:
         model = self.trace.module.eval()
@@ -113,22 +127,29 @@ def _patches(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     return taken.permute(0, 1, 4, 2, 3).reshape(len(x) * PATCHES, -1)
 
 
-def _refit(layer: nn.Module, reads: Tensor, moment: Tensor, intercept: bool) -> None:
-    weight = layer.weight.detach()
-    each = weight[0, 0].numel()
-    inputs = (reads[:, None] * each + torch.arange(each)).flatten()
-    constant = len(moment) - 1
+def _least_squares(layer: nn.Module, reads: Tensor, moment: Tensor, intercept: bool) -> Tensor:
+    rows, inputs = layer.weight.detach().flatten(1), _inputs(layer, reads)
     if intercept:
-        inputs = torch.cat([inputs, torch.tensor([constant])])
-    rows = weight.flatten(1)
+        inputs = torch.cat([inputs, torch.tensor([rows.shape[1]])])
     bias = torch.zeros(len(rows), 1) if layer.bias is None else layer.bias.detach()[:, None]
-    wanted = torch.cat([rows, bias], dim=1) @ moment[:, inputs]  # (filters, inputs that stay)
+    wanted = torch.cat([rows, bias], dim=1) @ moment[:, inputs]
     gram = moment[inputs][:, inputs]
     gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-    fitted = torch.linalg.solve(gram, wanted.T).T
-    refitted = torch.zeros(len(rows), constant + 1)
-    refitted[:, inputs] = fitted
+    return torch.linalg.solve(gram, wanted.T).T
+
+
+def _put(layer: nn.Module, reads: Tensor, fitted: Tensor) -> None:
+    """Set the layer's weights on the channels that stay, 0 on the others, and its bias."""
+    inputs = _inputs(layer, reads)
+    weight = torch.zeros(len(fitted), layer.weight[0].numel())
+    weight[:, inputs] = fitted[:, : len(inputs)]
     with torch.no_grad():
-        layer.weight.copy_(refitted[:, :constant].reshape(weight.shape))
+        layer.weight.copy_(weight.reshape(layer.weight.shape))
         if layer.bias is not None:
-            layer.bias.copy_(refitted[:, constant])
+            layer.bias.copy_(fitted[:, len(inputs)])
+
+
+def _inputs(layer: nn.Module, reads: Tensor) -> Tensor:
+    """Columns of the layer's weights that belong to the channels it reads."""
+    each = layer.weight[0, 0].numel()
+    return (reads[:, None] * each + torch.arange(each)).flatten()

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from lookup_tables.network import Architecture
+from pruner import reconstruct
 from pruner.data import load_data
 from pruner.reconstruct import Reconstruction
 from pruner.surgery import cut
@@ -47,6 +48,43 @@ def test_channels_that_others_can_replace_are_replaced(bias):
     plain, mended = (outputs(cut(t, architecture, kept)) for t in (traced, refitted))
     lost, left = ((found - dense).pow(2).mean() for found in (plain, mended))
     assert left < 0.02 * lost
+
+
+def refitted_weights(reconstruction, network, width):
+    kept = {g.name: torch.arange(g.width) for g in network.groups}
+    found = reconstruction.refit(kept | {"first": torch.arange(width)})
+    return found.module.state_dict()
+
+
+def test_what_is_left_decides_the_weights_whatever_was_asked_before():
+    torch.manual_seed(0)
+    traced = trace(Twins(True).eval(), (1, 8, 8), "twins")
+    asked_before, fresh = Reconstruction(traced, IMAGES), Reconstruction(traced, IMAGES)
+    for width in (4, 6, 4):
+        found = refitted_weights(asked_before, traced.network, width)
+        found["second.weight"].add_(1.0)  # a model belongs to who asked for it
+    now, then = (refitted_weights(r, traced.network, 4) for r in (asked_before, fresh))
+    assert all(torch.equal(now[name], then[name]) for name in now)
+
+
+def test_a_layer_is_fitted_once_for_the_same_inputs_and_no_more_than_fits_is_kept(monkeypatch):
+    fits = []
+
+    def count(*arguments):
+        fits.append(arguments)
+        return least_squares(*arguments)
+
+    least_squares = reconstruct._least_squares
+    monkeypatch.setattr(reconstruct, "_least_squares", count)
+    traced = trace(Twins(True).eval(), (1, 8, 8), "twins")
+    reconstruction = Reconstruction(traced, IMAGES)
+    for width in (4, 6, 4, 6):
+        refitted_weights(reconstruction, traced.network, width)
+    assert len(fits) == 2
+    monkeypatch.setattr(reconstruct, "REMEMBERED", 6 * (4 * 9 + 1))  # one of them
+    for width in (5, 4, 4):
+        refitted_weights(reconstruction, traced.network, width)
+    assert len(fits) == 4
 
 
 def test_the_dense_network_is_left_as_it_is():
