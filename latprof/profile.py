@@ -157,8 +157,9 @@ class _Journey:
 
     def measure(self) -> str:
         """Run legs until the goal is met; returns what ended it."""
-        if self.goal.error is None and self._finished():
-            return "complete"
+        ended = self._ended()
+        if ended is not None and self._is_enough(ended):
+            return "complete" if ended.stopped == "complete" else "error"
         leg = 0
         while True:
             for job in self._leg(leg):
@@ -171,13 +172,18 @@ class _Journey:
             if leg >= LEGS and not self._unseen_of(leg):
                 return "complete"
 
-    def _finished(self) -> bool:
-        """Whether an earlier call came to its end, with as many networks, and wrote the error."""
+    def _ended(self) -> Validation | None:
+        """What an earlier call wrote, if it came to its end."""
         last = self.table.rows(self.network.name)[-1]
+        return last if isinstance(last, Validation) else None
+
+    def _is_enough(self, ended: Validation) -> bool:
+        """Whether it reached the error now asked for, or measured as many networks."""
+        if self.goal.error is not None:
+            return self._reached()
         designed = len(self.designed) + LEGS * self._off_menu
         return (
-            isinstance(last, Validation)
-            and last.stopped == "complete"
+            ended.stopped == "complete"
             and len(self.table.settled_runs(self.network, "design")) >= designed
             and len(self.table.settled_runs(self.network, "unseen")) >= len(self.unseen)
         )

@@ -141,7 +141,10 @@ def test_an_error_that_is_reached_ends_the_profile_early(tmp_path, monkeypatch):
     assert outcome.stopped == "error"
     assert len(table.settled_runs(NETWORK, "design")) < len(design(NETWORK, 2, 0))
     before = len(table.runs(NETWORK))
-    # Another goal continues the same table.
+    # The same goal is reached already; another one continues the same table.
+    content = table.path("tiny").read_bytes()
+    assert profile(NETWORK, this_device(), tmp_path / "t", levels=2, goal=goal) == outcome
+    assert table.path("tiny").read_bytes() == content
     again = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     assert again.stopped == "complete"
     assert len(LatencyTable.open(tmp_path / "t").runs(NETWORK)) > before
