@@ -20,7 +20,7 @@ from latprof.errors import OptionError
 from lookup_tables.device import Device
 from lookup_tables.diff import compare_tables, entry_shares, speedups
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.files import write_whole
+from lookup_tables.files import only_writer, write_whole
 from lookup_tables.network import Network
 from lookup_tables.table import LatencyTable, repeats_path
 
@@ -60,7 +60,8 @@ def repeat(
     """Profile `times` tables, each in a process of its own, into folder/1 … folder/times.
 
     What is there already is kept, so an interrupted repeat continues. The result is also written
-    beside the table. Raises OptionError if a profile fails.
+    beside the table. Raises OptionError if a profile fails, and TableError if another process is
+    writing into the table then: the same call goes on.
     """
     device = table.device
     plan = table.plan(network.name)
@@ -80,10 +81,10 @@ def repeat(
         tables.append(LatencyTable.open(out))
         tables[-1].device.require(device, f"table {table.folder}")
     result = repeatability(network, tables)
-    write_whole(
-        repeats_path(table.folder, network.name), json.dumps(asdict(result), indent=1) + "\n"
-    )
-    table.seal(network.name, [repeats_path(table.folder, network.name).name])
+    path = repeats_path(table.folder, network.name)
+    with only_writer(table.folder):
+        write_whole(path, json.dumps(asdict(result), indent=1) + "\n")
+        table.seal(network.name, [path.name])
     report(times, times, "compared")
     return result
 
