@@ -199,10 +199,10 @@ def repeatability() -> Iterator[Row]:
             ]
 
 
-def compare(network: str, device: str) -> Iterator[Row]:
+def compare(what: str) -> Iterator[Row]:
     """A network on CIFAR-10 by each method, beside smaller members of its family; means of seeds,
     and their range."""
-    found = _read(f"compare/{network}_{device}")
+    found = _read(f"compare/{what}")
     rows = found["rows"]
     yield [
         "method", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
@@ -301,9 +301,8 @@ MAKERS = {
     )
 }
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
-MAKERS["compare_resnet56"] = partial(compare, "resnet56", f"{MACHINE}_1t")
-MAKERS["compare_resnet20"] = partial(compare, "resnet20", f"{MACHINE}_1t")
-MAKERS["compare_resnet20_amd_epyc"] = partial(compare, "resnet20", "amd_epyc_1t")
+for compared in (RESULTS / "compare").glob("*.json"):  # compare_<network>_<device>
+    MAKERS[f"compare_{compared.stem}"] = partial(compare, compared.stem)
 
 
 def markdown(rows: Iterator[Row]) -> str:
