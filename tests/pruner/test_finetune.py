@@ -159,7 +159,9 @@ def test_the_exported_file_computes_the_same_and_is_as_accurate(tmp_path):
     model = trained()
     difference = export_onnx(model, (1, 8, 8), tmp_path / "m.onnx")
     assert difference < 1e-4
-    assert onnx_accuracy(tmp_path / "m.onnx", DATA.test) == accuracy(model, DATA.test)
+    one_image = 1 / len(DATA.test)  # two classes as likely to the last digit
+    accuracies = onnx_accuracy(tmp_path / "m.onnx", DATA.test), accuracy(model, DATA.test)
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=1.01 * one_image)
 
 
 def test_an_export_that_differs_is_not_accepted(tmp_path, monkeypatch):
