@@ -258,19 +258,36 @@ class FromFolder:
         return len(self.indices)
 
     def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
-        chosen = self.indices[indices].tolist()
+        read = self._read_plain if seed is None else self._read
         with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
-            pairs = list(pool.map(self._read, chosen))
-        transform = self.plain if seed is None else self.augment
-        with torch.random.fork_rng(devices=[]):
-            if seed is not None:
+            pairs = list(pool.map(read, self.indices[indices].tolist()))
+        if seed is not None:
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-            images = torch.stack([transform(image) for image, _ in pairs])
-        return images, torch.tensor([label for _, label in pairs])
+                pairs = [(self.augment(image), label) for image, label in pairs]
+        images, labels = zip(*pairs, strict=True)
+        return torch.stack(images), torch.tensor(labels)
+
+    def _read_plain(self, index: int):
+        image, label = self._read(index)
+        return self.plain(image), label
 
     def _read(self, index: int):
-        image, label = self.source[index]
-        return image.convert("RGB"), label
+        try:
+            image, label = self.source[index]
+            return image.convert("RGB"), label
+        except (OSError, SyntaxError) as error:  # PIL's, of files it cannot make sense of
+            raise DataError(
+                f"{_path(self.source, index)} is no image that can be read ({error}); replace the "
+                "file, or delete it"
+            ) from None
+
+
+def _path(source, index: int) -> Path:
+    """Where a torchvision data set has an image from."""
+    if hasattr(source, "samples"):
+        return Path(source.samples[index][0])
+    return Path(source._image_files[index])  # Food101 does not tell
 
 
 def _imagenet(folder: Path, seed: int) -> Data:

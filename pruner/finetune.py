@@ -22,6 +22,7 @@ from pruner.accuracy import accuracy
 from pruner.compute import compiled, fast_arithmetic, loss_scaler, on_processor
 from pruner.data import Images
 from pruner.errors import RunError
+from pruner.reading import ahead
 
 SAVE_EVERY = 50  # steps
 COMPILED_FROM = 1000  # steps: shorter trainings end before compiling pays
@@ -136,9 +137,10 @@ class _Training:
 
     def run(self, report: Report, held_out: Images | None) -> None:
         smoothed_loss = None
+        coming = ahead(self.images, self._draw, range(self.step, self.total))
         while self.step < self.total and not self._over():
             epoch, start_s = self._epoch(), time.perf_counter()
-            loss, right = self._learn()
+            loss, right = self._learn(*next(coming))
             epoch.add(loss, right, time.perf_counter() - start_s)
             self.step += 1
             smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
@@ -163,12 +165,15 @@ class _Training:
             self.epochs.append(Epoch(number))
         return self.epochs[-1]
 
-    def _learn(self) -> tuple[float, float]:
+    def _draw(self, step: int) -> tuple[Tensor, int]:
+        """Which images a step learns from, and the seed of their augmentation."""
+        epoch, position = divmod(step, self.steps_each)
+        first = position * self.recipe.batch
+        return self._order(epoch)[first : first + self.recipe.batch], _mix(self.recipe.seed, step)
+
+    def _learn(self, x: Tensor, labels: Tensor) -> tuple[float, float]:
         """One step; the loss before it, and the share of its images that were right."""
         recipe, here = self.recipe, self.here
-        epoch, position = divmod(self.step, self.steps_each)
-        indices = self._order(epoch)[position * recipe.batch : (position + 1) * recipe.batch]
-        x, labels = self.images.batch(indices, seed=_mix(recipe.seed, self.step))
         x, labels = here(x), here(labels)
         _set_rate(self.optimizer, recipe, self.step, self.total, self.steps_each)
         torch.manual_seed(_mix(recipe.seed, self.step))  # dropout

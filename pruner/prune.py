@@ -27,7 +27,7 @@ from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
-from pruner.data import Data, load_data, require_fit
+from pruner.data import Data, Images, load_data, require_fit
 from pruner.errors import ModelError, RunError, SearchError
 from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
@@ -37,6 +37,7 @@ from pruner.filters.taylor import importance
 from pruner.finetune import Recipe, fine_tune
 from pruner.measured import NotMeasured, measure_pair
 from pruner.methods import METHODS, SearchSettings
+from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
 from pruner.run_folder import RunFolder, Settings, write_json
@@ -111,6 +112,16 @@ class Journey:
     def data(self) -> Data:
         self.report("load", 0, 1, f"reading {self.settings.data}")
         return load_data(self.settings.data, self.settings.data_dir)
+
+    @cached_property
+    def recalibrated_by(self) -> Images:
+        """Training images that every candidate sees."""
+        return ReadOnce(self.data.train)
+
+    @cached_property
+    def judged_by(self) -> Images:
+        """Held-out training images that every candidate is scored on."""
+        return ReadOnce(self.data.held_out)
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
@@ -203,12 +214,12 @@ class Journey:
         return self._recalibrated(cut(traced, architecture, kept))
 
     def _recalibrated(self, model: nn.Module) -> nn.Module:
-        recalibrate(model, self.data.train, self.settings.recalibration_images, fast=True)
+        recalibrate(model, self.recalibrated_by, self.settings.recalibration_images, fast=True)
         return model
 
     def score(self, architecture: Architecture, count: int | None = None) -> float:
         """Accuracy before fine-tuning, on held-out training images."""
-        return accuracy(self.cut(architecture), self.data.held_out, count, fast=True)
+        return accuracy(self.cut(architecture), self.judged_by, count, fast=True)
 
 
 def search(journey: Journey, run: RunFolder) -> Architecture:

@@ -32,6 +32,7 @@ from pruner.data import Images
 from pruner.filters.magnitude import l1_norm
 from pruner.filters.writers import filters, of_groups
 from pruner.graph_reader import Segment
+from pruner.reading import ahead
 from pruner.surgery import Kept, cut, keep_best, mixes_channels
 from pruner.trace import Trace
 
@@ -96,12 +97,13 @@ def _train(
         model.parameters(), phase.rate, phase.momentum, weight_decay=phase.weight_decay
     )
     generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(images), (phase.steps, phase.batch), generator=generator)
+    seeds = range(seed * 1_000_003, seed * 1_000_003 + phase.steps)
     before = _snapshot(trace)
     model.train()
-    for step in range(phase.steps):
-        indices = torch.randint(len(images), (phase.batch,), generator=generator)
-        x, labels = images.batch(indices, seed=seed * 1_000_003 + step)
-        torch.manual_seed(seed * 1_000_003 + step)  # dropout
+    coming = ahead(images, lambda step: (drawn[step], seeds[step]), range(phase.steps))
+    for step, (x, labels) in enumerate(coming):
+        torch.manual_seed(seeds[step])  # dropout
         optimizer.zero_grad(set_to_none=True)
         with fast_arithmetic():
             outputs = model(here(x))
