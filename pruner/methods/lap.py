@@ -8,11 +8,12 @@ in seconds from the table. `docs/decisions/search.md` has what each finds.
 Deviations (the paper's code and further tables could not be found):
 1. Latency sensitivity, state and reward follow pruner.sensitivity, pruner.env, pruner.rewards.
 2. The budget is met by construction instead of by a penalty.
-3. Hyperparameters are AMC's (arXiv 1802.03494, section 4): hidden layers of 300, discount 1, soft
-   update 0.01, batch 64, 100 warm-up episodes, noise 0.5 decaying by 0.95 per episode.
+3. Hyperparameters are AMC's (arXiv 1802.03494, section 4): hidden layers of 300, discount 1, batch
+   64, 100 warm-up episodes, noise 0.5 decaying by 0.95 per episode.
 4. The reward comes once, at the end of an episode, and nothing is discounted: so it is the return
    of every step, and the critic learns that instead of bootstrapping towards it through some fifty
-   steps. (AMC gives it to every step, equation 3, and bootstraps as well.)
+   steps. (AMC gives it to every step, equation 3, and bootstraps as well.) Target networks, and
+   what TD3 and SAC do to their targets, then have no part.
 5. The moving-average baseline (AMC, equation 3) is taken from the reward when it is received, not
    when it is replayed.
 6. Other agents, and actions that say what channels are worth (`pruner/env.py`), are ours.
@@ -76,7 +77,6 @@ def learner(env: PruningEnv, settings: SearchSettings) -> OffPolicyAlgorithm:
         learning_starts=np.inf,  # the agent begins when its warm-up episodes are over
         gamma=1.0,
         n_steps=steps,  # the whole episode
-        tau=0.01,
         train_freq=(1, "episode"),
         gradient_steps=steps,
         policy_kwargs={"net_arch": list(HIDDEN)},
