@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -26,6 +26,20 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     os.replace(partial, path)
 
 
+_HELD: set[int] = set()  # locked folders
+
+
+def _leave_locks_to_the_parent() -> None:
+    """A forked process must not keep its parent's locks when that one was killed."""
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
+
+
 @contextmanager
 def only_writer(folder: str | Path) -> Iterator[None]:
     """Write into a folder as its only process; raises TableError while another one does.
@@ -36,15 +50,19 @@ def only_writer(folder: str | Path) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    if not _taken(handle):
+        os.close(handle)
+        raise TableError(
+            f"{folder}: another process is writing into it. Wait for it to end, or write "
+            "elsewhere with --out"
+        )
+    _HELD.add(handle)
     try:
-        if not _taken(handle):
-            raise TableError(
-                f"{folder}: another process is writing into it. Wait for it to end, or write "
-                "elsewhere with --out"
-            )
         yield
     finally:
-        os.close(handle)
+        if handle in _HELD:  # not in a forked process, where it is closed already
+            _HELD.remove(handle)
+            _let_go(handle)
 
 
 def _taken(handle: int) -> bool:
@@ -56,6 +74,12 @@ def _taken(handle: int) -> bool:
     except OSError:
         pass  # a file system that knows no locks
     return True
+
+
+def _let_go(handle: int) -> None:
+    with suppress(OSError):  # a file system that knows no locks
+        fcntl.flock(handle, fcntl.LOCK_UN)  # at once, whoever else has a copy of the handle
+    os.close(handle)
 
 
 def first_fault(error: ValidationError) -> str:

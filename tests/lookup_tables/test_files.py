@@ -1,5 +1,7 @@
 import multiprocessing
 import os
+import signal
+import time
 
 import pytest
 
@@ -10,6 +12,18 @@ from lookup_tables.files import only_writer, write_whole
 def hold_and_die(folder, locked):
     with only_writer(folder):
         locked.set()
+        os._exit(9)
+
+
+def hold_fork_and_die(folder, forked, child):
+    with only_writer(folder):
+        number = os.fork()
+        if not number:
+            forked.set()
+            time.sleep(60)
+            os._exit(0)
+        child.value = number
+        forked.wait(60)
         os._exit(9)
 
 
@@ -30,6 +44,18 @@ def test_a_writer_that_died_holds_nothing(tmp_path):
     assert writer.exitcode == 9
     with only_writer(tmp_path):
         pass
+
+
+def test_what_a_dead_writer_leaves_behind_holds_nothing_either(tmp_path):
+    """Processes that read images ahead outlive a killed training by seconds."""
+    context = multiprocessing.get_context("spawn")
+    forked, child = context.Event(), context.Value("i")
+    writer = context.Process(target=hold_fork_and_die, args=(tmp_path, forked, child))
+    writer.start()
+    writer.join(60)
+    assert writer.exitcode == 9
+    with only_writer(tmp_path):
+        os.kill(child.value, signal.SIGKILL)  # it was there all the time
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
