@@ -91,7 +91,7 @@ class LatencyModel:
         self.shares, self.nodes = layer_shares(runs)
         measured = {*self.shares}
         prior = table.prior(network)
-        if prior is not None and not _hold_the_array(designed, table.plan(network.name).levels):
+        if prior is not None and not _are_enough(designed, table.plan(network.name).levels):
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = prior.corrected(self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
@@ -417,9 +417,13 @@ class _MacsModel(LatencyModel):
         return total * self._seconds_each, np.zeros(shape)
 
 
-def _hold_the_array(runs: Sequence[Run], levels: int) -> bool:
-    """Whether every pair of widths was measured; runs of other widths have higher numbers."""
-    return {*range(levels**2)} <= {run.run for run in runs}
+def _are_enough(designed: Sequence[Run], levels: int) -> bool:
+    """Whether as many of the design's first networks were measured as its array holds.
+
+    They are the array's and a few others, shuffled: nearly all pairs of widths were seen then.
+    Networks between the menu's widths come on top, with higher numbers.
+    """
+    return {*range(levels**2)} <= {run.run for run in designed}
 
 
 def _holds_90(errors: np.ndarray) -> float:
