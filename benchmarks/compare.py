@@ -8,8 +8,9 @@ timed at its end.
     python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --speedup 2 \\
       --method lap --depth
 
-Networks trained by `pruner train` never saw the held-out images; with `--unseen` neither do the
-pruned ones, so that none of them gains from more images. (Published weights were trained on all.)
+Networks trained by `pruner train` never saw the held-out images; with `--unseen` the pruned ones do
+not learn from them either, so that none gains from more images: they only tell which epoch was the
+best. (Published weights were trained on all.)
 """
 
 from __future__ import annotations

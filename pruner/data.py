@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 from pruner.errors import DataError
 from pruner.user_code import load_function
@@ -259,7 +260,8 @@ class FromFolder:
 
     def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
         read = self._read_plain if seed is None else self._read
-        with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
+        threads = 1 if get_worker_info() else None  # one of several readers is one thread
+        with ThreadPoolExecutor(threads) as pool:  # PIL decodes outside the interpreter's lock
             pairs = list(pool.map(read, self.indices[indices].tolist()))
         if seed is not None:
             with torch.random.fork_rng(devices=[]):
@@ -278,8 +280,8 @@ class FromFolder:
             return image.convert("RGB"), label
         except (OSError, SyntaxError) as error:  # PIL's, of files it cannot make sense of
             raise DataError(
-                f"{_path(self.source, index)} is no image that can be read ({error}); replace the "
-                "file, or delete it"
+                f"{_path(self.source, index)} cannot be read as an image ({error}); restore that "
+                "file, then the same command goes on"
             ) from None
 
 

@@ -311,7 +311,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         run.checkpoint,
         journey.dense,
         lambda step, total, text: journey.report("fine-tune", step, total, text),
-        journey.data.held_out,
+        journey.judged_by,
     )
     write_json(run.training, [asdict(epoch) for epoch in epochs])
     save_weights(model, run.weights)

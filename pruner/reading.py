@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -11,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pruner.compute import processor
-from pruner.data import Images, InMemory, Joined
-from pruner.errors import DataError
+from pruner.data import FromFolder, Images, Joined
 
 MOST_BYTES = 1e9  # 1,600 images of 224×224
 MOST_READERS = 8
+BATCHES_AHEAD = 2  # of every reader
+SHARED_MEMORY = "/dev/shm"  # what readers hand over lies there; a container's may be small
 
 Draw = Callable[[int], tuple[Tensor, int]]  # step → (indices, seed of their augmentation)
 
@@ -53,22 +55,24 @@ def ahead(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch of every step, in order: (images (n, c, h, w), labels (n,)).
 
-    Where a GPU would wait for images, `readers` processes read ahead of it; a step's batch is the
-    same however many they are. Raises DataError for an image that cannot be read.
+    Where a GPU would wait for files to be decoded, `readers` processes read ahead of it; a step's
+    batch is the same however many they are. Raises what reading raises.
     """
-    readers = _readers(images) if readers is None else readers
+    if readers is None:
+        readers = readers_for(images, draw, steps)
     loader = DataLoader(
         _Steps(images, draw),
         batch_size=None,  # an item is a batch already
         sampler=steps,
         num_workers=readers,
+        prefetch_factor=BATCHES_AHEAD if readers else None,
         multiprocessing_context="fork" if readers else None,
         pin_memory=readers > 0 and processor().type == "cuda",
     )
-    try:
-        yield from loader
-    except DataError as error:  # a reader's comes with its traceback in the message
-        raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
+    for read in loader:
+        if isinstance(read, Exception):
+            raise read
+        yield read
 
 
 class _Steps(Dataset):
@@ -77,19 +81,30 @@ class _Steps(Dataset):
     def __init__(self, images: Images, draw: Draw) -> None:
         self._images, self._draw = images, draw
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        return self._images.batch(*self._draw(step))
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | Exception:
+        try:
+            return self._images.batch(*self._draw(step))
+        except Exception as error:  # raised where the batch is wanted, not in another process
+            return error
 
 
-def _readers(images: Images) -> int:
-    """None where training waits for itself, or where processes would need copies of the images."""
+def readers_for(images: Images, draw: Draw, steps: range) -> int:
+    """How many processes should read ahead: 0 unless a GPU waits for files to be decoded.
+
+    A user's own images are read by the process that trains: an open file or a GPU's memory would
+    not outlive a fork. Fewer where the memory that processes share is small.
+    """
     can_fork = "fork" in multiprocessing.get_all_start_methods()
-    if processor().type == "cpu" or not can_fork or _is_in_memory(images):
+    if processor().type == "cpu" or not can_fork or not steps or not _are_files(images):
         return 0
-    return max(1, min(MOST_READERS, len(os.sched_getaffinity(0)) - 1))
+    indices, seed = draw(steps[0])
+    one, _ = images.batch(indices[:1], seed)
+    each = BATCHES_AHEAD * len(indices) * one.nbytes
+    fit = shutil.disk_usage(SHARED_MEMORY).free // each if os.path.exists(SHARED_MEMORY) else 0
+    return min(MOST_READERS, max(1, len(os.sched_getaffinity(0)) - 1), fit)
 
 
-def _is_in_memory(images: Images) -> bool:
+def _are_files(images: Images) -> bool:
     if isinstance(images, Joined):
-        return _is_in_memory(images.first) and _is_in_memory(images.second)
-    return isinstance(images, InMemory)
+        return _are_files(images.first) and _are_files(images.second)
+    return isinstance(images, FromFolder)

@@ -33,7 +33,7 @@ IMAGES, BATCH = 1024, 128
 PATCHES = 24  # of each image and layer, at random places
 RIDGE = 1e-3  # of the mean diagonal
 LARGEST = 6000  # inputs of one patch; larger layers keep their weights
-REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; the first ones are forgotten first
+REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; those not asked for longest go first
 
 
 class Reconstruction:
@@ -64,6 +64,7 @@ class Reconstruction:
         """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
         key = path, reads.numpy().tobytes()
         if key in self._fitted:
+            self._fitted[key] = self._fitted.pop(key)  # last to be forgotten
             return self._fitted[key]
         layer = self.trace.module.get_submodule(path)
         intercept = layer.bias is not None or path in self._normalised

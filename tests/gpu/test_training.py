@@ -1,7 +1,10 @@
 """The pruner on a GPU: training, scoring and choosing filters there. Run by `make gpu-check`."""
 
+import multiprocessing
+
 import pytest
 import torch
+from torch import nn
 
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate
@@ -13,7 +16,7 @@ from pruner.finetune import Recipe, fine_tune
 from pruner.reconstruct import Reconstruction
 from pruner.surgery import cut, keep_best
 from pruner.trace import trace
-from tests.toys import tiny_resnet
+from tests.toys import imagenet_folder, tiny_resnet
 
 pytestmark = pytest.mark.gpu
 DATA = load_data("digits")
@@ -65,6 +68,26 @@ def test_a_training_with_patience_continues_where_it_was_interrupted(tmp_path, m
     )  # fmt: skip
     assert steps[0] == 13
     assert accuracy(model, DATA.held_out) > 0.3
+
+
+def test_files_are_read_ahead_of_the_gpu_and_training_learns_the_same(tmp_path, monkeypatch):
+    imagenet_folder(tmp_path, classes=2, train=40, val=2)
+    images = load_data("imagenet", tmp_path).train
+    processes = []
+
+    def learned():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 7, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        fine_tune(
+            model, images, Recipe(epochs=2, batch=8, rate=0.1),
+            report=lambda *_: processes.append(len(multiprocessing.active_children())),
+        )  # fmt: skip
+        return model.state_dict()
+
+    ahead = learned()
+    assert max(processes) > 0
+    monkeypatch.setattr("pruner.reading.readers_for", lambda *_: 0)
+    torch.testing.assert_close(learned(), ahead, rtol=1e-3, atol=1e-4)
 
 
 def test_a_network_is_cut_refitted_and_scored(trained):

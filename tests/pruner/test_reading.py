@@ -1,13 +1,22 @@
 """Images read once for all candidates, and ahead of the training steps."""
 
+import multiprocessing
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+from lookup_tables.network import Architecture
+from pruner import models
 from pruner.data import Joined, load_data
 from pruner.errors import DataError
 from pruner.finetune import Recipe, fine_tune
-from pruner.reading import ReadOnce, ahead
+from pruner.prune import Journey
+from pruner.reading import ReadOnce, ahead, readers_for
+from pruner.run_folder import Settings
+from pruner.weights import save_weights
 from tests.toys import imagenet_folder
 
 DIGITS = load_data("digits")
@@ -82,17 +91,68 @@ def test_an_image_that_cannot_be_read_is_named_in_one_line(readers, tmp_path):
     everything = Joined(data.train, data.held_out)
     with pytest.raises(DataError) as caught:
         list(ahead(everything, lambda step: (torch.arange(12), 0), range(1), readers))
-    assert str(caught.value).startswith(f"{broken} is no image that can be read")
+    assert str(caught.value).startswith(f"{broken} cannot be read as an image")
     assert "\n" not in str(caught.value)
 
 
 def test_training_learns_the_same_with_readers_as_without(monkeypatch):
-    def trained():
+    processes = []
+
+    def trained(patience=0):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        fine_tune(model, DIGITS.train, Recipe(epochs=1, batch=256))
+        recipe = Recipe(epochs=3, batch=256, rate=0.0 if patience else 0.1, patience=patience)
+        fine_tune(
+            model, DIGITS.train, recipe, held_out=DIGITS.held_out,
+            report=lambda *_: processes.append(len(multiprocessing.active_children())),
+        )  # fmt: skip
         return model.state_dict()
 
     alone = trained()
-    monkeypatch.setattr("pruner.reading._readers", lambda images: 2)
+    assert max(processes) == 0
+    monkeypatch.setattr("pruner.reading.readers_for", lambda *_: 2)
     torch.testing.assert_close(trained(), alone, rtol=0, atol=0)
+    assert max(processes) == 2
+    processes.clear()
+    trained(patience=1)  # nothing is learned: it ends after two epochs of three
+    assert len(processes) == 2 * (len(DIGITS.train) // 256)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("room", "processors", "expected"),
+    [(1e12, 17, 8), (1e12, 4, 3), (1e12, 1, 1), (64 * 2**20, 17, 0)],
+)
+def test_readers_are_for_files_that_a_gpu_waits_for_and_as_many_as_fit(
+    room, processors, expected, tmp_path, monkeypatch
+):
+    imagenet_folder(tmp_path, classes=2, train=12, val=2)
+    files = load_data("imagenet", tmp_path).all_training
+
+    def asked(images):
+        return readers_for(images, lambda step: (torch.arange(128) % len(files), 0), range(3))
+
+    monkeypatch.setattr("pruner.reading.os.sched_getaffinity", lambda _: set(range(processors)))
+    monkeypatch.setattr("pruner.reading.shutil.disk_usage", lambda _: SimpleNamespace(free=room))
+    assert asked(files) == 0  # training on this processor is slower than reading
+    monkeypatch.setattr("pruner.reading.processor", lambda: torch.device("cuda"))
+    assert asked(files) == expected
+    assert asked(DIGITS.all_training) == 0
+
+
+def test_all_candidates_are_judged_by_images_that_were_read_once(tmp_path):
+    save_weights(models.build("digits_resnet", 10), tmp_path / "dense.safetensors")
+    settings = Settings(
+        model="digits_resnet", weights=str(tmp_path / "dense.safetensors"), data="digits",
+        table="none is needed", speedup=1.5, reconstruct=False,
+    )  # fmt: skip
+    journey = Journey(settings, lambda *_: None)
+    train, held_out = Counted(), Counted()
+    journey.data = replace(DIGITS, train=train, held_out=held_out)
+    read = []
+    for share in (2, 4):
+        groups = journey.trace.network.groups
+        journey.score(Architecture(widths={g.name: g.width // share for g in groups}), 300)
+        read.append((train.read, held_out.read))
+    assert read[0] == read[1]
+    assert min(read[0]) > 0
