@@ -26,6 +26,7 @@ from pruner import cli as pruner_cli
 from pruner.data import load_data
 from pruner.filters.dynamic import Phase
 from pruner.prune import load_run
+from pruner.run_folder import RunFolder
 from tests.commands import FACTORY, prune_arguments
 from tests.toys import food101_folder, imagenet_folder, synthetic_table
 
@@ -700,6 +701,7 @@ def test_a_users_file_may_have_moved_but_another_function_of_it_gives_other_imag
 
     assert run("here", "images") == 0
     assert run("there", "images") == 0
+    assert RunFolder.open(tmp_path / "run").settings.data == f"{tmp_path}/there/mine.py:images"
     assert run("here", "others") == 1
     assert "begun with other settings: data was" in capsys.readouterr().err
 
