@@ -63,12 +63,12 @@ class Reconstruction:
     def _fit(self, path: str, reads: Tensor, moment: Tensor) -> Tensor:
         """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
         key = path, reads.numpy().tobytes()
-        if key in self._fitted:
-            self._fitted[key] = self._fitted.pop(key)  # last to be forgotten
-            return self._fitted[key]
-        layer = self.trace.module.get_submodule(path)
-        intercept = layer.bias is not None or path in self._normalised
-        fitted = self._fitted[key] = _least_squares(layer, reads, moment, intercept)
+        fitted = self._fitted.pop(key, None)
+        if fitted is None:
+            layer = self.trace.module.get_submodule(path)
+            intercept = layer.bias is not None or path in self._normalised
+            fitted = _least_squares(layer, reads, moment, intercept)
+        self._fitted[key] = fitted  # now the last to be forgotten
         while sum(each.numel() for each in self._fitted.values()) > REMEMBERED:
             del self._fitted[next(iter(self._fitted))]
         return fitted
@@ -129,6 +129,7 @@ def _patches(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _least_squares(layer: nn.Module, reads: Tensor, moment: Tensor, intercept: bool) -> Tensor:
+    """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equation."""
     rows, inputs = layer.weight.detach().flatten(1), _inputs(layer, reads)
     if intercept:
         inputs = torch.cat([inputs, torch.tensor([rows.shape[1]])])
