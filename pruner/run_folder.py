@@ -192,7 +192,8 @@ class RunFolder:
                     "table, or choose another --out"
                 )
             _require_same_files(path, known_files, origin["files_sha256"], settings)
-            write_json(file, settings.model_dump())  # files may lie elsewhere by now
+            if settings != run.settings:  # files lie elsewhere by now
+                write_json(file, settings.model_dump())
             return cls(path, settings)
         others = [f for f in path.iterdir() if f.name != "origin.json"] if path.exists() else []
         if others:
