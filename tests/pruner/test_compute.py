@@ -1,5 +1,6 @@
 """Where and how PyTorch computes; what only a GPU can show is in tests/gpu."""
 
+import copy
 import shutil
 
 import pytest
@@ -42,6 +43,32 @@ def test_a_cpu_computes_in_half_precision_only_with_units_for_it(monkeypatch, un
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     with fast_arithmetic():
         assert torch.mm(torch.eye(2), torch.eye(2)).dtype == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
+def test_depthwise_convolutions_learn_in_single_precision_and_are_left_as_they_were(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4)
+    model, x = nn.Sequential(conv, nn.Conv2d(4, 2, 1)), torch.randn(2, 4, 8, 8)
+    seen = []
+    conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    exact = nn.functional.conv2d(x, conv.weight, conv.bias, 2, 1, groups=4)
+    with on_processor(model) as here:
+        with on_processor(model):
+            pass
+        with fast_arithmetic():
+            assert model(here(x)).dtype == torch.bfloat16
+        model(here(x))
+        with fast_arithmetic(), torch.no_grad():
+            model(here(x))
+    learning, plain, scoring = seen
+    torch.testing.assert_close(plain, exact)
+    assert torch.equal(learning, plain.bfloat16()), "computed exactly, then rounded"
+    assert scoring.dtype == torch.bfloat16
+    assert not torch.equal(scoring, learning), "without gradients it stays in half precision"
+    assert "_conv_forward" not in vars(conv)
+    copy.deepcopy(model)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what holds without a GPU")
