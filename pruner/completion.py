@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
 from lookup_tables.errors import BudgetError, ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
-from pruner.choices import REMOVED, architecture, choices
+from pruner.choices import KEPT, REMOVED, architecture, choices
 
 LARGEST = 1_000_000
 
@@ -33,6 +34,13 @@ class Factor:
 
     def at(self, positions: Sequence[int]) -> float:
         return float(self.values[tuple(positions[i] for i in self.scope)])
+
+
+class _Larger(NamedTuple):
+    """A larger architecture, and what it is worth more."""
+
+    positions: list[int]
+    gain: float
 
 
 class Completion:
@@ -100,34 +108,62 @@ class Completion:
 
         Each step widens the group whose next width costs the fewest seconds for what it is worth:
         `values` has the worth of every decision's options, without it a share is worth a share.
-        Removed blocks stay removed.
+        Where no group can grow any more, a removed block comes back with its groups at their
+        narrowest, and they grow in turn.
         """
+        values = self._shares() if values is None else values
         positions = self.canonical(positions)
         while True:
-            open_ = [
-                i
-                for i, choice in enumerate(self.choices)
-                if not choice.is_block and positions[i] + 1 < len(choice.options)
-            ]
-            if not open_:
+            for larger in (self._wider(positions, values), self._deeper(positions, values)):
+                found = self._cheapest(positions, larger, budget_s)
+                if found is not None:
+                    break
+            else:
                 return positions
-            wider = np.repeat(np.array(positions)[None], len(open_), axis=0)
-            wider[np.arange(len(open_)), open_] += 1
-            *latency_s, now_s = self.latency_s([*wider, positions])
-            gains = np.array([self._gain(i, positions[i], values) for i in open_])
-            price = np.where(
-                np.array(latency_s) <= budget_s, (np.array(latency_s) - now_s) / gains, np.inf
-            )
-            if np.isinf(price.min()):
-                return positions
-            positions[open_[int(price.argmin())]] += 1
+            positions = found
 
-    def _gain(self, index: int, position: int, values: Sequence[np.ndarray] | None) -> float:
-        """What the next wider option is worth more, or its share of the group's full width."""
-        if values is not None:
-            return max(float(values[index][position + 1] - values[index][position]), 1e-12)
-        now, wider = self.choices[index].options[position : position + 2]
-        return (wider - now) / self.choices[index].full
+    def _shares(self) -> list[np.ndarray]:
+        """Of every decision's options, the share that each keeps."""
+        return [np.array(choice.options) / choice.full for choice in self.choices]
+
+    def _wider(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
+        """Each group that can grow, one step wider."""
+        return [
+            _Larger(
+                [*positions[:i], positions[i] + 1, *positions[i + 1 :]],
+                float(values[i][positions[i] + 1] - values[i][positions[i]]),
+            )
+            for i, choice in enumerate(self.choices)
+            if not choice.is_block and positions[i] + 1 < len(choice.options)
+        ]
+
+    def _deeper(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
+        """Each removed block back in its place, its own groups at their narrowest."""
+        found = []
+        for i, block in enumerate(self.choices):
+            if not block.is_block or positions[i] != REMOVED:
+                continue
+            inside = [j for j, choice in enumerate(self.choices) if choice.inside == i]
+            deeper = list(positions)
+            deeper[i] = KEPT
+            for j in inside:
+                deeper[j] = 0
+            gain = values[i][KEPT] - values[i][REMOVED] + sum(values[j][0] for j in inside)
+            found.append(_Larger(deeper, float(gain)))
+        return found
+
+    def _cheapest(
+        self, positions: list[int], larger: list[_Larger], budget_s: float
+    ) -> list[int] | None:
+        """The one that costs fewest seconds for what it is worth; None where none fits."""
+        if not larger:
+            return None
+        *latency_s, now_s = self.latency_s([*(each.positions for each in larger), positions])
+        gains = np.array([max(each.gain, 1e-12) for each in larger])
+        price = np.where(
+            np.array(latency_s) <= budget_s, (np.array(latency_s) - now_s) / gains, np.inf
+        )
+        return None if np.isinf(price.min()) else larger[int(price.argmin())].positions
 
     def latency_s(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Seconds of finished architectures, given by their positions: (len(rows),)."""
@@ -156,6 +192,11 @@ class Completion:
         for _ in self.menus:
             positions.append(int(self.cheapest_s(positions).argmin()))
         return self.architecture(positions)
+
+    def fallback(self, budget_s: float) -> Architecture:
+        """The fastest architecture with the rest of the budget spent: where a method's own way
+        finds nothing that fits."""
+        return self.architecture(self.spend(self.positions(self.fastest()), budget_s))
 
     def positions(self, architecture: Architecture) -> list[int]:
         """Of every decision the option that an architecture on the menu takes."""

@@ -8,6 +8,8 @@ Deviations:
 1. AMC prunes to a share of FLOPs, and its result's latency is what it is; here the share follows
    from the latency budget, and only architectures that the table says meet it count. Where none of
    its first proposals does, it starts again with fewer FLOPs and the scores that are left.
+2. What the best proposal leaves of the latency budget is spent, so that networks of equal latency
+   are compared.
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ import numpy as np
 from lookup_tables.network import Architecture
 from pruner.completion import Completion
 from pruner.methods.baselines import walk_randomly
-from pruner.methods.lap import run_agent
+from pruner.methods.lap import run_agent, warm_up
 from pruner.methods.settings import SearchSettings
 from pruner.task import Task
 
 DRAWN, HALVINGS = 64, 12
-FEWER, TRIES = 0.9, 4
+FEWER, PATIENCE = 0.9, 0.1  # at most so much of the former FLOPs, after this share of all scores
 
 
 def search_amc(task: Task, settings: SearchSettings) -> None:
-    """Score `settings.episodes` architectures, the fastest one if the others were all too slow.
+    """Score `settings.episodes` architectures at most; the last one meets the budget.
 
     Raises BudgetError.
     """
@@ -41,33 +43,44 @@ def search_amc(task: Task, settings: SearchSettings) -> None:
     plain = replace(settings, reward="error", sensitivity=False)
     left = settings.episodes - 1
     while left > 0 and budget >= lowest:
-        trial = _Trial(task, patience=max(1, settings.episodes // TRIES))
+        now = replace(plain, episodes=left)
+        trial = _Trial(task, patience=warm_up(now) + int(PATIENCE * settings.episodes) + 1)
         by_macs = replace(task, latency=completion.model, budget_s=budget, score=trial.score)
         with suppress(_NoneFits):
-            run_agent(by_macs, completion, replace(plain, episodes=left))
-        if trial.fits:
+            run_agent(by_macs, completion, now)
+        if trial.best is not None:
+            positions = within.spend(within.positions(trial.best), task.budget_s)
+            task.score(within.architecture(positions))
             return
         left -= trial.scored
-        budget *= FEWER
-    task.score(within.fastest())  # MACs say nothing about this budget
+        budget *= min(FEWER, task.budget_s / trial.fastest_s)
+    task.score(within.fallback(task.budget_s))  # MACs say nothing about this budget
 
 
 @dataclass
 class _Trial:
-    """Scores of proposals with one share of FLOPs."""
+    """Scores of proposals with one share of FLOPs, and the most accurate one that fits."""
 
     task: Task
     patience: int
     scored: int = 0
-    fits: bool = False
+    fastest_s: float = np.inf
+    best: Architecture | None = None
+    accuracy: float = -np.inf
 
     def score(self, architecture: Architecture) -> float:
         """Raises _NoneFits where the first proposals were all too slow."""
-        if not self.fits and self.scored >= self.patience:
+        if self.best is None and self.scored >= self.patience:
             raise _NoneFits
         self.scored += 1
-        self.fits = self.fits or self.task.latency.latency_s(architecture) <= self.task.budget_s
-        return self.task.score(architecture)
+        latency_s, accuracy = (
+            self.task.latency.latency_s(architecture),
+            self.task.score(architecture),
+        )
+        self.fastest_s = min(self.fastest_s, latency_s)
+        if latency_s <= self.task.budget_s and accuracy > self.accuracy:
+            self.best, self.accuracy = architecture, accuracy
+        return accuracy
 
 
 class _NoneFits(Exception):

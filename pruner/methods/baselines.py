@@ -26,8 +26,8 @@ def search_uniform(task: Task, settings: SearchSettings) -> None:
         if completion.latency_s([positions])[0] <= task.budget_s:
             task.score(completion.architecture(completion.spend(positions, task.budget_s)))
             return
-    # Uniform shares round to widths that are too slow: the fastest network is all that is left.
-    task.score(completion.fastest())
+    # Uniform shares round to widths that are too slow: what follows is not uniform any more.
+    task.score(completion.fallback(task.budget_s))
 
 
 def search_randomly(task: Task, settings: SearchSettings) -> None:

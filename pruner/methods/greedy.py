@@ -39,8 +39,8 @@ def search_greedily(task: Task, settings: SearchSettings) -> None:
     for step in range(1, steps + 1):
         positions = search.bite(positions, dense_s + (task.budget_s - dense_s) * step / steps)
         if positions is None:  # nothing near is faster
-            positions = completion.positions(completion.fastest())
-            break
+            task.score(completion.fallback(task.budget_s))
+            return
     positions = completion.spend(positions, task.budget_s)
     task.score(completion.architecture(positions))
 

@@ -14,8 +14,9 @@ Deviations (the paper's code and further tables could not be found):
    of every step, and the critic learns that instead of bootstrapping towards it through some fifty
    steps. (AMC gives it to every step, equation 3, and bootstraps as well.) Target networks, and
    what TD3 and SAC do to their targets, then have no part.
-5. The moving-average baseline (AMC, equation 3) is taken from the reward when it is received, not
-   when it is replayed.
+5. The baseline that AMC takes from rewards (equation 3) is one number here, the first episode's
+   reward, and no moving average: the critic learns from episodes of all times at once, and they
+   stay comparable.
 6. Other agents, and actions that say what channels are worth (`pruner/env.py`), are ours.
 """
 
@@ -40,7 +41,6 @@ HIDDEN = (300, 300)
 ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
 WARM_UP_EPISODES = 100
 NOISE, NOISE_DECAY = 0.5, 0.95
-BASELINE_DECAY = 0.95
 PRIOR_LEVEL, PRIOR_FALL, PRIOR_SPREAD = (0.3, 1.0), 0.2, 0.25
 
 
@@ -84,8 +84,15 @@ def learner(env: PruningEnv, settings: SearchSettings) -> OffPolicyAlgorithm:
         device="cpu",
     )
     agent.prior = env
-    agent.warm_up = min(WARM_UP_EPISODES, settings.episodes // 3)
+    agent.warm_up = warm_up(settings)
     return agent
+
+
+def warm_up(settings: SearchSettings) -> int:
+    """How many episodes an agent explores before it decides anything by what it learned."""
+    if settings.agent not in _LEARNERS:
+        return 0
+    return min(WARM_UP_EPISODES, settings.episodes // 3)
 
 
 def evolve(env: PruningEnv, settings: SearchSettings) -> None:
@@ -112,18 +119,17 @@ def _episode(env: PruningEnv, actions) -> float:
 
 
 class _RewardBaseline(gym.Wrapper):
-    """Takes a moving average from the final reward, so that the critic sees an advantage."""
+    """Takes the first episode's reward from all, so that the critic sees an advantage."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
-        self._average: float | None = None
+        self._first: float | None = None
 
     def step(self, action):
         state, reward, done, truncated, info = self.env.step(action)
         if done:
-            average = reward if self._average is None else self._average
-            self._average = BASELINE_DECAY * average + (1 - BASELINE_DECAY) * reward
-            reward -= average
+            self._first = reward if self._first is None else self._first
+            reward -= self._first
         return state, reward, done, truncated, info
 
 

@@ -38,7 +38,7 @@ def search_by_magnitude(task: Task, settings: SearchSettings) -> None:
         if fits.any():
             task.score(_spent(task, completion, scores, some[int(fits.argmax())]))
             return
-    task.score(completion.fastest())
+    task.score(completion.fallback(task.budget_s))
 
 
 def _spent(

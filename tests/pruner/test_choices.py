@@ -102,6 +102,36 @@ def test_any_episode_with_blocks_meets_the_budget(completion, latency, actions, 
     NETWORK.check(info["architecture"])
 
 
+@settings(max_examples=40, deadline=None)
+@given(shares=st.lists(st.floats(0, 1), min_size=12, max_size=12), speedup=st.floats(1.0, 2.5))
+def test_what_is_left_of_a_budget_brings_removed_blocks_back(completion, latency, shares, speedup):
+    positions = completion.canonical(
+        [
+            int(s * (len(c.options) - 1) + 0.5)
+            for s, c in zip(shares, completion.choices, strict=False)
+        ]
+    )
+    budget_s = latency.dense_s / speedup
+    spent = completion.spend(positions, budget_s)
+    if completion.latency_s([positions])[0] <= budget_s:
+        assert completion.latency_s([spent])[0] <= budget_s
+    for index, choice in enumerate(completion.choices):
+        if not choice.is_block or spent[index] == KEPT:
+            continue
+        back = [
+            0 if c.inside == index else p for c, p in zip(completion.choices, spent, strict=True)
+        ]
+        back[index] = KEPT
+        assert completion.latency_s([back])[0] > budget_s, "another block would have fitted"
+
+
+def test_a_budget_of_everything_gives_everything_back(completion, latency):
+    fewest = [0] * len(completion.choices)
+    spent = completion.spend(fewest, latency.dense_s * (1 + 1e-9))
+    assert completion.architecture(spent) == NETWORK.dense
+    assert completion.fallback(latency.dense_s * (1 + 1e-9)) == NETWORK.dense
+
+
 def test_a_block_is_as_sensitive_as_the_share_of_time_it_takes(completion, latency):
     sensitivity = dict(
         zip((c.name for c in completion.choices), latency_sensitivity(completion), strict=True)

@@ -79,6 +79,14 @@ def test_the_knapsack_with_blocks_is_the_best_of_all(tiny):
     assert total(completion, values, positions) == pytest.approx(best, rel=2e-3)
 
 
+def test_where_only_the_fastest_network_fits_the_knapsack_takes_it(tiny):
+    completion = Completion(tiny, depth=True)
+    fastest = completion.fastest()
+    task = task_for(tiny, tiny.dense_s / tiny.latency_s(fastest))
+    positions = solve(completion, worth(completion, task), tiny.latency_s(fastest))
+    assert completion.architecture(positions) == fastest
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scores_a_network_within_the_budget(latency, name):
     asked = []
@@ -160,11 +168,11 @@ def test_every_agent_meets_the_budget_and_repeats_itself(latency, agent, actions
 
 def test_random_networks_are_shallow_and_deep(tiny):
     seen = []
-    task = task_for(tiny, 1.05, lambda architecture: seen.append(architecture) or 0.5)
+    task = task_for(tiny, 1.7, lambda architecture: seen.append(architecture) or 0.5)
     METHODS["random"](task, SearchSettings(episodes=60, depth=True))
     removed = [len(architecture.removed) for architecture in seen]
     assert min(removed) == 0
-    assert max(removed) == len(TINY.blocks)
+    assert max(removed) >= 2
 
 
 def test_a_greedy_search_gives_up_what_costs_no_accuracy(latency):
@@ -240,7 +248,10 @@ def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_
     task = task_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
     METHODS["amc"](task, SearchSettings(episodes, agent=agent))
     assert len(seen) <= episodes
-    assert any(latency.latency_s(a) <= task.budget_s * (1 + 1e-9) for a in seen)
+    assert latency.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-9)
+    completion = Completion(latency)
+    ended = completion.positions(seen[-1])
+    assert completion.spend(ended, task.budget_s) == ended, "compared at the budget's latency"
 
 
 def test_a_model_in_macs_counts_macs(latency):
