@@ -10,6 +10,8 @@ Deviations:
    (scipy's HiGHS) with one unknown for every option and one for every combination in a layer.
 2. A removable block is worth what its last layer writes into the shortcut, beside what the groups
    inside of it are worth; it is decided with the widths.
+3. HALP removes the channels that it priced. Here an option is worth its most important channels,
+   while the network is cut by the ranking that was asked for, which may keep others.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pruner.errors import SearchError
 from pruner.task import Task
 
 GAP, LARGEST_GAP, LIMIT_S = 1e-3, 1e-2, 120
+INFEASIBLE = 2  # the solver's word for it
 TOLERANCE = 1e-6  # to which the solver keeps its constraints
 LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
     1e-4,
@@ -83,16 +86,20 @@ def solve_nearly(
 
 
 def solve(completion: Completion, values: Sequence[np.ndarray], budget_s: float) -> list[int]:
-    """Positions of the greatest worth within the budget; raises SearchError if it takes too long.
+    """Positions of the greatest worth within the budget, to within LARGEST_GAP of it.
 
-    A group's worth counts only where the block it is inside of stays.
+    A group's worth counts only where the block it is inside of stays. How close the answer comes
+    depends on what the solver reaches within LIMIT_S. Raises SearchError if that is nothing.
     """
     programme = _Programme([len(choice.options) for choice in completion.choices])
     for factor in worth_factors(completion, values):
         programme.gain(factor.scope, factor.values)
     for factor in completion.factors():
         programme.price(factor.scope, factor.values)
-    return completion.canonical(programme.solve(budget_s * (1 - TOLERANCE) - completion.constant_s))
+    positions = programme.solve(budget_s * (1 - TOLERANCE) - completion.constant_s)
+    if positions is None:  # only the fastest architecture is that fast
+        positions = completion.positions(completion.fastest())
+    return completion.canonical(positions)
 
 
 class _Programme:
@@ -111,8 +118,9 @@ class _Programme:
     def price(self, scope: tuple[int, ...], seconds: np.ndarray) -> None:
         self._prices[scope] = self._prices.get(scope, 0) + seconds
 
-    def solve(self, budget_s: float) -> list[int]:
-        """Positions of the best options; raises SearchError if they were not found in time."""
+    def solve(self, budget_s: float) -> list[int] | None:
+        """Positions of the best options, None where none fits; raises SearchError if they were not
+        found in time."""
         gain, price, ties, right = self._build()
         integral = np.zeros(len(gain))
         integral[: self._count] = 1
@@ -126,6 +134,8 @@ class _Programme:
             ],
             options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
         )
+        if answer.status == INFEASIBLE:
+            return None
         if answer.x is None or answer.mip_gap > LARGEST_GAP:
             raise SearchError(
                 f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "

@@ -19,8 +19,8 @@ class Outcome:
     accuracy: float
     latency_s: float
     budget_s: float
-    kept: np.ndarray  # (groups,) share of each group's channels that stays
-    sensitivity: np.ndarray  # (groups,) LS_l
+    kept: np.ndarray  # (choices,) share of each group's channels that stays; of a block 0 or 1
+    sensitivity: np.ndarray  # (choices,) LS_l
     macs: float
 
 

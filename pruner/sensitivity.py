@@ -35,7 +35,7 @@ def local_slope(completion: Completion, positions: list[int], index: int) -> flo
     """Share of the present latency that the next smaller option of one decision saves.
 
     It sees the staircase where LS_l averages over it; 0 where there is no smaller option, below 0
-    where a smaller one costs more.
+    where a smaller one costs more (an agent's state, in [0, 1], shows 0 there).
     """
     if positions[index] == 0:
         return 0.0
