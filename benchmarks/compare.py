@@ -11,6 +11,8 @@ timed at its end.
 Networks trained by `pruner train` never saw the held-out images; with `--unseen` the pruned ones do
 not learn from them either, so that none gains from more images: they only tell which epoch was the
 best. (Published weights were trained on all.)
+
+The result keeps the rows of earlier calls with the same settings, whatever folder they ran in.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.pruning import DataDir, Table, Weights, settings
-from benchmarks.results import save
-from pruner.compare import Member, compare
+from benchmarks.results import RESULTS, save
+from pruner.compare import Member, compare, differing, plan, summary
 
 LOCAL = ("folder", "source")  # true of this machine only
 
@@ -47,13 +49,27 @@ def main(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
         epochs=epochs, patience=epochs if unseen else 0,
     )  # fmt: skip
+    name = f"compare/{model}_{table.name}"
+    before = json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {}
+    other = differing(before.get("settings", {}), plan(base))
+    if before and other:
+        raise typer.BadParameter(f"{path} is of another comparison (other {', '.join(other)})")
     members = [Member.parse(text) for text in member or []]
     found = compare(base, method, speedup, seed or [0], members, out, _say)
     for row in found["rows"]:
         architecture = out / row.get("folder", "") / "architecture.json"
         if architecture.exists():
             row["architecture"] = json.loads(architecture.read_text())
-    print(save(f"compare/{model}_{table.name}", _without_local(found)))
+    print(save(name, joined(before, _without_local(found))))
+
+
+def joined(before: dict, found: dict) -> dict:
+    """A comparison with the rows of an earlier one that it did not make again."""
+    rows = {
+        (row["method"], row["asked"], row["seed"]): row
+        for row in [*before.get("rows", []), *found["rows"]]
+    }
+    return found | {"rows": list(rows.values()), "summary": summary(list(rows.values()))}
 
 
 def _say(step: str, done: int, total: int, text: str) -> None:

@@ -14,7 +14,7 @@ assumes; in a real network some do.)
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import numpy as np
@@ -150,6 +150,7 @@ def regret(
     results = _known(label, problem)
     for name in method or DEFAULT:
         chosen, found = variant(base, name), []
+        _require_simulated(base, chosen, name)
         for seed in range(seeds):
             search = for_search(chosen.varied(seed=seed))
             best = best_found(chosen.method, search, surrogate, recorded["importance"], budget_s)
@@ -160,6 +161,18 @@ def regret(
         }  # fmt: skip
         save(label, problem | {"methods": results})
     print(RESULTS / f"{label}.json")
+
+
+def _require_simulated(base: Settings, chosen: Settings, name: str) -> None:
+    """Refuse a variant's settings that recorded accuracies know nothing of."""
+    own = {field.name for field in fields(SearchSettings)} - {"episodes", "seed"}
+    ignored = [
+        setting
+        for setting, value in chosen.model_dump().items()
+        if setting not in own | {"method"} and value != getattr(base, setting)
+    ]
+    if ignored:
+        raise typer.BadParameter(f"--method {name!r}: {ignored[0]} changes nothing here")
 
 
 def best_found(
