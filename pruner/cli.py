@@ -27,11 +27,11 @@ from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import AGENTS, METHODS
-from pruner.prune import load_run
+from pruner.prune import digests, load_run
 from pruner.prune import prune as run_prune
 from pruner.report import result_rows
 from pruner.rewards import REWARDS
-from pruner.run_folder import RunFolder, Settings
+from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings
 from pruner.trace import trace as trace_model
 from pruner.weights import SAFETENSORS, load_weights, save_weights
 
@@ -126,7 +126,8 @@ def trace(
     ] = None,
 ) -> None:
     """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
-    with torch.device("cpu" if weights else "meta"):  # without weights shapes are enough
+    shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
+    with torch.device("meta" if shapes_only else "cpu"):
         built = models.build(model, classes)
     if weights is not None:
         load_weights(built, weights)
@@ -186,10 +187,17 @@ def train(
                 task, completed=step, total=total, text=text
             ),
             held_out=images.held_out,
+            begun_from=f"{model} on {data}, {_contents(model, data, weights)}",
         )  # fmt: skip
     save_weights(built, out, half)
     checkpoint.unlink(missing_ok=True)
     print(f"{out}: {accuracy(built, images.held_out):.2%} on held-out training images")
+
+
+def _contents(model: str, data: str, weights: Path | None) -> str:
+    """The files that a training begins from, by what they hold."""
+    found = [f"{name} {sha256[:12]}" for name, sha256 in digests(model, data, weights).items()]
+    return ", ".join(found) or "from scratch"
 
 
 @app.command()
@@ -248,6 +256,8 @@ def prune(
         label_smoothing=label_smoothing, distill=distill, patience=patience,
         score_images=score_images, recalibration_images=recalibration_images, seed=seed,
     )  # fmt: skip
+    if settings.depth and settings.method in WIDTHS_ONLY:
+        raise RunError(f"--depth: {settings.method} never removes a block; leave it out")
     with _interruptible(out), _progress() as bar:
         result = run_prune(settings, out, _Stages(bar))
     _print_result(result, out, json_)
@@ -352,11 +362,12 @@ def evaluate(
     json_: JsonOption = False,
 ) -> None:
     """Accuracy on the test set, in PyTorch and after export to ONNX."""
-    if (run is None) is (model is None or weights is None):
+    whole = model is not None and weights is not None
+    if whole is (run is not None) or (run is not None and (model or weights)):
         raise RunError("give either --model with --weights, or --run")
     images = load_data(data, data_dir)
     if run is not None:
-        built, shape = load_run(run), images.shape
+        built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
         built = models.build(model, images.classes)
         load_weights(built, weights)

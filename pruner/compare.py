@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from lookup_tables.errors import BudgetError
 from lookup_tables.files import only_writer
@@ -22,12 +23,12 @@ from lookup_tables.table import LatencyTable
 from pruner import models, pareto
 from pruner.accuracy import accuracy
 from pruner.compare_report import write_comparison
-from pruner.data import load_data
+from pruner.data import Data, load_data, require_fit
 from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
 from pruner.measured import NotMeasured, measure_pair
-from pruner.prune import prune
-from pruner.run_folder import Settings, write_json
+from pruner.prune import digest, files_read, prune, table_identity
+from pruner.run_folder import Settings, require_same_origin, write_json
 from pruner.weights import load_weights
 
 Report = Callable[[str, int, int, str], None]
@@ -77,17 +78,21 @@ def compare(
     comparison may grow by methods, budgets, seeds and members: what an earlier call made stays in
     it, named again or not. A method that finds nothing within a budget has a row that says so.
     compare.json is written after every run; report.html and pareto.svg at the end. Raises what
-    `prune` raises otherwise, and RunError if a folder holds a comparison with other settings.
+    `prune` raises otherwise, and RunError if a folder holds a comparison with other settings,
+    another table or other weights. Members are looked at before the first run begins.
     """
-    shared = base.model_dump(
-        exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}
-    )
+    shared = plan(base)
     runs = [
         (method, variant(base, method).varied(speedup=speedup, latency_ms=None, seed=seed))
         for speedup, method, seed in product(*map(dict.fromkeys, (speedups, methods, seeds)))
     ]
-    _keep(out / "plan.json", shared)
+    data = load_data(base.data, base.data_dir) if members else None
+    for member in members:
+        _built(base, member, data)
+    out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
+        _keep(out, shared)
+        _require_same_problem(out, base)
         rows = _finished(out)
         for number, (method, settings) in enumerate(runs):
             name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
@@ -96,7 +101,7 @@ def compare(
             _write(out, shared, rows)
         for number, member in enumerate(members):
             report("compare", len(runs) + number, len(runs) + len(members), member.model)
-            rows[member.model] = _member(base, member, out / member.model)
+            rows[member.model] = _member(base, member, data, out / member.model)
         content = _write(out, shared, rows)
     known = (row["dense_accuracy"] for row in content["rows"] if "dense_accuracy" in row)
     dense = next(known, None)
@@ -105,6 +110,24 @@ def compare(
         pareto.save(content["summary"], title, dense, out / "pareto.svg", content["dense_ms"])
         write_comparison(out / "report.html", title, content, dense)
     return content
+
+
+def plan(base: Settings) -> dict:
+    """What all runs of a comparison share, files and folders apart."""
+    return base.model_dump(
+        exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}
+    )
+
+
+def differing(before: dict, now: dict) -> list[str]:
+    """The settings in which two plans differ; one that did not exist yet had its usual value."""
+
+    def wording(name: str, value: object) -> object:
+        """Of a user's function its name: its file is known by its content."""
+        return value.rpartition(":")[1:] if name in ("model", "data") and ":" in value else value
+
+    before = {name: Settings.model_fields[name].default for name in now} | before
+    return [name for name in now if wording(name, before[name]) != wording(name, now[name])]
 
 
 def variant(base: Settings, method: str) -> Settings:
@@ -208,26 +231,31 @@ def _row(method: str, result: dict, folder: Path) -> dict:
     }
 
 
-def _member(base: Settings, member: Member, folder: Path) -> dict:
+def _built(base: Settings, member: Member, data: Data) -> nn.Module:
+    """The member's network; raises an error if it does not fit the data or its weights."""
+    model = models.build(member.model, data.classes)
+    if member.weights is not None:
+        load_weights(model, member.weights)
+    require_fit(model, models.input_shape(base.model) or data.shape, data)
+    return model
+
+
+def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
     """A member's accuracy and its speedup over the dense network; weights do not change a time."""
     done = folder / "member.json"
-    source = str(member.published or member.weights)
+    device = LatencyTable.open(base.table).device
+    source = {
+        "device": device.name,
+        "accuracy": member.published if member.weights is None else digest(member.weights),
+    }
     if done.exists():
         row = json.loads(done.read_text())
         if row["source"] == source and row["measured"]:
             return row
     folder.mkdir(parents=True, exist_ok=True)
-    data = load_data(base.data, base.data_dir)
-    shape = models.input_shape(base.model) or data.shape
-    batch = LatencyTable.open(base.table).device.batch
-    for name, weights, path in (
-        (base.model, base.weights, folder / "dense.onnx"),
-        (member.model, member.weights, folder / "model.onnx"),
-    ):
-        model = models.build(name, data.classes)
-        if weights is not None:
-            load_weights(model, weights)
-        export_onnx(model.eval(), shape, path, batch)
+    dense, model = models.build(base.model, data.classes), _built(base, member, data)
+    for each, path in ((dense, folder / "dense.onnx"), (model, folder / "model.onnx")):
+        export_onnx(each, data.shape, path, device.batch)
     measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
     known = {} if isinstance(measured, NotMeasured) else measured
     row = {
@@ -249,16 +277,26 @@ def _member(base: Settings, member: Member, folder: Path) -> dict:
     return row
 
 
-def _keep(path: Path, plan: dict) -> None:
-    if path.exists():
-        usual = {name: Settings.model_fields[name].default for name in plan}
-        before = usual | json.loads(path.read_text())  # a setting that did not exist yet
-        if before != json.loads(json.dumps(plan)):
-            differing = ", ".join(key for key in plan if before.get(key) != plan[key])
-            raise RunError(
-                f"{path.parent} holds another comparison (other {differing}); continue with the "
-                "same options, or choose another --out"
-            )
+def _keep(out: Path, shared: dict) -> None:
+    """Write down what all runs share; raises RunError if runs of another plan are there."""
+    path = out / "plan.json"
+    begun = (out / "compare.json").exists() or any(out.glob("*/settings.json"))
+    if not (begun and path.exists()):
+        write_json(path, shared)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
+    other = differing(json.loads(path.read_text()), shared)
+    if other:
+        raise RunError(
+            f"{out} holds another comparison (other {', '.join(other)}); continue with the same "
+            "options, or choose another --out"
+        )
+
+
+def _require_same_problem(out: Path, base: Settings) -> None:
+    """Raise RunError where a run in `out` read another table, weights or user's file."""
+    files = files_read(base)
+    for path in sorted(out.glob("*/origin.json")):
+        origin = json.loads(path.read_text())
+        network = models.short_name(base.model, origin.get("classes"))
+        now = {"table": table_identity(base.table, network), "files_sha256": files}
+        require_same_origin(path.parent, origin, now, base)

@@ -24,9 +24,10 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
             page.pictures({"Test accuracy against measured latency": picture}),
             page.table_of_html(names, [_cells(row, dense_accuracy) for row in content["rows"]]),
             page.paragraph(
-                f"The dense network has {dense_accuracy:.2%}. Bars are ranges over pairs of runs, "
-                "and over seeds; hollow marks were not measured here, the table predicts them; the "
-                "broad line joins what nothing faster surpasses." + _never_removing(content)
+                f"The dense network has {dense_accuracy:.2%}. Bars are ranges over fresh "
+                "sessions, and over seeds; hollow marks were not measured here, the table predicts "
+                "them; the broad line joins what nothing faster surpasses."
+                + _never_removing(content)
             ),
             page.heading("What all of them share"),
             page.table(["setting", "value"], settings),

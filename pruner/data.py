@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from pruner.errors import DataError
-from pruner.user_code import load_function
+from pruner.user_code import call_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -81,7 +81,7 @@ def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Dat
     the data set is missing or does not fit.
     """
     if name not in _LOADERS and ":" in name:
-        made = load_function(name, "--data", DataError)()
+        made = call_function(name, "--data", DataError)
         return made if isinstance(made, Data) else _from_tuple(name, made, seed)
     if name not in _LOADERS:
         raise DataError(
@@ -101,13 +101,32 @@ def require_fit(model: nn.Module, shape: tuple[int, int, int], data: Data) -> No
             f"the model is made for {expected} images, those of {data.name} are {found}; "
             "choose the data set or the model that fits"
         )
-    with torch.inference_mode():
-        classes = model.eval()(torch.zeros(2, *shape)).shape[-1]
-    if classes != data.classes:
+    outputs = _outputs(model, data)
+    if outputs.shape[1] != data.classes:
         raise DataError(
-            f"the model tells {classes} classes apart, {data.name} has {data.classes}; "
+            f"the model tells {outputs.shape[1]} classes apart, {data.name} has {data.classes}; "
             "choose the data set or the model that fits"
         )
+
+
+def _outputs(model: nn.Module, data: Data) -> Tensor:
+    """What it answers to two images, (2, classes)."""
+    try:
+        with torch.inference_mode():
+            outputs = model.eval()(torch.zeros(2, *data.shape))
+    except Exception as fault:  # whatever a user's modules raise on a wrong shape
+        shape = "×".join(map(str, data.shape))
+        raise DataError(
+            f"the model cannot read the {shape} images of {data.name}: {fault}; choose the data "
+            "set or the model that fits"
+        ) from fault
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(
+            f"the model answers two images with {found}; expected one tensor of (images, classes): "
+            "only classifiers are trained and pruned"
+        )
+    return outputs
 
 
 def batches(images: Images, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -49,6 +49,13 @@ class Recipe:
     patience: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises RunError for what no training can do."""
+        if not self.rate > 0:
+            raise RunError(f"a learning rate of {self.rate}: expected more than 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise RunError(f"label smoothing of {self.label_smoothing}: expected 0 to less than 1")
+
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
@@ -102,16 +109,18 @@ def fine_tune(
     teacher: nn.Module | None = None,
     report: Report = lambda step, total, text: None,
     held_out: Images | None = None,
+    begun_from: str = "",
 ) -> list[Epoch]:
     """Train `model` in place; with a checkpoint path, continue from it and save to it.
 
     Returns what every epoch saw, those before an interruption included. `held_out` is needed for a
-    recipe with patience. Raises RunError if the checkpoint is of another training.
+    recipe with patience. A checkpoint knows recipe, number of images and shapes of weights, and
+    what the training was `begun_from`; raises RunError if it is of another one.
     """
     if recipe.patience and held_out is None:
         raise RunError("a patience needs held-out images to judge by; leave it at 0")
     with on_processor(model, teacher) as here:
-        training = _Training(model, images, recipe, checkpoint, teacher, here)
+        training = _Training(model, images, recipe, checkpoint, teacher, here, begun_from)
         training.run(report, held_out)
     model.eval()
     return training.epochs
@@ -120,8 +129,11 @@ def fine_tune(
 class _Training:
     """One call of `fine_tune`."""
 
-    def __init__(self, model, images: Images, recipe: Recipe, checkpoint, teacher, here) -> None:
+    def __init__(
+        self, model, images: Images, recipe: Recipe, checkpoint, teacher, here, begun_from: str
+    ) -> None:
         self.model, self.images, self.recipe = model, images, recipe
+        self.begun_from = begun_from
         self.checkpoint, self.here = checkpoint, here
         self.steps_each = max(1, len(images) // recipe.batch)
         self.total = recipe.epochs * self.steps_each
@@ -213,7 +225,8 @@ class _Training:
 
     @property
     def _made_by(self) -> str:
-        return f"{self.recipe}, {len(self.images)} images"
+        origin = f", {self.begun_from}" if self.begun_from else ""
+        return f"{self.recipe}, {len(self.images)} images{origin}"
 
     def _save(self) -> None:
         partial = self.checkpoint.with_suffix(".partial")

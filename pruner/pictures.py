@@ -36,18 +36,19 @@ PAGE = {
 }
 
 
-def search_course(accuracies: Sequence[float]) -> str:
-    """What each episode scored, and the best until then."""
+def search_course(accuracies: Sequence[float], within: Sequence[bool]) -> str:
+    """What was scored, one network after the other, and the best until then of those `within`
+    the budget."""
     with plt.rc_context(PAGE):
         figure, axis = _figure()
-        episodes = np.arange(1, len(accuracies) + 1)
-        percent = 100 * np.array(accuracies)
-        axis.plot(episodes, percent, ".", color=GREY, ms=4, label="scored")
-        best = np.maximum.accumulate(percent)
-        axis.step(episodes, best, where="post", color=GREEN, label="best so far")
-        axis.set(xlabel="episode", ylabel="accuracy before fine-tuning, %")
+        scored = np.arange(1, len(accuracies) + 1)
+        percent, fits = 100 * np.array(accuracies), np.array(within, dtype=bool)
+        axis.plot(scored, percent, ".", color=GREY, ms=4, label="scored")
+        best = np.maximum.accumulate(np.where(fits, percent, -np.inf))
+        axis.step(scored, best, where="post", color=GREEN, label="best within the budget so far")
+        axis.set(xlabel="networks scored", ylabel="accuracy before fine-tuning, %")
         axis.legend(frameon=False)
-        return as_svg(figure, f"accuracy over {len(accuracies)} episodes of the search")
+        return as_svg(figure, f"accuracy of the {len(accuracies)} networks that the search scored")
 
 
 def search_cloud(

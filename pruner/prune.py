@@ -40,7 +40,7 @@ from pruner.methods import METHODS, SearchSettings
 from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
-from pruner.run_folder import RunFolder, Settings, write_json
+from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings, write_json
 from pruner.surgery import cut, keep_best, shrink
 from pruner.task import SearchLog, Task, read_log
 from pruner.trace import Trace, trace
@@ -48,6 +48,7 @@ from pruner.weights import load_weights, save_weights
 
 Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
 CLEARLY = 0.999
+SCORED_ONCE = ("uniform", "magnitude", "knapsack")
 RESCORED = 5  # the search's best, scored again on all held-out images
 
 
@@ -89,8 +90,9 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
 
 def require_reachable(journey: Journey) -> None:
     """Raise BudgetError if no architecture on the menu takes so little time."""
+    depth = journey.settings.depth and journey.settings.method not in WIDTHS_ONLY
     try:
-        Completion(journey.latency, journey.settings.depth).require(journey.limit_s, journey.score)
+        Completion(journey.latency, depth).require(journey.limit_s, journey.score)
     except BudgetError as error:
         if journey.limit_s == journey.budget_s:
             raise
@@ -227,7 +229,7 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
     if run.architecture.exists():
         return Architecture.load(run.architecture)
     settings = journey.settings
-    episodes = settings.episodes if settings.method != "uniform" else 1
+    episodes = 1 if settings.method in SCORED_ONCE else settings.episodes
 
     def progress(log: SearchLog) -> None:
         text = "nothing within the budget yet"
@@ -339,7 +341,7 @@ def load_pruned(traced: Trace, run: RunFolder) -> nn.Module:
 
 
 def load_run(path: str | Path) -> nn.Module:
-    """The fine-tuned model of a finished run, ready to use; raises RunError."""
+    """The fine-tuned model of a finished run, ready to use; raises RunError or ModelError."""
     run = RunFolder.open(path)
     if not run.weights.exists():
         raise ModelError(f"{path}: the run has not been fine-tuned yet; continue it first")
@@ -439,14 +441,22 @@ def table_identity(folder: str, network: str) -> dict[str, str]:
 
 def files_read(settings: Settings) -> dict[str, str]:
     """Setting → digest of the file that it names: the weights, and a user's own functions."""
-    files = {"weights": settings.weights}
-    for name in ("model", "data"):
-        file, colon, _ = getattr(settings, name).rpartition(":")
+    return digests(settings.model, settings.data, settings.weights)
+
+
+def digests(model: str, data: str, weights: str | Path | None) -> dict[str, str]:
+    """Setting → SHA-256 of its file, of those that are files: weights, a user's own functions."""
+    files = {"weights": weights} if weights is not None else {}
+    for name, value in (("model", model), ("data", data)):
+        file, colon, _ = value.rpartition(":")
         if colon:
             files[name] = file
-    return {
-        name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
-    }
+    return {name: digest(file) for name, file in files.items()}
+
+
+def digest(file: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -457,13 +467,18 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of this checkout, `-dirty` if files differ; None where there is no checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    command += ["--abbrev=40", "--exclude=*"]
+    checkout = Path(__file__).parents[1]
+
+    def git(*command: str) -> str:
+        words = ["git", "-C", str(checkout), *command]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if git("rev-parse", "--show-prefix", "--is-inside-work-tree") != "true":
+            return None  # installed, maybe inside of somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
     except FileNotFoundError:  # no git here
         return None
-    return answer.stdout.strip() or None
 
 
 def _latencies(dense_s: float, latency_s: float) -> dict[str, float]:

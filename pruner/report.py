@@ -105,7 +105,7 @@ def _widths(latency: LatencyModel, architecture: Architecture) -> str:
 
 
 def _search(result: dict, tried: Sequence[dict], architecture: Architecture) -> list[str]:
-    """Every score over the episodes, and over its time; nothing where there was no search."""
+    """Every score in its order, and over its time; nothing where there was no search."""
     if len(tried) < 2:
         return []
     accuracies = [row["accuracy"] for row in tried]
@@ -117,7 +117,9 @@ def _search(result: dict, tried: Sequence[dict], architecture: Architecture) -> 
         page.heading("What the search tried"),
         page.pictures(
             {
-                "Score by score": pictures.search_course(accuracies),
+                "Score by score": pictures.search_course(
+                    accuracies, [seconds <= asked_s for seconds in latencies_s]
+                ),
                 "Accuracy against time": pictures.search_cloud(
                     latencies_s, accuracies, chosen, asked_s
                 ),

@@ -72,7 +72,7 @@ class Settings(BaseModel):
         words = []
         for name, value in self:
             option = name.replace("_", "-")
-            if value == _usual(name) or (name == "agent" and value == OWN_AGENT.get(self.method)):
+            if value == (_own_agent(self.method) if name == "agent" else _usual(name)):
                 continue
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
@@ -102,14 +102,14 @@ class Settings(BaseModel):
     @classmethod
     def _takes_the_methods_own_agent(cls, values):
         if isinstance(values, dict) and values.get("agent") is None:
-            values = values | {"agent": OWN_AGENT.get(values.get("method"), THOMPSON)}
+            values = values | {"agent": _own_agent(values.get("method"))}
         return values
 
     @model_validator(mode="after")
     def _asks_for_what_is_used(self):
         used = _used_by(self.method, self.agent)
         for name in ("agent", "reward", "actions", "sensitivity"):
-            usual = OWN_AGENT.get(self.method, THOMPSON) if name == "agent" else _usual(name)
+            usual = _own_agent(self.method) if name == "agent" else _usual(name)
             if name not in used and getattr(self, name) != usual:
                 who = self.method if not used else f"{self.method} with the agent {self.agent}"
                 raise ValueError(
@@ -151,6 +151,10 @@ def _used_by(method: str, agent: str) -> set[str]:
     return {"agent", "actions"} | ({"reward", "sensitivity"} if method == "lap" else set())
 
 
+def _own_agent(method: str | None) -> str:
+    return OWN_AGENT.get(method, THOMPSON)
+
+
 def _usual(name: str):
     return Settings.model_fields[name].default
 
@@ -183,15 +187,8 @@ class RunFolder:
         file = path / "settings.json"
         if file.exists():
             run = cls(path, cls.open(path).settings)
-            known_files = run.origin().get("files_sha256", {})
-            _require_same(path, run.settings, settings, known_files)
-            if run.origin()["table"] != origin["table"]:
-                raise RunError(
-                    f"{path} was begun with another table, or the table's rows have changed "
-                    f"since: {run.origin()['table']}, now {origin['table']}. Continue with that "
-                    "table, or choose another --out"
-                )
-            _require_same_files(path, known_files, origin["files_sha256"], settings)
+            _require_same(path, run.settings, settings, run.origin().get("files_sha256", {}))
+            require_same_origin(path, run.origin(), origin, settings)
             if settings != run.settings:  # files lie elsewhere by now
                 write_json(file, settings.model_dump())
             return cls(path, settings)
@@ -205,7 +202,10 @@ class RunFolder:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add the seconds spent inside to the step's total, interrupted sessions included."""
+        """Add the seconds spent inside to the step's total.
+
+        Sessions that ended in an error or by Ctrl-C are in it; a killed one's seconds are not.
+        """
         start_s = time.perf_counter()
         try:
             yield
@@ -259,12 +259,19 @@ def _require_same(path: Path, before: Settings, now: Settings, known_files: dict
         )
 
 
-def _require_same_files(path: Path, before: dict, now: dict, settings: Settings) -> None:
-    """Where files lie does not matter, what they hold does."""
-    for name, digest in now.items():
-        if before.get(name, digest) != digest:
+def require_same_origin(path: Path, before: dict, now: dict, settings: Settings) -> None:
+    """Where table and files lie does not matter, what they hold does; raises RunError."""
+    if before["table"] != now["table"]:
+        raise RunError(
+            f"{path} was begun with another table, or the table's rows have changed since: "
+            f"{before['table']}, now {now['table']}. Continue with that table, or choose "
+            "another --out"
+        )
+    known = before.get("files_sha256", {})
+    for name, digest in now["files_sha256"].items():
+        if known.get(name, digest) != digest:
             raise RunError(
                 f"{path} was begun with another content of {getattr(settings, name)} "
-                f"(--{name}): its SHA-256 began with {before[name][:12]}, now {digest[:12]}. "
+                f"(--{name}): its SHA-256 began with {known[name][:12]}, now {digest[:12]}. "
                 "Continue with the same file, or choose another --out"
             )

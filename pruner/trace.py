@@ -108,7 +108,8 @@ def _propagate_shapes(module: fx.GraphModule, input_shape: tuple[int, int, int])
         shape = "×".join(map(str, input_shape))
         cause = error.__cause__ or error
         raise TraceError(
-            f"cannot run the model on one {shape} input: {cause}. Is --input C×H×W right?"
+            f"cannot run the model on one {shape} input: {cause}. It has to take images "
+            "of (channels, height, width): those of the data set, or of --input"
         ) from error
     finally:
         module.train(training)

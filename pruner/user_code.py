@@ -13,6 +13,22 @@ from types import ModuleType
 from lookup_tables.errors import ContractError
 
 
+def call_function(name: str, option: str, error: type[ContractError]) -> object:
+    """What the function that `file.py:function` names returns, called without arguments.
+
+    Raises `error`, which tells the option and the line at fault.
+    """
+    function = load_function(name, option, error)
+    try:
+        return function()
+    except ContractError:  # says already what is wrong
+        raise
+    except Exception as fault:  # whatever a user's function raises
+        raise error(
+            f"{name} failed: {_told(fault)}; {option} calls it without arguments"
+        ) from fault
+
+
 def load_function(name: str, option: str, error: type[ContractError]) -> Callable:
     """The function that `file.py:function` names; raises `error`, which tells the option.
 
@@ -25,17 +41,21 @@ def load_function(name: str, option: str, error: type[ContractError]) -> Callabl
     try:
         module = _load(path.resolve(), path.stat().st_mtime_ns)
     except Exception as fault:  # whatever a user's file raises
-        last = traceback.extract_tb(fault.__traceback__)[-1]
-        where = f"{last.filename}, line {last.lineno}"
-        if isinstance(fault, SyntaxError):
-            where = f"{fault.filename}, line {fault.lineno}"
         raise error(
-            f"{path} cannot be loaded: {type(fault).__name__}: {fault} ({where}); {option} "
-            "expects file.py:function"
+            f"{path} cannot be loaded: {_told(fault)}; {option} expects file.py:function"
         ) from fault
     if not callable(getattr(module, function, None)):
         raise error(f"{path} has no function {function!r}; {option} expects file.py:function")
     return getattr(module, function)
+
+
+def _told(fault: Exception) -> str:
+    """What went wrong in a user's code, and where."""
+    last = traceback.extract_tb(fault.__traceback__)[-1]
+    where = f"{last.filename}, line {last.lineno}"
+    if isinstance(fault, SyntaxError):
+        where = f"{fault.filename}, line {fault.lineno}"
+    return f"{type(fault).__name__}: {fault} ({where})"
 
 
 @lru_cache

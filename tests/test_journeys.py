@@ -23,6 +23,7 @@ from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable, Validation
 from pruner import cli as pruner_cli
+from pruner import prune as pruner_prune
 from pruner.data import load_data
 from pruner.filters.dynamic import Phase
 from pruner.prune import load_run
@@ -245,9 +246,34 @@ def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on
     assert [row["method"] for row in grown[len(found["rows"]) :]] == ["random:episodes=2"]
     assert {path: written()[path] for path in before} == before  # nothing was made twice
     assert len(written()) == len(before) + 2
-    options[options.index("--epochs") + 1] = 2
-    assert pruner("compare", *options, *methods) == 1
-    assert "other epochs" in capsys.readouterr().err
+    other = tmp_path / "other.safetensors"
+    save_file({k: v * 2 for k, v in load_file(workshop / "dense.safetensors").items()}, other)
+    for changes, says in (
+        ({"epochs": 2}, "other epochs"),
+        ({"weights": other}, "begun with another content"),
+        ({"member": f"digits_resnet={tmp_path}/none.th"}, "no such weights file"),
+    ):
+        changed = prune_arguments(workshop, tmp_path / "c", **changes)
+        assert pruner("compare", *changed, "--method", "greedy") == 1
+        assert says in capsys.readouterr().err
+    assert not [*(tmp_path / "c").glob("greedy_*")], "refused before a run began"
+
+
+def test_a_mistake_in_a_comparison_does_not_block_its_folder(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "c", method="uniform", epochs=0)
+    wrong = prune_arguments(workshop, tmp_path / "c", method="uniform", epochs=0, model="resnet57")
+    assert pruner("compare", *wrong) == 1
+    assert "no model is called" in capsys.readouterr().err
+    assert pruner("compare", *options) == 0
+
+
+def test_a_member_that_does_not_read_the_images_is_refused_before_any_run(
+    workshop, tmp_path, pruner, capsys
+):
+    options = prune_arguments(workshop, tmp_path / "c", method="uniform", member="resnet20=91%")
+    assert pruner("compare", *options) == 1
+    assert "cannot read the 1×8×8 images of digits" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_method_that_cannot_meet_a_budget_does_not_end_the_comparison(
@@ -317,7 +343,8 @@ def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, metho
 @pytest.mark.parametrize(
     ("options", "says"),
     [(["--no-widths"], "give --depth too"),
-     (["--no-widths", "--depth", "--method", "uniform"], "uniform decides widths only")],
+     (["--no-widths", "--depth", "--method", "uniform"], "uniform decides widths only"),
+     (["--depth", "--method", "magnitude"], "magnitude never removes a block")],
 )  # fmt: skip
 def test_a_run_without_anything_to_decide_is_refused(
     workshop, tmp_path, pruner, capsys, options, says
@@ -338,6 +365,9 @@ def test_a_finished_run_is_loaded_and_evaluated(workshop, tmp_path, pruner, caps
     answer = json.loads(capsys.readouterr().out)
     assert answer["accuracy"] == result["accuracy"]["fine_tuned"]
     assert answer["onnx_accuracy"] == result["accuracy"]["exported"]
+    both = ["--run", tmp_path / "run", "--model", FACTORY]
+    assert pruner("evaluate", *both, "--data", "digits") == 1
+    assert "either --model with --weights, or --run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["search", "fine-tune"])
@@ -813,6 +843,70 @@ def test_a_model_and_a_data_set_that_do_not_fit_are_refused(workshop, tmp_path, 
     assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
     assert pruner("train", "--model", "resnet20", *arguments) == 1
     assert "made for 3×32×32 images, those of digits are 1×8×8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ("nn.Conv2d(3, 8, 3)", "cannot read the 1×8×8 images of digits"),
+        ("nn.Conv2d(1, 10, 3)", "answers two images with (2, 10, 6, 6)"),
+        ("nn.LSTM(8, 8)", "cannot read"),
+    ],
+)
+def test_a_users_model_that_is_no_classifier_of_such_images_is_refused(
+    tmp_path, pruner, capsys, layers, says
+):
+    (tmp_path / "mine.py").write_text(
+        f"from torch import nn\ndef make():\n    return nn.Sequential({layers})\n"
+    )
+    own = ["--model", f"{tmp_path}/mine.py:make", "--data", "digits"]
+    assert pruner("train", *own, "--out", tmp_path / "w.safetensors") == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+AUXILIARY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        shares = [x.item() for x in torch.linspace(0, 1, 2)]
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.pool, self.flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.head, self.auxiliary = nn.Linear(8, 10), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.flatten(self.pool(self.body(x)))
+        if self.training:
+            return self.head(x), self.auxiliary(x)
+        return self.head(x)
+"""
+
+
+def test_a_model_with_a_head_for_training_is_traced_as_it_is_used(tmp_path, pruner):
+    (tmp_path / "mine.py").write_text(AUXILIARY)
+    own = ["--model", f"{tmp_path}/mine.py:Net", "--input", "1x8x8"]
+    assert pruner("trace", *own, "--out", tmp_path / "net.json") == 0
+    names = [layer.name for layer in Network.load(tmp_path / "net.json").layers]
+    assert "head" in names
+    assert "auxiliary" not in names
+
+
+def test_a_commit_is_that_of_this_project_and_not_of_one_that_it_is_installed_in(
+    tmp_path, monkeypatch
+):
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q",
+                                   "--allow-empty", "-m", "x"]):  # fmt: skip
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    (tmp_path / "site" / "pruner").mkdir(parents=True)
+    (tmp_path / "pruner").mkdir()
+    monkeypatch.setattr(pruner_prune, "__file__", str(tmp_path / "site" / "pruner" / "prune.py"))
+    assert pruner_prune.commit() is None
+    monkeypatch.setattr(pruner_prune, "__file__", str(tmp_path / "pruner" / "prune.py"))
+    assert len(pruner_prune.commit()) == 40
 
 
 def test_a_run_is_not_continued_with_another_table(workshop, tmp_path, pruner, capsys):

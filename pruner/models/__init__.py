@@ -21,7 +21,7 @@ from pruner.models.imagenet import (
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
 from pruner.models.yolov3 import yolov3
-from pruner.user_code import load_function
+from pruner.user_code import call_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +57,21 @@ MODELS = {
 def build(name: str, classes: int | None = None) -> nn.Module:
     """A fresh model: a name from MODELS, or `file.py:factory` for a function without arguments.
 
-    A known model tells `classes` apart, without it those it was published for. Raises ModelError if
-    neither exists or the factory does not return a Module.
+    It is set to evaluation, so that whoever traces it sees the same forward. A known model tells
+    `classes` apart, without it those it was published for. Raises ModelError if neither exists, or
+    the factory fails or does not return a Module.
     """
     if name in MODELS:
-        return MODELS[name].factory(classes or MODELS[name].classes)
+        return MODELS[name].factory(classes or MODELS[name].classes).eval()
     if ":" not in name:
         raise ModelError(
             f"no model is called {name!r}. Known: {', '.join(MODELS)}. "
             "Your own: --model file.py:factory"
         )
-    model = load_function(name, "--model", ModelError)()
+    model = call_function(name, "--model", ModelError)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} returned {type(model).__name__}, expected a torch.nn.Module")
-    return model
+    return model.eval()
 
 
 def input_shape(name: str) -> tuple[int, int, int] | None:

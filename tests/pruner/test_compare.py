@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.compare import joined
 from pruner.cli import _progress, _Stages
-from pruner.compare import Member, _keep, summary, variant
+from pruner.compare import Member, _keep, differing, plan, summary, variant
 from pruner.errors import RunError
 from pruner.pareto import draw, save
 from pruner.run_folder import Settings
@@ -68,12 +69,42 @@ def test_a_method_has_no_seed_or_budget_of_its_own():
 
 def test_a_comparison_begun_before_a_setting_existed_goes_on_with_its_usual_value(tmp_path):
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
-    plan = base.model_dump(exclude={"weights", "table"})
-    former = {name: value for name, value in plan.items() if name != "weight_decay"}
+    shared = plan(base)
+    former = {name: value for name, value in shared.items() if name != "weight_decay"}
     (tmp_path / "plan.json").write_text(json.dumps(former))
-    _keep(tmp_path / "plan.json", plan)
+    (tmp_path / "compare.json").write_text("{}")
+    _keep(tmp_path, shared)
     with pytest.raises(RunError, match="other weight_decay"):
-        _keep(tmp_path / "plan.json", plan | {"weight_decay": 1e-4})
+        _keep(tmp_path, shared | {"weight_decay": 1e-4})
+
+
+def test_a_plan_that_no_run_was_made_by_does_not_bind(tmp_path):
+    base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
+    _keep(tmp_path, plan(base) | {"depth": True})
+    _keep(tmp_path, plan(base))
+    assert json.loads((tmp_path / "plan.json").read_text()) == plan(base)
+
+
+def test_a_users_file_is_known_by_its_content_and_not_by_where_it_lies():
+    base = Settings(model="a/mine.py:net", weights="w", data="digits", table="t", speedup=2.0)
+    assert differing(plan(base), plan(base.varied(model="b/mine.py:net"))) == []
+    assert differing(plan(base), plan(base.varied(model="b/mine.py:other"))) == ["model"]
+
+
+def test_the_command_of_a_run_names_an_agent_that_is_not_the_methods_own():
+    base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
+    assert "--agent" not in variant(base, "amc").options()
+    words = variant(base, "amc:agent=thompson").options()
+    assert words[words.index("--agent") + 1] == "thompson"
+
+
+def test_a_result_keeps_the_rows_of_earlier_runs_and_replaces_those_made_again():
+    before = {"rows": [row("a", 0, 0.90, 2.0), row("b", 0, 0.91, 2.0)]}
+    found = joined(before, {"rows": [row("a", 0, 0.95, 2.0), row("a", 1, 0.93, 2.0)]})
+    assert [(r["method"], r["seed"], r["accuracy"]) for r in found["rows"]] == [
+        ("a", 0, 0.95), ("b", 0, 0.91), ("a", 1, 0.93),
+    ]  # fmt: skip
+    assert [(entry["method"], entry["seeds"]) for entry in found["summary"]] == [("a", 2), ("b", 1)]
 
 
 def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():

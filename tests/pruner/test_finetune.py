@@ -130,6 +130,24 @@ def test_a_checkpoint_of_another_recipe_is_refused_by_what_it_was(tmp_path):
         trained(tmp_path / "c.pt", recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))
 
 
+def test_a_checkpoint_begun_from_other_weights_is_refused(tmp_path):
+    def train(begun_from):
+        fine_tune(
+            tiny_resnet(), DATA.train, RECIPE, tmp_path / "c.pt", begun_from=begun_from
+        )  # fmt: skip
+
+    train("weights 1234")
+    train("weights 1234")
+    with pytest.raises(RunError, match=r"from another training|weights 1234; now .*weights 5678"):
+        train("weights 5678")
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": -0.1}, {"label_smoothing": 1.0}])
+def test_a_recipe_that_teaches_nothing_is_refused(wrong):
+    with pytest.raises(RunError, match="expected"):
+        Recipe(**wrong)
+
+
 def test_label_smoothing_changes_what_is_learned():
     assert not same(
         trained(), trained(recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))

@@ -19,9 +19,9 @@ SUMMARY = [
 
 
 def test_a_picture_takes_the_pages_text_colour_and_names_nothing_outside():
-    svg = pictures.search_course([0.1, 0.4, 0.3])
+    svg = pictures.search_course([0.1, 0.4, 0.3], [False, True, True])
     assert svg.startswith('<svg viewBox="0 0 ')
-    assert 'aria-label="accuracy over 3 episodes of the search"' in svg
+    assert 'aria-label="accuracy of the 3 networks that the search scored"' in svg
     assert "currentColor" in svg
     assert pictures.INK not in svg
     assert "http" not in svg

@@ -3,7 +3,7 @@
 import pytest
 
 from pruner.errors import ModelError
-from pruner.user_code import load_function
+from pruner.user_code import call_function, load_function
 
 BESIDE = "WIDTH = 7\n"
 OWN = """
@@ -48,3 +48,16 @@ def test_a_file_that_fails_is_named_with_its_line(tmp_path, text, message):
         load_function(f"{tmp_path}/broken.py:f", "--model", ModelError)
     (tmp_path / "broken.py").write_text("def f(): return 3")
     assert load_function(f"{tmp_path}/broken.py:f", "--model", ModelError)() == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f():\n    return 1 / 0", r"mine.py:f failed: ZeroDivisionError.*mine.py, line 2"),
+        ("def f(classes):\n    return 3", r"missing 1 required positional argument: 'classes'"),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        call_function(f"{tmp_path}/mine.py:f", "--model", ModelError)
