@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Has onnxruntime-gpu and pycuda: pip install -e '.[gpu,pruner,dev]' in an environment of its own.
+# Has onnxruntime-gpu, without onnxruntime beside it, and pycuda: the README's "GPUs" says how.
 GPU_PYTHON ?= python3
 
 # For real use; see `make help`.
@@ -43,7 +43,7 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 	$(BIN)/pruner prune --model digits_resnet --weights runs/demo/dense.safetensors --data digits \
 	  --table runs/demo/table --speedup 1.5 --episodes 60 --epochs 5 --out runs/demo/run
 
-test: setup ## All tests that need no GPU
+test: setup ## All tests that need neither a GPU nor a browser
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup ## Style, import rules and tests
@@ -79,7 +79,7 @@ prune: setup ## Prune a model to a latency budget, offline
 	$(BIN)/pruner prune --model $(MODEL) --weights $(WEIGHTS) --data $(DATA) --table $(TABLE) \
 	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --speedup $(SPEEDUP) --method $(METHOD) --out $(OUT) $(OPTIONS)
 
-bench: setup ## Rerun the benchmarks behind the README's figures, on an idle machine
+bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle machine
 	$(BIN)/python -m benchmarks.table_error
 	$(BIN)/python -m benchmarks.latency_model_speed
 	$(BIN)/python -m benchmarks.interference
@@ -122,7 +122,7 @@ endif
 picture: setup ## Draw the README's picture from the committed tables
 	$(BIN)/python -m benchmarks.picture
 
-figures: setup ## Write the README's tables anew from benchmarks/results
+figures: setup ## Write the tables of README and docs/results.md anew from benchmarks/results
 	$(BIN)/python -m benchmarks.figures
 
 networks: setup ## Trace the shipped networks again
