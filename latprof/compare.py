@@ -11,14 +11,16 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from latprof.cores import Cores
+from latprof.errors import Throttled
 from latprof.measure import Rounds, run_rounds, runtime
 from lookup_tables.device import Device
-from lookup_tables.errors import ContractError
+from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.table import DISTURBED
 
 REPEATS = 7  # fresh sessions: where a session's memory lies moves its time
 MOST_REPEATS = 3 * REPEATS  # on a machine that is seldom quiet
 ROUNDS, WARM_UP = 60, 5
+PRECISIONS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 HEAVY_S, FEWEST = 0.15, 10  # a round that takes so long needs so few
 
 
@@ -37,8 +39,11 @@ class Comparison:
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions.
 
-    Raises ContractError for files that cannot be run or that read other shapes.
+    Raises ContractError for files that cannot be run or that read other shapes, DeviceMismatch for
+    files of another precision than the device's, Throttled where a GPU never ran freely.
     """
+    for path in (dense, pruned):
+        require_precision(Path(path), device.precision)
     require_alike(Path(dense), Path(pruned), device.batch)
     series: list[Rounds] = []
     quiet_s = 0.0
@@ -80,12 +85,22 @@ def quiet_sessions(series: Sequence[Rounds]) -> list[Rounds]:
 
 def require_batch(path: Path, batch: int) -> None:
     """Raise ContractError unless the file is made for this batch size."""
-    (first, *_) = _inputs(path).values()
+    (first, *_) = (dimensions for dimensions, _ in _inputs(path).values())
     if first[0] not in (0, batch):
         raise ContractError(
             f"{path} is made for batches of {first[0]}, the table's device runs {batch}; export "
             "it for that batch size"
         )
+
+
+def require_precision(path: Path, precision: str) -> None:
+    """Raise DeviceMismatch if the file reads floats of another precision."""
+    for name, (_, kind) in _inputs(path).items():
+        if PRECISIONS.get(kind, precision) != precision:
+            raise DeviceMismatch(
+                f"{path}: its input {name} is {PRECISIONS[kind]}, the device computes in "
+                f"{precision}; export the file in that precision to time it there"
+            )
 
 
 def require_alike(dense: Path, pruned: Path, batch: int) -> None:
@@ -102,14 +117,20 @@ def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Co
         first.run_s(), second.run_s()
     count = FEWEST if heavy else ROUNDS
     monitor = runtime(device).Monitor(device)
-    return run_rounds(first.run_s, second.run_s, count, quiet_s, cores, monitor)
+    rounds = run_rounds(first.run_s, second.run_s, count, quiet_s, cores, monitor)
+    if all(rounds.throttled):
+        raise Throttled(monitor.complaint())
+    return rounds
 
 
 def _opened(path: Path, device: Device):
     """The file in the runtime, run once: a session's first run is slow."""
     rng = np.random.default_rng(0)
     shapes = _shapes(path, device.batch)
-    feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    kinds = {
+        name: np.float16 if kind == "fp16" else np.float32 for name, kind in _kinds(path).items()
+    }
+    feed = {name: rng.standard_normal(shape).astype(kinds[name]) for name, shape in shapes.items()}
     try:
         opened = runtime(device).Running(str(path), feed, device)
         opened.run_s()
@@ -124,7 +145,7 @@ def _opened(path: Path, device: Device):
 def _shapes(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
     """Of the inputs that the file declares; where the first dimension is free, `batch`."""
     found = {}
-    for name, (first, *others) in _inputs(path).items():
+    for name, ((first, *others), _) in _inputs(path).items():
         if 0 in others:
             raise ContractError(
                 f"{path}: its input {name} has free dimensions beside the batch; export it with "
@@ -134,8 +155,13 @@ def _shapes(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _inputs(path: Path) -> dict[str, list[int]]:
-    """Input name → its dimensions, 0 for a free one."""
+def _kinds(path: Path) -> dict[str, str | None]:
+    """Input name → its precision, None where it is no float."""
+    return {name: PRECISIONS.get(kind) for name, (_, kind) in _inputs(path).items()}
+
+
+def _inputs(path: Path) -> dict[str, tuple[list[int], int]]:
+    """Input name → its dimensions, 0 for a free one, and ONNX's number of its type."""
     if not path.is_file():
         raise ContractError(f"{path}: no such ONNX file")
     try:
@@ -144,7 +170,10 @@ def _inputs(path: Path) -> dict[str, list[int]]:
         raise ContractError(f"{path}: not a readable ONNX file") from None
     weights = {tensor.name for tensor in graph.initializer}
     return {
-        entry.name: [d.dim_value for d in entry.type.tensor_type.shape.dim]
+        entry.name: (
+            [d.dim_value for d in entry.type.tensor_type.shape.dim],
+            entry.type.tensor_type.elem_type,
+        )
         for entry in graph.input
         if entry.name not in weights
     }

@@ -146,7 +146,9 @@ class _Bound:
         for name, value in zip(feed, self._tensors, strict=True):
             self._binding.bind_ortvalue_input(name, value)
         for output in self._session.get_outputs():
-            value = _empty(output.shape, device)
+            value = _empty(
+                [n if isinstance(n, int) else device.batch for n in output.shape], device
+            )
             self._tensors.append(value)
             self._binding.bind_ortvalue_output(output.name, value)
         self._options = _without_waiting()
