@@ -194,7 +194,7 @@ def profile(
     usage = Usage(threads, batch, precision, cuda_graph, algorithm_search)
     target = this_device(device, usage)
     folder = out or DATA / target.name
-    loaded = _network_or_onnx(network, onnx_file)
+    loaded = _network_or_onnx(network, onnx_file, folder)
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
         _print_plan(loaded, target, levels, goal, folder)
@@ -231,7 +231,7 @@ def validate(
 ) -> None:
     """Measure unseen architectures and report the table's error; changes nothing."""
     opened = open_here(table)
-    loaded = Network.load(network)
+    loaded = _network(network, table)
     with progress() as bar:
         task = bar.add_task(f"validating {loaded.name}", total=samples, text="")
         result = run_validate(
@@ -250,7 +250,7 @@ def predict(
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
     """An architecture's latency from the table, with its interval, layer by layer."""
-    model = LatencyModel.load(Network.load(network), table)
+    model = LatencyModel.load(_network(network, table), table)
     asked = Architecture.load(architecture)
     prediction = model.predict_architectures([asked])
     answer = {
@@ -291,7 +291,7 @@ def steps(
     json_: JsonOption = False,
 ) -> None:
     """The device's staircase: in which steps it takes channels, and the widths worth choosing."""
-    loaded = Network.load(network)
+    loaded = _network(network, table)
     model = LatencyModel.load(loaded, table)
     stairs = Staircase(model)
     found = {kind: step._asdict() for kind, step in model.steps.items()}
@@ -329,7 +329,7 @@ def explain(
     json_: JsonOption = False,
 ) -> None:
     """Why an architecture is not faster: which layers, which steps, which widths would help."""
-    model = LatencyModel.load(Network.load(network), table)
+    model = LatencyModel.load(_network(network, table), table)
     asked = Architecture.load(architecture)
     stairs = Staircase(model)
     layers = stairs.layers(asked)
@@ -441,7 +441,9 @@ def diff(
     common = sorted(set(tables[0].networks()) & set(tables[1].networks()))
     if not common:
         raise OptionError(f"{first} and {second} hold no network in common")
-    if network and Path(network).stem not in common:
+    is_file = network is not None and Path(network).suffix == ".json"
+    named = Network.load(network).name if is_file else network
+    if named is not None and named not in common:
         raise OptionError(f"--network {network}: both tables hold {', '.join(common)}")
     asked = [network] if network else common
     found = {}
@@ -487,6 +489,8 @@ def compare(
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
     device = open_here(table).device if table else this_device("cpu", Usage(threads))
     if table:
+        if threads not in (1, device.threads):
+            raise OptionError(f"--threads {threads}: the table's device has {device.threads}")
         for path in (dense, pruned):
             require_batch(path, device.batch)
     result = compare_files(dense, pruned, device)
@@ -526,10 +530,16 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _network_or_onnx(network: str | None, file: Path | None) -> Network:
+def _network_or_onnx(network: str | None, file: Path | None, table: Path) -> Network:
     if (network is None) == (file is None):
         raise OptionError("give either --network or --onnx")
-    return Network.load(network) if file is None else read_onnx(file)
+    return _network(network, table) if file is None else read_onnx(file)
+
+
+def _network(name: str, table: Path) -> Network:
+    """The network of that name beside a table's rows, else a shipped one or a file."""
+    beside = table / f"{name}.network.json"
+    return Network.load(beside if beside.is_file() else name)
 
 
 def _network_of(tables: Sequence[LatencyTable], name: str) -> Network | None:

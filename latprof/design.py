@@ -109,8 +109,8 @@ def unseen(
     `menu` maps groups to widths; without it the network's own.
 
     Where the network has removable blocks, every fourth on the menu also loses a random part of
-    them. A network with too few architectures on its menu gets other widths instead. A longer
-    list begins with the shorter one.
+    them. A network with too few architectures on its menu gets other widths instead, and loses
+    blocks more often. A longer list begins with the shorter one.
     """
     rng = np.random.default_rng([seed, 2])
     menu = menu or {group.name: group.choices for group in network.groups}
@@ -119,8 +119,12 @@ def unseen(
     misses = 0
     while len(found) < count and misses < _MOST_MISSES:
         off_menu = len(found) % 2 == 1 or misses > _MOST_MISSES // 2
-        remove = bool(network.blocks) and len(found) % 8 == 6
+        stuck = misses > _MOST_MISSES // 4
+        remove = bool(network.blocks) and (len(found) % 8 == 6 or stuck)
         architecture = any_width(network, rng) if off_menu else _random(network, menu, rng, remove)
+        if off_menu and remove:
+            removed = _some_blocks(network, rng)
+            architecture = Architecture(widths=architecture.widths, removed=removed)
         misses += 1
         if architecture.model_dump_json() not in taken:
             misses = 0

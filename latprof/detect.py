@@ -33,7 +33,7 @@ class Usage:
     batch: int = 1
     precision: str = "fp32"
     cuda_graph: bool = False
-    algorithm_search: str = "EXHAUSTIVE"  # cuDNN's: EXHAUSTIVE, HEURISTIC or DEFAULT
+    algorithm_search: str = SEARCHES[0]  # cuDNN's
 
     @classmethod
     def of(cls, device: Device) -> Usage:
@@ -44,7 +44,7 @@ class Usage:
             batch=device.batch,
             precision=device.precision,
             cuda_graph=options.get(GRAPH) == "1",
-            algorithm_search=options.get("cudnn_conv_algo_search", cls.algorithm_search),
+            algorithm_search=options.get("cudnn_conv_algo_search", SEARCHES[0]),
         )
 
 
@@ -59,18 +59,22 @@ def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
         for gpu in gpus():
             if asked in ("cuda", gpu.slug, gpu.name) or asked == _gpu_name(gpu, usage):
                 return _cuda(gpu, usage)
-    cores = os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     threads, batch, precision = usage.threads, usage.batch, usage.precision
     here = _cpu(1, 1)
     known = {"cpu", here.processor, _slug(here.processor), _cpu(threads, batch).name}
     if asked not in known:
         raise DeviceNotHere(_not_here(asked, here))
     if not 1 <= threads <= cores:
-        raise DeviceNotHere(f"{threads} threads were asked for; this machine has {cores} cores")
+        raise DeviceNotHere(f"{threads} threads were asked for; this process may use {cores} cores")
     if precision != "fp32":
         raise DeviceNotHere(f"precision {precision} is not supported on CPU; use fp32")
     if usage.cuda_graph:
         raise DeviceNotHere("CUDA graphs need a GPU: name one with --device")
+    if usage.algorithm_search != SEARCHES[0]:
+        raise DeviceNotHere("--algorithm-search is cuDNN's: name a GPU with --device")
     return _cpu(threads, batch)
 
 
@@ -205,12 +209,30 @@ _QUERY = "name,uuid,memory.total,driver_version,compute_cap,clocks.max.sm"
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs that the driver reports, in its order; none without a driver."""
+    """The NVIDIA GPUs that the driver reports and CUDA_VISIBLE_DEVICES allows, in the driver's
+    order; none without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return parse_gpus(answer.stdout) if answer.returncode == 0 else []
+    found = parse_gpus(answer.stdout) if answer.returncode == 0 else []
+    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(found: list[Gpu], allowed: str | None) -> list[Gpu]:
+    """Those that CUDA_VISIBLE_DEVICES names by number or UUID; all where it is not set.
+
+    Numbers count in the driver's order, which is CUDA's where all cards are alike.
+    """
+    if allowed is None:
+        return found
+    names = [name.strip() for name in allowed.split(",") if name.strip()]
+    return [
+        gpu
+        for number, gpu in enumerate(found)
+        if str(number) in names
+        or any(n.startswith("GPU-") and gpu.uuid.startswith(n) for n in names)
+    ]
 
 
 def parse_gpus(listing: str) -> list[Gpu]:

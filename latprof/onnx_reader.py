@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import NodeProto, numpy_helper, shape_inference
+from onnx.checker import ValidationError
 
 from lookup_tables.assembly import Assembly
 from lookup_tables.errors import NetworkError
@@ -34,11 +35,15 @@ def read_onnx(path: str | Path) -> Network:
     path = Path(path)
     try:
         model = onnx.load(str(path))
-    except FileNotFoundError as error:
-        missing = "no such ONNX file" if not path.exists() else f"its weights are missing: {error}"
-        raise NetworkError(f"{path}: {missing}") from None
     except DecodeError:
         raise NetworkError(f"{path}: not a readable ONNX file") from None
+    except (FileNotFoundError, ValidationError, ValueError) as error:
+        if not path.exists():
+            raise NetworkError(f"{path}: no such ONNX file") from None
+        raise NetworkError(
+            f"{path}: its weights are missing or damaged: {error}. Copy the files that the "
+            "exporter wrote beside it as well"
+        ) from None
     return _Reader(path, model).network()
 
 

@@ -136,6 +136,7 @@ class _Journey:
         if self.table.drop_truncated_line(network.name):
             report(0, 1, "dropped the incomplete last line of an interrupted profile")
         plan = _keep_plan(self.table, network, levels, seed)
+        _keep_network(self.table, network)
         self.designed = design(network, plan.levels, plan.seed)
         self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
         self.seed = plan.seed
@@ -220,6 +221,7 @@ class _Journey:
             rng = np.random.default_rng([self.seed, 3, number])
             draw = OFF_MENU[number % len(OFF_MENU)]
             drawn = [draw(self.network, rng) for _ in range(CANDIDATES)]
+            drawn = [one for one in drawn if one not in self.unseen] or drawn
             unsure = int(np.argmax(model.spreads(drawn))) if model else 0
             yield Job("design", number, 0, drawn[unsure])
 
@@ -315,7 +317,6 @@ class _Journey:
                 "measured, too few to predict from; they are kept. " + self._how_to_go_on()
             )
         outcome = self._validations(stopped)
-        _keep_network(table, self.network)
         if not self._measured_now and all(written):
             outcome = outcome.judged_again(Outcome(*written))
             if _alike(outcome, Outcome(*written)):
@@ -373,7 +374,9 @@ def _spent_s(table: LatencyTable, network: Network) -> float:
 
 
 def _share(listed: list, leg: int) -> range:
-    return range(len(listed) * leg // LEGS, min(len(listed) * (leg + 1) // LEGS, len(listed)))
+    """The numbers of a leg; the first leg has one, however few there are."""
+    first, after = (-(-len(listed) * each // LEGS) for each in (leg, leg + 1))
+    return range(min(first, len(listed)), min(after, len(listed)))
 
 
 def _keep_plan(table: LatencyTable, network: Network, levels: int, seed: int) -> Plan:

@@ -12,6 +12,7 @@ import numpy as np
 
 from latprof.design import unseen
 from latprof.measure import Bench, Sample
+from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import (
@@ -24,7 +25,7 @@ from lookup_tables.table import (
     undisturbed,
 )
 
-MOST_ATTEMPTS = 3  # at one architecture
+MOST_ATTEMPTS = 3  # at one architecture in a profile; one more in a validation
 TARGET_S = 0.25  # most seconds of one series of rounds
 PASSES = 2  # over all architectures: the machine's states in between move a ratio
 _FEWEST_FOR_A_LINE = 10
@@ -42,9 +43,13 @@ def validation(
 
     Of the runs those of such widths count, all of them if there are none; those that were
     disturbed to the end are dropped and counted. The FLOPs line is fitted to design runs of the
-    same kind of widths, where there are enough.
+    same kind of widths, where there are enough. Raises TableError where there are no unseen runs.
     """
     network = model.network
+    if not unseen_runs:
+        raise TableError(
+            f"{network.name}: no network is left that the table has not seen; it offers too few"
+        )
     quiet = undisturbed(unseen_runs)
     of_kind = [run for run in quiet if model.off_menu(run.architecture) == (widths == "any")]
     measured_runs = of_kind or quiet

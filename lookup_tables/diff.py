@@ -97,7 +97,7 @@ def compare_tables(network: Network, first: LatencyTable, second: LatencyTable) 
                 second_s=b * models[1].dense_s,
                 ratio=b / a,
                 noise=sigma,
-                differs=abs(change) > max(limit * sigma, np.log1p(MEANINGFUL)),
+                differs=abs(change) > max(limit * sigma, float(np.log1p(MEANINGFUL))),
             )
         )
     changes = np.abs(speedups(network, models[1]) / speedups(network, models[0]) - 1)

@@ -382,8 +382,9 @@ class LatencyModel:
             else "no layer of this kind was"
         )
         return NotMeasured(
-            f"{spec} was never measured on {self.device.name}: {measured}. Add it with: "
-            f"latprof profile --network {self.network.name} --out {Path(self._where).parent}"
+            f"{spec} was never measured on {self.device.name}: {measured}. Ask for a width in that "
+            f"range, or finish the profile: latprof profile --network {self.network.name} --out "
+            f"{Path(self._where).parent}"
         )
 
     def _first_not_measured(self, widths: np.ndarray) -> NotMeasured:

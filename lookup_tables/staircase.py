@@ -89,7 +89,7 @@ class Staircase:
         seconds = self.model.predict(rows, removed).latency_s
         best_s, best_width, steps = np.inf, group.width, []
         for width, cost_s in zip(widths[::-1], seconds[::-1], strict=True):
-            edge = cost_s < best_s - WORTH * self.model.dense_s
+            edge = bool(cost_s < best_s - WORTH * self.model.dense_s)
             better = None if edge else best_width
             if edge:
                 best_s, best_width = float(cost_s), int(width)

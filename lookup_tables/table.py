@@ -120,7 +120,7 @@ class Validation(_Row):
     within_5_percent: Finite  # share
     rank_correlation: Finite  # Spearman
     worst: Finite  # largest relative error
-    flops_rmspe: Finite  # of the straight line in MACs, fitted to the same design runs
+    flops_rmspe: Finite  # of the straight line in MACs, fitted to design runs
     flops_rank_correlation: Finite
     interval_90: Finite  # relative half-width that holds 90 % of unseen architectures
     coverage_90: Finite | None = None  # share of these architectures that it did hold
@@ -238,7 +238,7 @@ class LatencyTable:
         return [r for r in rows if isinstance(r, Run) and purpose in (None, r.purpose)]
 
     def settled_runs(self, network: Network, purpose: str) -> list[Run]:
-        """One run per architecture: the mean of its undisturbed attempts."""
+        """One run per architecture: medians of its undisturbed attempts."""
         attempts: dict[int, list[Run]] = {}
         for run in self.runs(network, purpose):
             attempts.setdefault(run.run, []).append(run)

@@ -473,6 +473,9 @@ def test_steps_lists_the_widths_worth_choosing(workshop, latprof, capsys):
     assert latprof("steps", *arguments, "--group", "conv1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("edge")
+    assert latprof("steps", *arguments, "--group", "conv1", "--json") == 0
+    assert {row["edge"] for row in json.loads(capsys.readouterr().out)} == {True, False}
+    assert latprof("steps", *arguments[:-1], "small_resnet") == 0  # its file lies beside the rows
     assert latprof("steps", *arguments, "--group", "nope") == 1
     assert "--group 'nope': small_resnet has conv1" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from latprof.design import (
     whole_range,
 )
 from lookup_tables.network import Network, network_names
-from tests.toys import chain
+from tests.toys import chain, tiny_network
 
 
 @pytest.mark.parametrize("order", LEVELS)
@@ -103,6 +103,20 @@ def test_a_network_with_few_architectures_is_also_tested_between_its_menu():
     network = chain(8, 8)  # one group of widths 2, 4 and 8
     tests = unseen(network, 40, 0, exclude=design(network, 3, 0))
     assert {a.widths["g0"] for a in tests} == {3, 5, 6, 7}
+
+
+def test_a_network_of_which_only_blocks_may_go_is_tested_without_them():
+    network = tiny_network()
+    widths = {group.name: group.width for group in network.groups}
+    layers = tuple(
+        layer.model_copy(update={"group": None, "channels": widths[layer.group]})
+        if layer.group
+        else layer
+        for layer in network.layers
+    )
+    network = network.model_copy(update={"groups": (), "layers": layers})
+    tests = unseen(network, 40, 0, exclude=[network.dense])
+    assert len(tests) == len({one.removed for one in tests}) == 2 ** len(network.blocks) - 1
 
 
 @given(st.integers(0, 1000))

@@ -29,7 +29,9 @@ def test_a_device_that_is_not_here_says_what_is_and_where_a_table_may_come_from(
 
 
 def test_more_threads_than_cores_are_refused():
-    with pytest.raises(DeviceNotHere, match=f"this machine has {os.cpu_count()} cores"):
+    with pytest.raises(
+        DeviceNotHere, match=f"this process may use {len(os.sched_getaffinity(0))} cores"
+    ):
         this_device("cpu", Usage(threads=10_000))
 
 
@@ -55,6 +57,17 @@ def test_a_tables_device_is_used_as_it_was_measured():
 def test_the_processors_this_process_may_use_are_part_of_the_identity(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 0, 1, 2}, raising=False)
     assert this_device("cpu").affinity == "0-2,5"
+
+
+def test_threads_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
+    with pytest.raises(DeviceNotHere, match="may use 1 cores"):
+        this_device("cpu", Usage(threads=2))
+
+
+def test_cudnns_options_are_refused_on_cpu():
+    with pytest.raises(DeviceNotHere, match="--algorithm-search is cuDNN's"):
+        this_device("cpu", Usage(algorithm_search="NONSENSE"))
 
 
 ARM = """processor\t: 0
@@ -163,3 +176,13 @@ def test_a_card_that_is_gone_is_told(titan):
     gone = this_device("titan_rtx").model_copy(update={"processor": "NVIDIA A100", "name": "a100"})
     with pytest.raises(DeviceNotHere, match="device a100 is not here"):
         detect.uuid_of(gone)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "seen"),
+    [(None, 3), ("", 0), ("1", ["rtx_3090"]), ("0,2", ["titan_rtx", "h100_80gb_hbm3"]),
+     ("GPU-3c", ["h100_80gb_hbm3"])],
+)  # fmt: skip
+def test_only_cards_that_the_user_left_visible_are_here(allowed, seen):
+    found = [gpu.slug for gpu in detect.visible(parse_gpus(LISTING), allowed)]
+    assert found == seen if isinstance(seen, list) else len(found) == seen

@@ -120,6 +120,19 @@ def test_an_open_image_size_is_refused(tmp_path):
         read_onnx(one_node(tmp_path, "Relu", shape=(1, 4, "h", "w")))
 
 
+def test_weights_that_were_not_copied_along_are_missed_by_name(tmp_path):
+    network = Network.load("resnet20")
+    model = build(network, network.dense)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.onnx.data")
+    assert read_onnx(tmp_path / "m.onnx").layers
+    (tmp_path / "m.onnx.data").write_bytes(b"")
+    with pytest.raises(NetworkError, match="weights are missing or damaged"):
+        read_onnx(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx.data").unlink()
+    with pytest.raises(NetworkError, match=r"weights are missing or damaged.*m\.onnx\.data"):
+        read_onnx(tmp_path / "m.onnx")
+
+
 def test_a_missing_and_a_broken_file_are_told_apart(tmp_path):
     with pytest.raises(NetworkError, match="no such ONNX file"):
         read_onnx(tmp_path / "none.onnx")

@@ -16,7 +16,7 @@ from latprof.profile import Goal, profile
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.table import LatencyTable, Validation
-from tests.toys import DEVICE, tiny_network
+from tests.toys import DEVICE, chain, tiny_network
 
 NETWORK = tiny_network()
 GOAL = Goal(samples=6)
@@ -164,6 +164,27 @@ def test_a_budget_too_small_to_predict_from_keeps_what_was_measured_and_says_so(
     goal = Goal(budget_s=1e-9)
     with pytest.raises(TableError, match=r"0 designed and 0 unseen networks .* larger --budget"):
         profile(NETWORK, this_device(), tmp_path / "t", levels=2, goal=goal)
+    kept = LatencyTable.open(tmp_path / "t").load_network(NETWORK.name)
+    assert kept.fingerprint == NETWORK.fingerprint, "so that its name is enough to continue"
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 66, 200])
+def test_the_legs_share_all_designed_networks_and_begin_with_the_dense_one(count):
+    numbers = [n for leg in range(journey.LEGS) for n in journey._share([0] * count, leg)]
+    assert numbers == [*range(count)]
+    assert 0 in journey._share([0] * count, 0)
+
+
+def test_what_is_measured_next_is_not_what_the_table_is_judged_by(tmp_path):
+    few = chain(8, 8)  # one group of eight widths
+    profile(few, this_device(), tmp_path / "t", levels=2, goal=Goal(samples=2))
+    table = LatencyTable.open(tmp_path / "t")
+    design, judged = (
+        {run.architecture.model_dump_json() for run in table.runs(few, purpose)}
+        for purpose in ("design", "unseen")
+    )
+    assert judged
+    assert not design & judged
 
 
 def test_a_table_begun_with_other_options_is_not_continued(tmp_path):
