@@ -46,7 +46,9 @@ PUBLISHED = {
     "sim2real": "ABCP sim2real",
     "ucsd": "ABCP UCSD",
 }
-REGRETS = {"lap/ddpg/widths": "`lap:agent=ddpg`, on the Intel machine"}  # as it was named there
+LEFT_OUT = (
+    "lap/ddpg/widths",
+)  # what `lap:agent=ddpg` was once called, and found on another machine
 Row = list[str]
 
 
@@ -245,17 +247,22 @@ def compare(what: str) -> Iterator[Row]:
 
 
 def regret() -> Iterator[Row]:
-    """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds."""
+    """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds.
+
+    † marks what another version of the code found than the one that `lap` ran with.
+    """
     found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
-    for method in sorted(names, key=names.get):
-        row = [REGRETS.get(method, f"`{method}`")]
+    for method in sorted({*names} - {*LEFT_OUT}, key=names.get):
+        row = [f"`{method}`"]
         for methods in found.values():
             one = methods.get(method)
-            row.append(
-                f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)})" if one else ""
-            )
+            if one is None:
+                row.append("")
+                continue
+            former = " †" if one["commit"] != methods["lap"]["commit"] else ""
+            row.append(f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)}){former}")
         yield row
 
 
