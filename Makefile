@@ -117,6 +117,9 @@ ifdef WEIGHTS_DIR
 	  --model resnet20 --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th --out runs/compare_resnet20 \
 	  $(addprefix --method ,lap amc greedy knapsack magnitude uniform random lap:depth=false lap:widths=false \
 	    lap:rate=0.02 lap:epochs=30)
+	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --speedup 2 --epochs 8 --unseen \
+	  --model mobilenet_v1_32 --weights benchmarks/weights/mobilenet_v1_32.safetensors --method lap \
+	  --out runs/compare_mobilenet_v1_32
 endif
 
 picture: setup ## Draw the README's picture from the committed tables
