@@ -51,8 +51,8 @@ def main(
     )  # fmt: skip
     name = f"compare/{model}_{table.name}"
     before = json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {}
-    other = differing(before.get("settings", {}), plan(base))
-    if before and other:
+    other = differing(before["settings"], plan(base)) if before else []
+    if other:
         raise typer.BadParameter(f"{path} is of another comparison (other {', '.join(other)})")
     members = [Member.parse(text) for text in member or []]
     found = compare(base, method, speedup, seed or [0], members, out, _say)
