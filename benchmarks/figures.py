@@ -247,10 +247,7 @@ def compare(what: str) -> Iterator[Row]:
 
 
 def regret() -> Iterator[Row]:
-    """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds.
-
-    † marks what another version of the code found than the one that `lap` ran with.
-    """
+    """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds."""
     found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
@@ -258,11 +255,9 @@ def regret() -> Iterator[Row]:
         row = [f"`{method}`"]
         for methods in found.values():
             one = methods.get(method)
-            if one is None:
-                row.append("")
-                continue
-            former = " †" if one["commit"] != methods["lap"]["commit"] else ""
-            row.append(f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)}){former}")
+            row.append(
+                f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)})" if one else ""
+            )
         yield row
 
 

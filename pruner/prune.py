@@ -377,7 +377,8 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
     latency, test = journey.latency, journey.data.test
     prediction = latency.predict_architectures([architecture])
     latency_s = float(prediction.latency_s[0])
-    before = journey.trace.network
+    before, tried = journey.trace.network, read_log(run.search_log)
+    epochs = json.loads(run.training.read_text()) if run.training.exists() else []
     result = {
         "asked": _latencies(latency.dense_s, journey.budget_s),
         "predicted": {
@@ -402,17 +403,27 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         "bought": bought(latency, architecture),
         "parameters": {"dense": _count(journey.dense), "pruned": _count(model)},
         "export_difference": difference,
-        "training": json.loads(run.training.read_text()) if run.training.exists() else [],
-        "seconds": run.seconds_spent(),
+        "training": epochs,
+        "seconds": _seconds(run, tried, epochs),
         "device": latency.device.model_dump(exclude_none=True),
         "settings": run.settings.model_dump(),
         "seed": run.settings.seed,
         **run.origin(),
     }
     # First: a run counts as done once result.json is there.
-    write_report(run.report, result, latency, architecture, read_log(run.search_log))
+    write_report(run.report, result, latency, architecture, tried)
     write_json(run.result, result)
     return result
+
+
+def _seconds(run: RunFolder, tried: list[dict], epochs: list[dict]) -> dict[str, float]:
+    """Seconds of each step; of a killed session at least those of its scores and its epochs."""
+    known = {
+        "search": sum(row.get("evaluation_s", 0.0) for row in tried),
+        "fine_tune": sum(epoch["seconds"] for epoch in epochs),
+    }
+    spent = run.seconds_spent()
+    return {step: max(seconds, spent.get(step, 0.0)) for step, seconds in known.items()}
 
 
 def bought(latency: LatencyModel, architecture: Architecture) -> list[dict]:

@@ -204,7 +204,8 @@ class RunFolder:
     def timed(self, step: str) -> Iterator[None]:
         """Add the seconds spent inside to the step's total.
 
-        Sessions that ended in an error or by Ctrl-C are in it; a killed one's seconds are not.
+        Sessions that ended in an error or by Ctrl-C are in it; a killed one's seconds are not, and
+        follow from what it scored and trained.
         """
         start_s = time.perf_counter()
         try:

@@ -388,7 +388,13 @@ def test_an_interrupted_run_continues_to_the_same_answer(
         assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 130
     assert not (tmp_path / "cut" / "result.json").exists()
     assert (tmp_path / "cut" / "checkpoint.pt").exists() is (stage == "fine-tune")
+    (tmp_path / "cut" / "seconds.json").unlink()  # as if it had been killed
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 0
+    result = json.loads((tmp_path / "cut" / "result.json").read_text())
+    scored = (tmp_path / "cut" / "search.jsonl").read_text().splitlines()
+    learned = sum(epoch["seconds"] for epoch in result["training"])
+    assert result["seconds"]["search"] >= sum(json.loads(row)["evaluation_s"] for row in scored)
+    assert result["seconds"]["fine_tune"] >= learned > 0
     for name in ("architecture.json", "model.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
