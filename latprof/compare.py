@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -85,27 +86,28 @@ def quiet_sessions(series: Sequence[Rounds]) -> list[Rounds]:
 
 def require_batch(path: Path, batch: int) -> None:
     """Raise ContractError unless the file is made for this batch size."""
-    (first, *_) = (dimensions for dimensions, _ in _inputs(path).values())
-    if first[0] not in (0, batch):
+    (first, *_) = _inputs(path).values()
+    made_for = first.dimensions[0]
+    if made_for not in (0, batch):
         raise ContractError(
-            f"{path} is made for batches of {first[0]}, the table's device runs {batch}; export "
+            f"{path} is made for batches of {made_for}, the table's device runs {batch}; export "
             "it for that batch size"
         )
 
 
 def require_precision(path: Path, precision: str) -> None:
     """Raise DeviceMismatch if the file reads floats of another precision."""
-    for name, (_, kind) in _inputs(path).items():
-        if PRECISIONS.get(kind, precision) != precision:
+    for name, found in _inputs(path).items():
+        if found.precision not in (None, precision):
             raise DeviceMismatch(
-                f"{path}: its input {name} is {PRECISIONS[kind]}, the device computes in "
+                f"{path}: its input {name} is {found.precision}, the device computes in "
                 f"{precision}; export the file in that precision to time it there"
             )
 
 
 def require_alike(dense: Path, pruned: Path, batch: int) -> None:
     """Raise ContractError unless both read the same: no speedup is one of other images."""
-    first, second = (_shapes(path, batch) for path in (dense, pruned))
+    first, second = (_shapes(path, _inputs(path), batch) for path in (dense, pruned))
     if [*first.values()] != [*second.values()]:
         raise ContractError(f"{dense} reads {first}, {pruned} reads {second}")
 
@@ -125,12 +127,13 @@ def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Co
 
 def _opened(path: Path, device: Device):
     """The file in the runtime, run once: a session's first run is slow."""
-    rng = np.random.default_rng(0)
-    shapes = _shapes(path, device.batch)
-    kinds = {
-        name: np.float16 if kind == "fp16" else np.float32 for name, kind in _kinds(path).items()
+    rng, inputs = np.random.default_rng(0), _inputs(path)
+    feed = {
+        name: rng.standard_normal(shape).astype(
+            np.float16 if inputs[name].precision == "fp16" else np.float32
+        )
+        for name, shape in _shapes(path, inputs, device.batch).items()
     }
-    feed = {name: rng.standard_normal(shape).astype(kinds[name]) for name, shape in shapes.items()}
     try:
         opened = runtime(device).Running(str(path), feed, device)
         opened.run_s()
@@ -142,10 +145,17 @@ def _opened(path: Path, device: Device):
     return opened
 
 
-def _shapes(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
+class _Input(NamedTuple):
+    """What a file says of an input: its dimensions, 0 for a free one; None if it is no float."""
+
+    dimensions: list[int]
+    precision: str | None
+
+
+def _shapes(path: Path, inputs: dict[str, _Input], batch: int) -> dict[str, tuple[int, ...]]:
     """Of the inputs that the file declares; where the first dimension is free, `batch`."""
     found = {}
-    for name, ((first, *others), _) in _inputs(path).items():
+    for name, ((first, *others), _) in inputs.items():
         if 0 in others:
             raise ContractError(
                 f"{path}: its input {name} has free dimensions beside the batch; export it with "
@@ -155,13 +165,7 @@ def _shapes(path: Path, batch: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _kinds(path: Path) -> dict[str, str | None]:
-    """Input name → its precision, None where it is no float."""
-    return {name: PRECISIONS.get(kind) for name, (_, kind) in _inputs(path).items()}
-
-
-def _inputs(path: Path) -> dict[str, tuple[list[int], int]]:
-    """Input name → its dimensions, 0 for a free one, and ONNX's number of its type."""
+def _inputs(path: Path) -> dict[str, _Input]:
     if not path.is_file():
         raise ContractError(f"{path}: no such ONNX file")
     try:
@@ -170,9 +174,9 @@ def _inputs(path: Path) -> dict[str, tuple[list[int], int]]:
         raise ContractError(f"{path}: not a readable ONNX file") from None
     weights = {tensor.name for tensor in graph.initializer}
     return {
-        entry.name: (
+        entry.name: _Input(
             [d.dim_value for d in entry.type.tensor_type.shape.dim],
-            entry.type.tensor_type.elem_type,
+            PRECISIONS.get(entry.type.tensor_type.elem_type),
         )
         for entry in graph.input
         if entry.name not in weights
