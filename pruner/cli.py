@@ -362,8 +362,8 @@ def evaluate(
     json_: JsonOption = False,
 ) -> None:
     """Accuracy on the test set, in PyTorch and after export to ONNX."""
-    whole = model is not None and weights is not None
-    if whole is (run is not None) or (run is not None and (model or weights)):
+    others = (model, weights)
+    if not (all(others) if run is None else not any(others)):
         raise RunError("give either --model with --weights, or --run")
     images = load_data(data, data_dir)
     if run is not None:

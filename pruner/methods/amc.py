@@ -73,10 +73,8 @@ class _Trial:
         if self.best is None and self.scored >= self.patience:
             raise _NoneFits
         self.scored += 1
-        latency_s, accuracy = (
-            self.task.latency.latency_s(architecture),
-            self.task.score(architecture),
-        )
+        latency_s = self.task.latency.latency_s(architecture)
+        accuracy = self.task.score(architecture)
         self.fastest_s = min(self.fastest_s, latency_s)
         if latency_s <= self.task.budget_s and accuracy > self.accuracy:
             self.best, self.accuracy = architecture, accuracy
