@@ -29,9 +29,7 @@ def test_a_device_that_is_not_here_says_what_is_and_where_a_table_may_come_from(
 
 
 def test_more_threads_than_cores_are_refused():
-    with pytest.raises(
-        DeviceNotHere, match=f"this process may use {len(os.sched_getaffinity(0))} cores"
-    ):
+    with pytest.raises(DeviceNotHere, match=r"this process may use \d+ cores"):
         this_device("cpu", Usage(threads=10_000))
 
 
