@@ -26,7 +26,7 @@ from pruner.filters.dynamic import Phase, select
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import SearchSettings
 from pruner.prune import Journey
-from pruner.surgery import cut
+from pruner.surgery import cut, keep_best
 
 DYNAMIC = {"dynamic": Phase(), "dynamic, nothing regenerated": Phase(regenerated=0.0)}
 WAYS = (*RANKINGS, *DYNAMIC)
@@ -62,9 +62,11 @@ def judge(
 ) -> dict[str, float]:
     """Accuracy after training masked, and after fine-tuning."""
     train, test = run.data.train, run.data.test
-    first = RANKINGS[way](run.trace, train) if way in RANKINGS else None
-    phase = DYNAMIC.get(way, Phase(ranked=False))
-    traced, kept = select(run.trace, architecture, train, phase, seed, first=first)
+    fixed = None
+    if way in RANKINGS:
+        fixed = keep_best(run.trace.network, architecture, RANKINGS[way](run.trace, train))
+    phase = DYNAMIC.get(way, Phase())
+    traced, kept = select(run.trace, architecture, train, phase, seed, fixed=fixed)
     model = cut(traced, architecture, kept)
     recalibrate(model, train, run.settings.recalibration_images, fast=True)
     selected = accuracy(model, test)

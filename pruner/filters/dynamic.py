@@ -6,34 +6,37 @@ ACS = cos(w^t − m^t, w^(t+d) − m^(t+d)); a filter's activity is 1 − ACS, a
 adapt best to the filters that are missing. Pruned filters are masked, not deleted: they still
 receive gradient, every d steps a share ρ of them may return in exchange for less active kept ones,
 and ρ falls to 0. Masks act where channels are read: what a pruned channel would have written there
-is 0, as in the network that is cut, and its gradient does not die in the activation before.
+is 0, as in the network that is cut, and its gradient does not die in the activation before. It ends
+at the pruned filter's own weights: passed on, it would teach the layers before for outputs that
+nobody reads, and a ResNet-20 forgets what it knew within forty steps.
 
 Deviations (no code of the paper could be found):
 1. The schedule (`Phase`): a new ranking every `interval` of `steps`, ρ linearly to 0.
 2. Where several layers write one group, their activities are put on one scale and added
    (`pruner/filters/writers.py`).
-3. The first mask is that of the largest L1 norms, or of any other scores.
+3. The network becomes incomplete by and by, so that those ranked all have a say in it: filters of
+   a first mask drift without being heard, and would look the most active.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lookup_tables.network import Architecture
 from pruner.compute import Here, fast_arithmetic, loss_scaler, on_processor
 from pruner.data import Images
-from pruner.filters.magnitude import l1_norm
 from pruner.filters.writers import filters, of_groups
 from pruner.graph_reader import Segment
 from pruner.reading import ahead
-from pruner.surgery import Kept, cut, keep_best, mixes_channels
+from pruner.surgery import Kept, cut, mixes_channels
 from pruner.trace import Trace
 
 Report = Callable[[int, int, str], None]
@@ -41,9 +44,10 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """How the incomplete network is trained.
+    """How the incomplete network is trained, and what leaves and returns meanwhile.
 
-    With `regenerated` 0 it is ranked once, at the end; without `ranked` its first mask stays.
+    Every `interval` steps filters are ranked: the least active leave until, after the share
+    `narrowed` of all steps, the widths asked for are reached. With `regenerated` 0 none returns.
     """
 
     steps: int = 400
@@ -52,8 +56,8 @@ class Phase:
     rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    narrowed: float = 0.5
     regenerated: float = 0.5  # share ρ of the pruned filters that may return, at the start
-    ranked: bool = True
 
 
 def select(
@@ -63,26 +67,23 @@ def select(
     phase: Phase = Phase(),
     seed: int = 0,
     report: Report = lambda step, total, text: None,
-    first: Mapping[str, Tensor] | None = None,
+    fixed: Kept | None = None,
 ) -> tuple[Trace, Kept]:
     """Train the incomplete network; the trace with its weights, and the channels that stay.
 
-    `first`: scores that choose the first mask, group → (width,); without them L1 norms.
+    `fixed`: channels that stay whatever happens; then nothing is ranked.
     """
     network = trace.network
-    kept = keep_best(network, architecture, first or l1_norm(trace))
-    masks = {name: _mask(group.width, kept[name]) for name, group in network.group.items()}
+    masks = {name: torch.ones(group.width) for name, group in network.group.items()}
+    if fixed is not None:
+        masks = {name: _mask(len(mask), fixed[name]) for name, mask in masks.items()}
     blocks_only = Architecture(removed=architecture.removed)
     whole = {name: torch.arange(group.width) for name, group in network.group.items()}
     module = cut(trace, blocks_only, whole)
     present = replace(trace, module=module)
-    hooks = hide(present, masks)
-    try:
-        with on_processor(module) as here:
-            _train(present, masks, network.widths(architecture), images, phase, seed, here, report)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hide(present, masks), on_processor(module) as here:
+        widths = None if fixed is not None else network.widths(architecture)
+        _train(present, masks, widths, images, phase, seed, here, report)
     trained = copy.deepcopy(trace.module)
     trained.load_state_dict(module.state_dict(), strict=False)  # removed blocks keep what they had
     final = {name: mask.nonzero().flatten() for name, mask in masks.items()}
@@ -111,15 +112,12 @@ def _train(
         scaler.step(optimizer)
         scaler.update()
         done = step + 1
-        if phase.ranked and phase.regenerated and done % phase.interval == 0:
-            share = phase.regenerated * (1 - done / phase.steps)
-            _exchange(masks, activity(trace, before), share)
+        if widths and (done % phase.interval == 0 or done == phase.steps):
+            scores, left = activity(trace, before), 1 - done / phase.steps
+            _narrow(masks, scores, widths, min(1.0, done / (phase.narrowed * phase.steps)))
+            _exchange(masks, scores, phase.regenerated * left)
             before = _snapshot(trace)
         report(done, phase.steps, "choosing filters")
-    if phase.ranked and not phase.regenerated:
-        scores = activity(trace, before)
-        for name, mask in masks.items():
-            mask.copy_(_mask(len(mask), scores[name].topk(widths[name]).indices))
 
 
 def activity(trace: Trace, before: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,6 +129,17 @@ def activity(trace: Trace, before: dict[str, Tensor]) -> dict[str, Tensor]:
         return (1 - similarity).clamp_min(0)
 
     return of_groups(trace, score)
+
+
+def _narrow(
+    masks: dict[str, Tensor], scores: dict[str, Tensor], widths: Mapping[str, int], progress: float
+) -> None:
+    """The least active leave, until so much of the way to the widths is gone."""
+    for name, mask in masks.items():
+        kept = mask.nonzero().flatten()
+        now = round(len(mask) - progress * (len(mask) - widths[name]))
+        leaving = scores[name][kept].topk(max(0, len(kept) - now), largest=False).indices
+        mask[kept[leaving]] = 0.0
 
 
 def _exchange(masks: dict[str, Tensor], scores: dict[str, Tensor], share: float) -> None:
@@ -153,32 +162,65 @@ def _snapshot(trace: Trace) -> dict[nn.Module, Tensor]:
     return {modules[n]: filters(modules[n]).clone() for n in present if n in modules}
 
 
-def hide(trace: Trace, masks: Mapping[str, Tensor]) -> list[RemovableHandle]:
-    """Masked channels read as 0, everywhere; they still receive the gradient of their readers.
+@contextmanager
+def hide(trace: Trace, masks: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, masked channels read as 0, everywhere, and only their own filters learn from it.
 
-    `masks`: group → (width,) of 0 and 1; changes to them take effect at once. A layer that keeps
-    channels apart passes a masked one on to a layer that mixes them, and there it is masked.
+    Such a filter receives the gradient of its readers, which ends there: what comes before learns
+    as it would in the network that is cut. `masks`: group → (width,) of 0 and 1; changes to them
+    take effect at once. A layer that keeps channels apart passes a masked one on to a layer that
+    mixes them, and there it is masked.
     """
     modules = dict(trace.module.named_modules())
-    hooks = []
-    for path, channels in trace.channels.items():
-        prunable = any(segment.group for segment in channels.reads)
-        if prunable and path in modules and mixes_channels(modules[path]):
-            gate = _gate(channels.reads, masks)
-            hooks.append(modules[path].register_forward_pre_hook(gate))
-    return hooks
+    with ExitStack() as undo:
+        for path, channels in trace.channels.items():
+            if path not in modules or not mixes_channels(modules[path]):
+                continue
+            module = modules[path]
+            if any(segment.group for segment in channels.reads):
+                gate = _gate(channels.reads, masks)
+                undo.callback(module.register_forward_pre_hook(gate).remove)
+            if any(segment.group for segment in channels.writes):
+                module.forward = partial(_write_apart, module, channels.writes, masks)
+                undo.callback(delattr, module, "forward")
+        yield
 
 
 def _gate(reads: tuple[Segment, ...], masks: Mapping[str, Tensor]):
     def gate(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = inputs[0]
-        parts = [masks[s.group] if s.group else torch.ones(s.width) for s in reads]
-        repeated = [p.repeat_interleave(s.repeat) for p, s in zip(parts, reads, strict=True)]
-        shown = torch.cat(repeated).to(x)
+        shown = _joined(reads, masks).to(x)
         shown = shown if isinstance(module, nn.Linear) else shown[:, None, None]
         return (x * shown + (x - x.detach()) * (1 - shown), *inputs[1:])
 
     return gate
+
+
+def _write_apart(
+    module: nn.Module, writes: tuple[Segment, ...], masks: Mapping[str, Tensor], x: Tensor
+) -> Tensor:
+    """The layer's outputs; through those of masked filters no gradient reaches its input."""
+    shown = _joined(writes, masks).to(x.device)
+    kept, masked = shown.nonzero().flatten(), (shown == 0).nonzero().flatten()
+    if not len(masked):
+        return _filtered(module, x, kept)
+    parts = _filtered(module, x, kept), _filtered(module, x.detach(), masked)
+    return torch.cat(parts, dim=1)[:, torch.cat([kept, masked]).argsort()]
+
+
+def _filtered(module: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
+    """What some of a layer's filters write."""
+    weight = module.weight[chosen]
+    bias = None if module.bias is None else module.bias[chosen]
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, module.stride, module.padding)
+
+
+def _joined(segments: tuple[Segment, ...], masks: Mapping[str, Tensor]) -> Tensor:
+    """The masks of a layer's features, in their order; 1 where nothing is masked."""
+    parts = [masks[s.group] if s.group else torch.ones(s.width) for s in segments]
+    return torch.cat([p.repeat_interleave(s.repeat) for p, s in zip(parts, segments, strict=True)])
 
 
 def _mask(width: int, kept: Tensor) -> Tensor:

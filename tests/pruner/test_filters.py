@@ -7,14 +7,14 @@ import torch
 
 from lookup_tables.network import Architecture
 from pruner.data import load_data
-from pruner.filters import RANKINGS
+from pruner.filters import RANKINGS, dynamic
 from pruner.filters.coupled import coupled_magnitude
-from pruner.filters.dynamic import Phase, activity, hide, select
+from pruner.filters.dynamic import Phase, _exchange, _snapshot, activity, hide, select
 from pruner.filters.magnitude import l1_norm
-from pruner.filters.taylor import importance
+from pruner.filters.taylor import _squares, importance
 from pruner.filters.writers import filters
 from pruner.models.imagenet import mobilenet_v2_cifar
-from pruner.surgery import cut, keep_best
+from pruner.surgery import cut, keep_best, positions
 from pruner.trace import trace
 from tests.toys import Branches, tiny_resnet
 
@@ -118,23 +118,40 @@ def test_the_masked_network_computes_what_the_cut_one_does(make):
     x = torch.randn(3, *shape)
     with torch.no_grad():
         smaller = cut(traced, architecture, kept)(x)
-        hooks = hide(traced, masks_of(traced.network, kept))
-        masked = traced.module(x)
-        for hook in hooks:
-            hook.remove()
+        with hide(traced, masks_of(traced.network, kept)):
+            masked = traced.module(x)
         assert not torch.allclose(traced.module(x), masked, atol=1e-4)
     assert torch.allclose(masked, smaller, atol=1e-4)
 
 
-def test_masked_filters_receive_gradient(traced):
-    kept = keep_best(traced.network, half_of(traced.network), l1_norm(traced))
-    hooks = hide(traced, masks_of(traced.network, kept))
+def learn_masked(traced, kept):
+    """One backward pass of the network whose other channels are hidden."""
     x, labels = IMAGES.batch(torch.arange(64))
     traced.module.train()
-    torch.nn.functional.cross_entropy(traced.module(x), labels).backward()
+    with hide(traced, masks_of(traced.network, kept)):
+        torch.nn.functional.cross_entropy(traced.module(x), labels).backward()
     traced.module.eval()
-    for hook in hooks:
-        hook.remove()
+
+
+def test_kept_filters_learn_what_they_learn_in_the_network_that_is_cut(traced):
+    kept = keep_best(traced.network, half_of(traced.network), l1_norm(traced))
+    small = cut(traced, half_of(traced.network), kept).train()
+    learn_masked(traced, kept)
+    x, labels = IMAGES.batch(torch.arange(64))
+    torch.nn.functional.cross_entropy(small(x), labels).backward()
+    for path, channels in traced.channels.items():
+        whole = traced.module.get_submodule(path).weight.grad
+        found = whole[positions(channels.writes, kept)]
+        if whole.dim() > 1:
+            found = found[:, positions(channels.reads, kept)]
+        expected = small.get_submodule(path).weight.grad
+        assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6), path
+    traced.module.zero_grad(set_to_none=True)
+
+
+def test_masked_filters_receive_gradient(traced):
+    kept = keep_best(traced.network, half_of(traced.network), l1_norm(traced))
+    learn_masked(traced, kept)
     for layer in (entry for entry in traced.network.layers if entry.group):
         gradient = traced.module.get_submodule(layer.name).weight.grad.flatten(1).abs().sum(1)
         hidden = masks_of(traced.network, kept)[layer.group] == 0
@@ -142,15 +159,45 @@ def test_masked_filters_receive_gradient(traced):
     traced.module.zero_grad(set_to_none=True)
 
 
-def test_regeneration_brings_filters_back_that_the_first_mask_had_pruned(traced):
-    architecture = half_of(traced.network)
-    first = keep_best(traced.network, architecture, l1_norm(traced))
+def test_regeneration_brings_pruned_filters_back(traced, monkeypatch):
+    """Seen from rank to rank: with ρ above 0 a masked filter is shown again, with 0 never."""
+    returned = []
+
+    def watched(masks, scores, share):
+        before = {name: mask.clone() for name, mask in masks.items()}
+        real(masks, scores, share)
+        returned.append(sum(int((masks[n] > before[n]).sum()) for n in masks))
+
+    real = dynamic._exchange
+    monkeypatch.setattr(dynamic, "_exchange", watched)
     phase = Phase(steps=20, interval=4, batch=32, rate=0.1)
-    _, kept = select(traced, architecture, IMAGES, phase)
-    back = sum(len(set(kept[n].tolist()) - set(first[n].tolist())) for n in first)
-    assert back > 0
-    _, kept = select(traced, architecture, IMAGES, replace(phase, ranked=False))
+    select(traced, half_of(traced.network), IMAGES, phase)
+    assert sum(returned) > 0
+    assert returned[-1] == 0  # ρ has fallen to nothing
+    returned.clear()
+    select(traced, half_of(traced.network), IMAGES, replace(phase, regenerated=0.0))
+    assert sum(returned) == 0
+
+
+def test_filters_leave_by_and_by_until_the_widths_are_reached(traced, monkeypatch):
+    seen = []
+    real = dynamic._narrow
+
+    def watched(masks, scores, widths, progress):
+        real(masks, scores, widths, progress)
+        seen.append(int(masks["layer1.0.conv1"].sum()))
+
+    monkeypatch.setattr(dynamic, "_narrow", watched)
+    select(traced, half_of(traced.network), IMAGES, Phase(steps=16, interval=4, batch=32))
+    assert seen == [12, 8, 8, 8]
+
+
+def test_filters_that_another_criterion_chose_stay_throughout(traced):
+    first = keep_best(traced.network, half_of(traced.network), l1_norm(traced))
+    phase = Phase(steps=8, interval=4, batch=32)
+    trained, kept = select(traced, half_of(traced.network), IMAGES, phase, fixed=first)
     assert all(torch.equal(kept[name], first[name]) for name in first)
+    assert not torch.equal(trained.module.conv1.weight, traced.module.conv1.weight)
 
 
 def test_coupled_magnitude_weighs_writers_readers_and_norms_on_one_scale(traced):
@@ -218,3 +265,35 @@ def test_without_regeneration_the_most_active_filters_stay(traced):
     most = activity(trained, then)[layer].topk(4).indices.sort().values
     assert torch.equal(kept[layer].sort().values, most)
     assert not torch.equal(module.weight, trained.module.get_submodule(layer).weight)
+
+
+def test_only_a_pruned_filter_that_is_more_active_takes_the_place_of_a_kept_one():
+    masks = {"g": torch.tensor([1.0, 1, 0, 0])}
+    _exchange(masks, {"g": torch.tensor([0.1, 0.9, 0.5, 0.05])}, 1.0)
+    assert masks["g"].tolist() == [0, 1, 1, 0]
+
+
+def test_the_filter_that_turned_away_from_the_others_is_the_most_active(traced):
+    before = _snapshot(traced)
+    layer = traced.module.get_submodule("layer1.0.conv1")
+    with torch.no_grad():
+        layer.weight.mul_(2)  # all alike: no direction of its own
+        layer.weight[5] = layer.weight[5].flip(0, 1, 2)
+    assert int(activity(traced, before)["layer1.0.conv1"].argmax()) == 5
+
+
+def test_a_block_is_worth_what_the_last_layer_inside_writes(traced):
+    found = importance(traced, IMAGES)
+    block = next(b for b in traced.network.blocks if b.name == "layer1.1")
+    last = traced.module.get_submodule(block.layers[-1])
+    assert float(found["layer1.1"]) == pytest.approx(
+        float(_squares(traced, IMAGES)[last].sum()), rel=1e-3
+    )
+
+
+def test_coupled_layers_importances_add_up(traced):
+    squares, found = _squares(traced, IMAGES), importance(traced, IMAGES)
+    writers = [layer.name for layer in traced.network.layers if layer.group == "conv1"]
+    assert len(writers) > 1
+    total = sum(squares[traced.module.get_submodule(name)] for name in writers)
+    assert torch.allclose(found["conv1"], total, rtol=1e-3)
