@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Has onnxruntime-gpu, without onnxruntime beside it, and pycuda: the README's "GPUs" says how.
+# Has onnxruntime-gpu, without onnxruntime beside it: the README's "GPUs" says how.
 GPU_PYTHON ?= python3
 
 # For real use; see `make help`.

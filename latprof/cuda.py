@@ -18,8 +18,11 @@ so that a table's spread holds that of the search.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict
+from contextlib import redirect_stdout
+from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
@@ -36,40 +39,46 @@ __all__ = ["Instrumented", "Monitor", "Running"]
 
 PROVIDER, MEMORY = "CUDAExecutionProvider", "cuda"
 _LONGEST_DELAY_S = 0.05  # by which work is held back while it is queued
+_UNCAPTURED = 2  # runs before a graph is captured
+_TYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_,
+}  # fmt: skip
 _MOST_SESSIONS = 512  # of single layers; each holds weights and a workspace on the card
 
 
 class Running:
     """A network opened on the GPU and ready to be called again and again."""
 
-    has_graph = True
-
     def __init__(self, model: bytes | str, feed: dict[str, np.ndarray], device: Device) -> None:
         self._model, self._feed, self._device = model, feed, device
-        self._graph: _Bound | None = None
-        self._as_graph = device.provider_options.get(GRAPH) == "1"
-        self._bound = _Bound(model, feed, device, graph=self._as_graph)
+        as_graph = device.provider_options.get(GRAPH) == "1"
+        self._bound = _Bound(model, feed, device, as_graph)
+        self._graph = self._bound if as_graph else None
         self._events = driver().event(), driver().event()
 
     def run_s(self) -> float:
         """Run once, as a stream or a graph, whichever the device says; seconds between events."""
         return self._timed_s(self._bound)
 
+    @cached_property
+    def has_graph(self) -> bool:
+        """Whether it can be captured; a device that runs it as a stream can do without."""
+        try:
+            self._graph = self._graph or _Bound(self._model, self._feed, self._device, graph=True)
+        except Exception:  # whatever the runtime raises on what no graph may hold
+            return False
+        return True
+
     def graph_s(self) -> float:
-        """Replay once as a CUDA graph."""
-        if self._graph is None:
-            self._graph = (
-                self._bound
-                if self._as_graph
-                else _Bound(self._model, self._feed, self._device, graph=True)
-            )
+        """Replay once as a CUDA graph; for networks that have one."""
         return self._timed_s(self._graph)
 
     def _timed_s(self, bound: _Bound) -> float:
         cuda, (before, after) = driver(), self._events
-        cuda.record(before)
+        cuda.record(before, bound.is_graph)
         bound.run()
-        cuda.record(after)
+        cuda.record(after, bound.is_graph)
         cuda.wait(after)
         return cuda.between_s(before, after)
 
@@ -140,17 +149,24 @@ class _Bound:
     def __init__(
         self, model: bytes | str, feed: dict[str, np.ndarray], device: Device, graph: bool
     ) -> None:
+        self.is_graph = graph
         self._session = _open(model, device, graph)
         self._binding = self._session.io_binding()
         self._tensors = [_on_device(value) for value in feed.values()]
         for name, value in zip(feed, self._tensors, strict=True):
             self._binding.bind_ortvalue_input(name, value)
         for output in self._session.get_outputs():
+            if not graph and not all(isinstance(n, int) for n in output.shape):
+                self._binding.bind_output(output.name, MEMORY)  # as large as it turns out
+                continue
             value = _empty(
-                [n if isinstance(n, int) else device.batch for n in output.shape], device
+                [n if isinstance(n, int) else device.batch for n in output.shape],
+                _TYPES.get(output.type, NUMPY[device.precision]),
             )
             self._tensors.append(value)
             self._binding.bind_ortvalue_output(output.name, value)
+        for _ in range(_UNCAPTURED if graph else 0):  # what a capture may not do: take memory
+            self._session.run_with_iobinding(self._binding, _without_waiting(captured=False))
         self._options = _without_waiting()
         self.run()  # searches for algorithms, captures the graph
         self._binding.synchronize_outputs()
@@ -168,7 +184,7 @@ class _Step:
         self._binding = self._session.io_binding()
         for name, source in zip(layer.input_names, layer.sources, strict=True):
             self._binding.bind_ortvalue_input(name, tensors[source])
-        tensors[layer.name] = _empty(layer.out_shape, device)
+        tensors[layer.name] = _empty(layer.out_shape, NUMPY[device.precision])
         (output,) = self._session.get_outputs()
         self._binding.bind_ortvalue_output(output.name, tensors[layer.name])
         self._tensors = tensors  # keeps the buffers alive
@@ -194,22 +210,30 @@ def _session_of(layer: LayerModel, device: Device) -> ort.InferenceSession:
 def _open(model: bytes | str, device: Device, graph: bool) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Each session would start a thread a core, and hundreds of sessions are kept.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    stream = driver().graph_stream if graph else driver().stream
     provider = dict(device.provider_options) | {
-        "user_compute_stream": str(driver().stream),
+        "user_compute_stream": str(stream),
         GRAPH: "1" if graph else "0",
     }
-    session = ort.InferenceSession(model, options, providers=[(PROVIDER, provider)])
-    if session.get_providers()[0] != PROVIDER:
+    with redirect_stdout(sys.stderr):  # where it prints faults; answers go to standard output
+        session = ort.InferenceSession(model, options, providers=[(PROVIDER, provider)])
+    # After a fault it opens the network again by itself, with other providers or no options.
+    given = session.get_provider_options().get(PROVIDER, {})
+    if session.get_providers()[0] != PROVIDER or given.get(GRAPH) != provider[GRAPH]:
         raise RuntimeError(
-            "ONNX Runtime opened the network without its CUDA provider; its libraries are not "
-            "complete (see ort.preload_dlls)"
+            "ONNX Runtime opened the network without its CUDA provider, or without the options it "
+            "was given; its libraries are not complete (see ort.preload_dlls)"
         )
     return session
 
 
-def _without_waiting() -> ort.RunOptions:
+def _without_waiting(captured: bool = True) -> ort.RunOptions:
     options = ort.RunOptions()
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    if not captured:
+        options.add_run_config_entry("gpu_graph_id", "-1")
     return options
 
 
@@ -217,7 +241,5 @@ def _on_device(value: np.ndarray) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(value, MEMORY, 0)
 
 
-def _empty(shape, device: Device) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_shape_and_type(
-        list(shape), NUMPY[device.precision], MEMORY, 0
-    )
+def _empty(shape, dtype: type) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, MEMORY, 0)

@@ -28,12 +28,13 @@ class Driver(Protocol):
 
     name: str
     stream: int  # the handle of a stream of our own, not the null stream
+    graph_stream: int  # of another one, for graphs: a capture that fails spoils its stream
 
     def event(self) -> Any:
         """A timing event, not yet recorded."""
 
-    def record(self, event: Any) -> None:
-        """Put an event into the stream."""
+    def record(self, event: Any, graph: bool = False) -> None:
+        """Put an event into the stream, or into that of the graphs."""
 
     def wait(self, event: Any) -> None:
         """Block the host until an event has passed."""
@@ -74,19 +75,19 @@ class _Pycuda:
         context = cuda.Device(0).retain_primary_context()
         context.push()
         try:
-            self._stream = cuda.Stream()
+            self._stream, self._graph_stream = cuda.Stream(), cuda.Stream()
             self._spin = SourceModule(_SPIN, no_extern_c=True).get_function("spin")
         except Exception:
             context.pop()
             raise
         atexit.register(context.pop)  # pycuda aborts if a context is left at the end
-        self.stream = self._stream.handle
+        self.stream, self.graph_stream = self._stream.handle, self._graph_stream.handle
 
     def event(self):
         return self._cuda.Event()
 
-    def record(self, event) -> None:
-        event.record(self._stream)
+    def record(self, event, graph=False) -> None:
+        event.record(self._graph_stream if graph else self._stream)
 
     def wait(self, event) -> None:
         event.synchronize()
@@ -109,14 +110,15 @@ class _Torch:
 
         torch.cuda.init()
         self._torch = torch
-        self._stream = torch.cuda.Stream()
+        self._stream, self._graph_stream = torch.cuda.Stream(), torch.cuda.Stream()
         self.stream = self._stream.cuda_stream
+        self.graph_stream = self._graph_stream.cuda_stream
 
     def event(self):
         return self._torch.cuda.Event(enable_timing=True)
 
-    def record(self, event) -> None:
-        event.record(self._stream)
+    def record(self, event, graph=False) -> None:
+        event.record(self._graph_stream if graph else self._stream)
 
     def wait(self, event) -> None:
         event.synchronize()

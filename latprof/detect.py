@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -253,7 +254,7 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise DeviceNotHere(
             f"GPU {gpu.name!r} is here, but this ONNX Runtime cannot use it: "
-            "pip uninstall onnxruntime, then pip install 'latprof-pruner[gpu]'"
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
         )
     if usage.threads != 1:
         raise DeviceNotHere("threads are a matter of CPUs; leave --threads out on a GPU")
@@ -288,7 +289,11 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
             "arena_extend_strategy": "kSameAsRequested",
             GRAPH: "1" if usage.cuda_graph else "0",
         },
-        session_options={"graph_optimization_level": "all", "execution_mode": "sequential"},
+        session_options={
+            "graph_optimization_level": "all",
+            "execution_mode": "sequential",
+            "intra_op_num_threads": "1",
+        },
         precision=usage.precision,
         batch=usage.batch,
         affinity=affinity(),
@@ -299,8 +304,11 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
 def _library_version(name: str, function: str) -> str:
     """The version number a CUDA library reports about itself, asked where ONNX Runtime loads it."""
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the libraries of NVIDIA's own packages
-    for suffix in ("", *(f".{major}" for major in range(14, 7, -1))):
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()  # finds the libraries of NVIDIA's own packages
+    built_for = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
+    majors = [built_for] if built_for and "cudart" in name else []
+    for suffix in (*(f".{major}" for major in (*majors, *range(14, 7, -1))), ""):
         try:
             ask = getattr(ctypes.CDLL(name + suffix), function)
         except (OSError, AttributeError):

@@ -253,9 +253,9 @@ class Bench:
         ), beside_s
 
     def _graph_ratio(self, pruned) -> float | None:
-        """Both networks replayed as CUDA graphs; None where the runtime has none."""
+        """Both networks replayed as CUDA graphs; None where the runtime has none of them."""
         dense = self._dense[0]
-        count = FEWEST if dense.has_graph else 0
+        count = FEWEST if dense.has_graph and pruned.has_graph else 0
         pairs = [(dense.graph_s(), pruned.graph_s()) for _ in range(count)]
         ratios = [pruned_s / dense_s for dense_s, pruned_s in pairs]
         return float(np.median(ratios)) if ratios else None

@@ -9,6 +9,12 @@ from latprof import cli as latprof_cli
 from pruner import cli as pruner_cli
 from tests.commands import FACTORY, command
 
+
+def pytest_configure(config):
+    if config.option.markexpr != "gpu":
+        torch.cuda.is_available = lambda: False
+
+
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the other cores
 
 

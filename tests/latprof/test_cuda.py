@@ -8,6 +8,7 @@ import time
 import numpy as np
 import onnxruntime as ort
 import pytest
+import torch
 
 from latprof import cuda
 from latprof.cuda import Instrumented, Running
@@ -24,7 +25,7 @@ GPU = DEVICE.model_copy(update={"kind": "cuda"})
 class HostClock:
     """Events that note the host's time; keeps what was asked of it in order."""
 
-    name, stream = "host", 1
+    name, stream, graph_stream = "host", 1, 2
 
     def __init__(self):
         self.asked = []
@@ -32,8 +33,8 @@ class HostClock:
     def event(self):
         return [0.0]
 
-    def record(self, event):
-        self.asked.append("record")
+    def record(self, event, graph=False):
+        self.asked.append("record in a graph's stream" if graph else "record")
         event[0] = time.perf_counter()
 
     def wait(self, event):
@@ -120,8 +121,38 @@ def test_a_whole_network_runs_bound_to_the_device_and_as_a_graph(clock):
     model = build(RESNET, RESNET.dense).SerializeToString()
     running = Running(model, {INPUT: random_input(RESNET)}, GPU)
     assert running.run_s() > 0
-    assert running.graph_s() > 0
     assert clock.asked[-3:] == ["record", "record", "wait"]
+    assert running.has_graph
+    assert running.graph_s() > 0
+    assert clock.asked[-3:] == [*["record in a graph's stream"] * 2, "wait"]
+
+
+def test_a_network_that_cannot_be_captured_is_timed_as_a_stream_alone(clock, monkeypatch):
+    real = cuda._open
+
+    def refusing(model, device, graph):
+        if graph:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return real(model, device, graph)
+
+    monkeypatch.setattr(cuda, "_open", refusing)
+    model = build(RESNET, RESNET.dense).SerializeToString()
+    running = Running(model, {INPUT: random_input(RESNET)}, GPU)
+    assert not running.has_graph
+    assert running.run_s() > 0
+
+
+def test_outputs_of_any_type_and_size_are_bound(clock, tmp_path):
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return x.argmax(1), x.nonzero()
+
+    path = tmp_path / "two.onnx"
+    torch.onnx.export(
+        Two().eval(), (torch.randn(1, 4, 2, 2),), path, input_names=["x"], verbose=False
+    )
+    feed = {"x": np.ones((1, 4, 2, 2), np.float32)}
+    assert Running(str(path), feed, GPU.model_copy(update={"precision": "fp16"})).run_s() > 0
 
 
 def test_a_device_that_runs_graphs_runs_nothing_else(clock, monkeypatch):

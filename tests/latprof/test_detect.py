@@ -115,7 +115,7 @@ def test_gpus_are_known_by_what_the_hardware_reports():
 def test_a_gpu_without_a_runtime_for_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(detect, "gpus", lambda: parse_gpus(LISTING))
     monkeypatch.setattr(detect.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(DeviceNotHere, match=r"cannot use it: .*latprof-pruner\[gpu\]"):
+    with pytest.raises(DeviceNotHere, match=r"cannot use it: .*pip install onnxruntime-gpu"):
         this_device("titan_rtx")
 
 
