@@ -23,6 +23,7 @@ from latprof.errors import DeviceNotHere, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
 from latprof.options import (
+    HOME_HELP,
     ArchitectureOption,
     BatchOption,
     DeviceOption,
@@ -69,7 +70,7 @@ from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import LatencyTable, home_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -180,7 +181,7 @@ def profile(
         str | None, typer.Option(help="Spend at most this, earlier calls included: 90s, 10m, 1h.")
     ] = None,
     seed: SeedOption = 0,
-    out: Annotated[Path | None, typer.Option(help="The table's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -193,7 +194,7 @@ def profile(
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
     usage = Usage(threads, batch, precision, cuda_graph, algorithm_search)
     target = this_device(device, usage)
-    folder = out or DATA / target.name
+    folder = out or home_of(target.name)
     loaded = _network_or_onnx(network, onnx_file, folder)
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
@@ -413,7 +414,7 @@ def transfer(
     folder makes it a whole one.
     """
     target = this_device(device, Usage(threads, batch, precision))
-    folder = out or DATA / target.name
+    folder = out or home_of(target.name)
     with _interruptible(folder), progress() as bar:
         task = bar.add_task(f"{network} on {target.name}", total=1, text="")
         result = run_transfer(

@@ -30,6 +30,9 @@ SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+HOME_HELP = (
+    "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else tables/DEVICE."
+)
 ArchitectureOption = Annotated[
     Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')
 ]

@@ -15,14 +15,14 @@ from rich.table import Table
 from latprof.card import drawing, write_card
 from latprof.errors import OptionError
 from latprof.merge import merge
-from latprof.options import JsonOption, NetworkOption, TableOption
+from latprof.options import HOME_HELP, JsonOption, NetworkOption, TableOption
 from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
 from lookup_tables.errors import TableError
 from lookup_tables.files import only_writer, write_whole
 from lookup_tables.manifest import MANIFEST, ROWS, Manifest, load_manifest, read_sealed
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, IDENTITY, LatencyTable
+from lookup_tables.table import IDENTITY, LatencyTable, home_of
 
 UrlArgument = Annotated[
     str,
@@ -59,7 +59,7 @@ def pull_command(
     ] = None,
     network: NetworksOption = None,
     version: Annotated[int | None, typer.Option(min=1, help="Not the current one.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The table's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place's rows where the folder has others.")
     ] = False,
@@ -68,7 +68,7 @@ def pull_command(
     """Fetch a shared table, verified before it is there; an interrupted pull continues."""
     place = Place(url)
     device = device or _only_device(place)
-    folder = out or DATA / device
+    folder = out or home_of(device)
     manifest, news = pull(place, device, folder, network or (), version, replace)
     _say(manifest, news, str(folder), "pulled", json_)
 

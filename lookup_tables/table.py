@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,16 +16,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lookup_tables.device import Device
-from lookup_tables.errors import TableError
+from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.manifest import expected, load_manifest, read_sealed, seal, unseal
-from lookup_tables.network import Architecture, Network
+from lookup_tables.network import Architecture, Layer, Network, network_names
 from lookup_tables.prior import Prior
 
 FORMAT = 2
 IDENTITY = "device.json"
 DATA = Path(__file__).parent / "data"
+ELSEWHERE = Path("tables")  # where tables go if this package was installed and is no checkout
 # Attempts at one run whose dense network took this much longer than in the quietest were
 # disturbed: on a shared machine the ratio to the dense network shifts by several percent then.
 DISTURBED = 1.09
@@ -135,6 +137,12 @@ Row = Annotated[Plan | Run | Validation, Field(discriminator="row")]
 _ROW = TypeAdapter(Row)
 
 
+def home_of(device: str) -> Path:
+    """The folder of a device's table unless another one is named."""
+    is_checkout = (DATA.parents[1] / "pyproject.toml").is_file()
+    return (DATA if is_checkout else ELSEWHERE) / device
+
+
 class LatencyTable:
     """The rows of one device. Open one with `open` or `create`."""
 
@@ -209,9 +217,12 @@ class LatencyTable:
             data = read_sealed(path)
         except FileNotFoundError:
             known = ", ".join(self.networks()) or "none yet"
+            file = network if network in network_names() else f"{network}.json"
+            traced = "" if file == network else ", the file that `pruner trace` writes"
             raise TableError(
-                f"{path}: this table holds no network {network!r} (it holds: {known}). "
-                f"Measure it with: latprof profile --network {network} --out {self.folder}"
+                f"{path}: this table holds no network {network!r} (it holds: {known}). Measure it "
+                f"on {self.device.name} with: latprof profile --network {file} --out "
+                f"{self.folder}{traced}"
             ) from None
         lines = data.splitlines()
         if data and not data.endswith(b"\n"):
@@ -257,9 +268,25 @@ class LatencyTable:
         elif plan.fingerprint != network.fingerprint:
             raise TableError(
                 f"{self.path(network.name)} was measured on another network called "
-                f"{network.name} (fingerprint {plan.fingerprint}, this one has "
-                f"{network.fingerprint}). Rename yours, or profile it into another folder"
+                f"{network.name}: {self._difference(network)}. A table holds for one network at "
+                "one input size and number of classes: trace yours under another name "
+                "(pruner trace) and profile it on the table's device, or use the network as it "
+                "was measured"
             )
+
+    def _difference(self, network: Network) -> str:
+        """In what the network that was measured differs from another one of its name, in words."""
+        try:
+            known = self.load_network(network.name)
+        except NetworkError:
+            return "its layers are others"
+        if known.input_shape != network.input_shape:
+            sizes = ("×".join(map(str, n.input_shape)) for n in (known, network))
+            return "{} images there, {} here".format(*sizes)
+        for before, now in zip_longest(known.layers, network.layers):
+            if before != now:
+                return f"{_layer_told(before)} there, {_layer_told(now)} here"
+        return "its blocks are others"
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -338,6 +365,13 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
             f"{path}, line {number}: {where}: {detail['msg']}{shown}. "
             "Never edit a table: restore the file, or delete it and profile again"
         ) from None
+
+
+def _layer_told(layer: Layer | None) -> str:
+    if layer is None:
+        return "no more layers"
+    width = f" with {layer.channels} channels" if layer.channels else ""
+    return f"{layer.kind} {layer.name}{width}"
 
 
 def _truncated(path: Path, number: int) -> TableError:

@@ -163,7 +163,8 @@ def finished_world(workshop, tmp_path_factory):
 def world(finished_world, tmp_path, monkeypatch):
     shutil.copytree(finished_world, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(tmp_path / "world")
-    monkeypatch.setattr("latprof.cli.DATA", tmp_path / "world" / "data")
+    for place in ("DATA", "ELSEWHERE"):
+        monkeypatch.setattr(f"lookup_tables.table.{place}", tmp_path / "world" / "data")
     monkeypatch.setattr("latprof.profile.TARGET_S", 0.02)
     return tmp_path / "world"
 

@@ -1,11 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup_tables.errors import TableError
-from lookup_tables.table import LatencyTable, Run
+from lookup_tables.network import Network
+from lookup_tables.table import DATA, LatencyTable, Run, home_of
 from tests.toys import DEVICE, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)
@@ -101,6 +103,21 @@ def test_a_missing_network_names_those_that_are_there(table):
 def test_a_table_of_another_network_of_that_name_is_refused(table):
     with pytest.raises(TableError, match="measured on another network called chain"):
         table.require_network(chain(8, 24, 8))
+
+
+def test_a_network_that_differs_from_the_one_measured_is_told_by_its_first_difference(table):
+    NETWORK.save(table.network_path("chain"))
+    with pytest.raises(TableError, match="conv1 with 16 channels there, conv conv1 with 24 chan"):
+        table.require_network(chain(8, 24, 8, 8))
+    larger = NETWORK.model_copy(update={"input_shape": (3, 32, 32)})
+    with pytest.raises(TableError, match="3×16×16 images there, 3×32×32 here"):
+        table.require_network(Network.model_validate(larger.model_dump()))
+
+
+def test_tables_go_beside_the_shipped_ones_only_in_a_checkout(monkeypatch, tmp_path):
+    assert home_of("cpu") == DATA / "cpu"
+    monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "lookup_tables" / "data")
+    assert home_of("cpu") == Path("tables/cpu")
 
 
 def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
