@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lookup_tables.assembly import Assembly, Tensor
 from lookup_tables.errors import NetworkError
@@ -75,6 +76,8 @@ class GraphReader:
                 self.assembly.output(source)
         elif shape_of(node) is not None:
             self._read_operation(node)
+        elif "tensor_meta" in node.meta:  # several tensors: chunk, split, attention
+            raise self._unsupported(node)
 
     def _read_input(self, node: fx.Node) -> None:
         if self._input is not None:
@@ -95,19 +98,25 @@ class GraphReader:
             if kind in kinds:
                 read(self, node, module)
                 return
+        raise self._unsupported(node)
+
+    def _unsupported(self, node: fx.Node) -> TraceError:
+        kind, module = self._operation(node)
         what = type(module).__name__ if module is not None else getattr(kind, "__name__", kind)
-        raise TraceError(
-            f"layer {self._name(node)}: {what} is not supported. Supported: convolutions, linear, "
-            "BatchNorm, ReLU-like activations, pools, add, multiply, concat, upsample, flatten"
+        return TraceError(
+            f"layer {self._name(node)}{_inside(node)}: {what} is not supported. Supported: "
+            "convolutions, linear, BatchNorm, ReLU-like activations, pools, add, multiply, concat, "
+            "upsample, flatten"
         )
 
     def _operation(self, node: fx.Node) -> tuple[object, nn.Module | None]:
         if node.op == "call_module":
             module = self.module.get_submodule(node.target)
-            return type(module), module
+            return computes_as(module), module
         if node.op == "get_attr":
             raise TraceError(
-                f"layer {node.target}: a parameter used outside a module cannot be pruned"
+                f"{node.target}{_inside(node)}: weights read by a forward of your own cannot be "
+                "pruned; only those of convolutions, linear layers and BatchNorm can"
             )
         return node.target, None
 
@@ -285,6 +294,31 @@ _READERS: list[tuple[object, Callable]] = [
     (_FLATTENS, GraphReader._read_flatten),
     (_PASSED_ON, GraphReader._read_passed_on),
 ]
+
+
+MODULES = tuple(kind for kinds, _ in _READERS for kind in kinds if isinstance(kind, type))
+
+
+def computes_as(module: nn.Module) -> type:
+    """The supported class whose computation a module inherits unchanged, or else its own class."""
+    own = type(module)
+    if is_parametrized(module):  # its weights are results, nothing that could be cut
+        return own
+    for known in MODULES:
+        if issubclass(own, known) and all(
+            getattr(own, method, None) is getattr(known, method, None)
+            for method in ("forward", "_conv_forward")
+        ):
+            return known
+    return own
+
+
+def _inside(node: fx.Node) -> str:
+    """In which module's forward an operation was called, in words."""
+    if node.op == "call_module":
+        return ""
+    path = next(reversed(node.meta.get("nn_module_stack", {})), "")
+    return f" in {path}" if path else ""
 
 
 def _options(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]) -> dict:

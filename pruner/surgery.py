@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lookup_tables.network import Architecture, Network
-from pruner.graph_reader import Segment
+from pruner.graph_reader import Segment, shape_of
 from pruner.trace import Trace
 
 Kept = dict[str, Tensor]  # group → ascending indices of the channels that stay
@@ -51,6 +51,8 @@ def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architectu
     for block in trace.network.blocks:
         if block.name in architecture.removed:
             output, source = (nodes[trace.node_of[name]] for name in (block.output, block.input))
+            while shape_of(output) != shape_of(source):  # a flatten counts as its layer's output
+                (output,) = output.all_input_nodes
             output.replace_all_uses_with(source)
             # A later block's input may be this output: follow the rewiring.
             nodes[output.name] = source

@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from lookup_tables.network import Network
 from pruner.errors import TraceError
-from pruner.graph_reader import Channels, GraphReader, shape_of
+from pruner.graph_reader import MODULES, Channels, GraphReader, computes_as, shape_of
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,17 @@ def _free_of_constants(module: fx.GraphModule) -> None:
 
 def _flattens(node: fx.Node) -> bool:
     before, after = shape_of(node.args[0]), shape_of(node)
-    return len(before) > 2 and len(after) == 2 and before[0] == after[0]
+    return len(before) >= 2 and len(after) == 2 and before[0] == after[0]
 
 
 class _Tracer(fx.Tracer):
     """Remembers which module was entered last, so that an error can name it."""
 
     entered = "the model's forward"
+
+    def is_leaf_module(self, module, qualified_name) -> bool:
+        """A user's subclass that computes what its base does is as good as the base."""
+        return computes_as(module) in MODULES or super().is_leaf_module(module, qualified_name)
 
     def call_module(self, module, forward, args, kwargs):
         self.entered = self.path_of_module(module)
@@ -103,7 +107,9 @@ def _propagate_shapes(module: fx.GraphModule, input_shape: tuple[int, int, int])
     try:
         with torch.no_grad():
             device = next(module.parameters(), torch.empty(0)).device  # `meta` needs no weights
-            ShapeProp(module).propagate(torch.zeros(1, *input_shape, device=device))
+            example = torch.zeros(1, *input_shape, device=device)
+            module(example)  # ShapeProp prints a traceback of its own where this fails
+            ShapeProp(module).propagate(example)
     except Exception as error:  # whatever the user's modules raise on a wrong shape
         shape = "×".join(map(str, input_shape))
         cause = error.__cause__ or error

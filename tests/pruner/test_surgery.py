@@ -7,6 +7,7 @@ from torch import nn
 from lookup_tables.errors import ArchitectureError
 from lookup_tables.network import Architecture
 from pruner.filters import RANKINGS
+from pruner.models.resnet import BasicBlock
 from pruner.surgery import cut, keep_best, shrink
 from pruner.trace import trace
 from tests.toys import Branches, tiny_resnet
@@ -127,3 +128,64 @@ def test_every_layer_of_a_group_has_a_say():
         model.layer1[1].conv2.weight[5] = 100.0
     traced = trace(model, (1, 8, 8), "tiny")
     assert int(RANKINGS["l1"](traced)["conv1"].argmax()) == 5
+
+
+class Flat(nn.Module):
+    """A residual block that a linear layer reads flattened, without a pool between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.block = BasicBlock(8, 8, 1)
+        self.fc = nn.Linear(8 * 16, 10)
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.block(torch.relu(self.stem(x))), 1))
+
+
+def test_a_block_whose_output_is_flattened_is_removed_before_the_flatten():
+    model = randomised(Flat())
+    traced = trace(model, (1, 4, 4), "flat")
+    (block,) = traced.network.blocks
+    architecture = Architecture(removed=(block.name,))
+    kept = keep_best(traced.network, architecture, RANKINGS["l1"](traced))
+    small = cut(traced, architecture, kept)
+    model.block = nn.Identity()
+    x = torch.randn(2, 1, 4, 4)
+    with torch.inference_mode():
+        assert torch.allclose(small(x), model(x), atol=1e-5)
+
+
+class Viewed(nn.Module):
+    """Counts its features after the mean has left two dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.conv(x)).mean((2, 3)).view(-1, 8))
+
+
+def test_a_counted_reshape_follows_the_width():
+    traced = trace(Viewed(), (1, 4, 4), "viewed")
+    (group,) = traced.network.groups
+    small = shrink(traced, Architecture(widths={group.name: 3}))
+    assert small(torch.randn(2, 1, 4, 4)).shape == (2, 10)
+
+
+class OwnConv(nn.Conv2d):
+    """As libraries write them: another way to be made, the same computation."""
+
+    def __init__(self, channels, width):
+        super().__init__(channels, width, 3, padding=1)
+
+
+def test_a_layer_of_a_users_own_class_is_cut_like_the_one_it_inherits_from():
+    model = nn.Sequential(OwnConv(1, 8), nn.ReLU(), OwnConv(8, 4))
+    traced = trace(model, (1, 4, 4), "own")
+    (group,) = traced.network.groups
+    small = shrink(traced, Architecture(widths={group.name: 3}))
+    assert small.get_submodule("0").weight.shape == (3, 1, 3, 3)
+    assert small(torch.randn(2, 1, 4, 4)).shape == (2, 4, 4, 4)

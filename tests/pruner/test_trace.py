@@ -143,7 +143,7 @@ class FromFunction(nn.Module):
         (lambda m, x: m.norm(m.conv(m.norm(x))), "layer norm is called twice"),
         (lambda m, x: m.conv(x) + 1, "layer add adds a constant"),
         (lambda m, x: m.conv(x) * 2, "layer mul multiplies a constant"),
-        (lambda m, x: m.conv(x) * m.bare, "layer bare: a parameter used outside a module"),
+        (lambda m, x: m.conv(x) * m.bare, "bare: weights read by a forward of your own"),
         (lambda m, x: m.conv(x) + m.conv2(x), "no attribute 'conv2'"),
         (lambda m, x: m.other(x) + m.other(x), "layer other is called twice"),
         (lambda m, x: x + m.pool(m.conv(x)).mean((2, 3), keepdim=True), "layer add adds tensors"),
@@ -241,3 +241,39 @@ def test_every_head_of_a_detector_is_an_output():
 )
 def test_the_menu_has_up_to_eight_widths_in_steps_the_hardware_likes(width, choices):
     assert menu(width) == choices
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Chunks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        left, right = self.conv(x).chunk(2, dim=1)
+        return left + right
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Standardised(3, 8, 3), r"weight in inner: weights read by a forward of your own"),
+        (Chunks(), r"layer chunk in inner: chunk is not supported"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), "ParametrizedConv2d is not"),
+    ],
+)
+def test_what_cannot_be_pruned_is_named_with_the_module_it_is_in(module, message):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x):
+            return self.inner(x)
+
+    with pytest.raises(TraceError, match=message):
+        trace(Outer(), (3, 8, 8), "outer")
