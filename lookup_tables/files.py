@@ -18,11 +18,19 @@ except ModuleNotFoundError:  # Windows: nothing is locked there
     fcntl = None
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that a killed writer leaves the former one, or none."""
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file so that a killed writer leaves the former one, or none.
+
+    What the system refuses (a full disk) leaves no half of it to fill the disk further.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
     os.replace(partial, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,13 +31,15 @@ def onnx_accuracy(path: str | Path, images: Images, count: int | None = None) ->
     """The same for an ONNX file, run by ONNX Runtime in the batches it was exported for."""
     import onnxruntime as ort
 
+    from pruner.export import as_read
+
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     size = entry.shape[0]
 
     def run(x: Tensor) -> Tensor:
         filled = torch.cat([x, x[:1].expand(-len(x) % size, *x.shape[1:])])  # the last batch, full
-        rows = [session.run(None, {entry.name: part.numpy()})[0] for part in filled.split(size)]
+        rows = [session.run(None, as_read(entry, part))[0] for part in filled.split(size)]
         return torch.cat([torch.from_numpy(row) for row in rows])[: len(x)]
 
     return _share_right(run, images, count)
@@ -56,11 +59,16 @@ def recalibrate(model: nn.Module, images: Images, count: int, fast: bool = False
         norm.momentum = None  # a plain average over batches
         norm.train()
     with on_processor(model) as here, torch.no_grad(), fast_arithmetic(fast):
-        for x, _ in batches(images, BATCH, count):
+        for x, _ in batches(images, _even(min(count, len(images))), count):
             model(here(x))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def _even(count: int) -> int:
+    """A batch of at most BATCH: all batches count alike, so none may be a small rest."""
+    return math.ceil(count / math.ceil(count / BATCH))
 
 
 def _share_right(run: Callable[[Tensor], Tensor], images: Images, count: int | None) -> float:

@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import get_worker_info
+from torch.utils.data import Subset, get_worker_info
 
 from pruner.errors import DataError
 from pruner.user_code import call_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+REREAD = 16  # images of a user's set that are read twice, to see whether they are the same
 
 
 class Images(Protocol):
@@ -248,7 +249,7 @@ def _read_cifar_parquet(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray
     files = sorted(folder.rglob(f"{part}-*.parquet"))
     if not files:
         raise DataError(f"{folder} holds no {part}-*.parquet; download the whole set again")
-    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    frame = pd.concat([_read_parquet(file) for file in files], ignore_index=True)
     missing = {"img", "label"} - set(frame.columns)
     if missing:
         raise DataError(
@@ -256,6 +257,14 @@ def _read_cifar_parquet(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray
         )
     pixels = np.stack([_decode(cell["bytes"]) for cell in frame["img"]])
     return pixels.transpose(0, 3, 1, 2).copy(), frame["label"].to_numpy()
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except ValueError as error:  # pyarrow's own is one: cut short, or no Parquet at all
+        first = str(error).splitlines()[0]
+        raise DataError(f"{file} is broken ({first}); delete it and download it again") from None
 
 
 def _decode(png: bytes) -> np.ndarray:
@@ -408,6 +417,12 @@ class FromDataset:
             if seed is not None:
                 torch.manual_seed(seed)
             pairs = [source[index] for index in self.indices[indices].tolist()]
+        found = {tuple(image.shape) for image, _ in pairs}
+        if len(found) > 1:
+            raise DataError(
+                f"images of different shapes: {', '.join(map(str, sorted(found)))}; a data set "
+                "resizes or crops them to one"
+            )
         return torch.stack([image for image, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
 
 
@@ -417,8 +432,9 @@ def from_datasets(
     """A data set from PyTorch's own: the training images without augmentation, the test images.
 
     `augmented`: the training images again, in the same order, with augmentation; fine-tuning
-    reads them. A tenth of the training images is held out. Classes are those of `train.classes`,
-    or as many as there are labels. Raises DataError for what are no such images.
+    reads them. A tenth of the training images is held out. Classes are those of `train.classes`
+    (of the whole, where `train` is a Subset), or as many as there are labels. Raises DataError for
+    what are no such images, and for training images that differ from one reading to the next.
     """
     if augmented is not None and len(augmented) != len(train):
         raise DataError(
@@ -428,6 +444,7 @@ def from_datasets(
     shapes = {_shape_of(name, dataset) for dataset in (train, test, augmented or train)}
     if len(shapes) > 1:
         raise DataError(f"{name}: images of different shapes: {', '.join(map(str, shapes))}")
+    _require_repeatable(name, train)
     rest, held_out = _tenth(len(train), seed)
     return Data(
         name,
@@ -463,10 +480,27 @@ def _shape_of(name: str, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def _count_classes(dataset: Dataset) -> int:
-    named = getattr(dataset, "classes", None)
-    if named is not None:
-        return len(named)
-    return 1 + max(int(dataset[index][1]) for index in range(len(dataset)))
+    """Without reading images where the set, or the one it is a part of, names what it holds."""
+    whole = dataset
+    while isinstance(whole, Subset):
+        whole = whole.dataset
+    if getattr(whole, "classes", None) is not None:
+        return len(whole.classes)
+    labels = getattr(whole, "targets", None)
+    if labels is None:
+        labels = (dataset[index][1] for index in range(len(dataset)))
+    return 1 + max(map(int, labels))
+
+
+def _require_repeatable(name: str, train: Dataset) -> None:
+    """Raise DataError where an image differs from one reading to the next."""
+    for index in range(min(len(train), REREAD)):
+        if not torch.equal(train[index][0], train[index][0]):
+            raise DataError(
+                f"{name}: training image {index} differs from one reading to the next, as with "
+                "random crops or flips. Candidates are compared on the same images: return "
+                "(train, test, augmented train), `train` without augmentation"
+            )
 
 
 _LOADERS: dict[str, Callable[[Path | None, int], Data]] = {

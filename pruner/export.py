@@ -7,37 +7,45 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pruner.errors import ExportError
 
 INPUT, OUTPUT = "input", "output"
 OPSET = 18
-TOLERANCE = 1e-3  # largest difference, relative to the largest output
+# Largest difference, relative to the largest output.
+TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 
 
 def export_onnx(
-    model: nn.Module, input_shape: tuple[int, int, int], path: str | Path, batch: int = 1
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    path: str | Path,
+    batch: int = 1,
+    precision: Literal["fp32", "fp16"] = "fp32",
 ) -> float:
-    """Write (batch, *input_shape) → outputs as ONNX and compare the two numerically.
+    """Write (batch, *input_shape) → outputs as ONNX and compare it with the model numerically.
 
-    Returns the largest difference relative to the largest output; raises ExportError if it
-    exceeds TOLERANCE. The file appears only when it is right.
+    In `fp16` inputs, weights and outputs are half-precision floats. Returns the largest difference
+    relative to the largest output; raises ExportError if it exceeds TOLERANCE. The file appears
+    only when it is right.
     """
     path = Path(path)
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
+    dtype = torch.float16 if precision == "fp16" else torch.float32
     partial = path.with_suffix(".partial.onnx")
     example = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a user can mend
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
-            model,
-            (example,),
+            copy.deepcopy(model).to(dtype),
+            (example.to(dtype),),
             partial,
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -47,13 +55,19 @@ def export_onnx(
             verbose=False,
         )
     difference = largest_difference(model, partial, input_shape)
-    if not difference <= TOLERANCE:  # also refuses NaN
+    if not difference <= TOLERANCE[precision]:  # also refuses NaN
         raise ExportError(
             f"{partial} differs from PyTorch by {difference:.2e} of the largest output (allowed: "
-            f"{TOLERANCE:.0e}); it was not accepted as {path.name}"
+            f"{TOLERANCE[precision]:.0e}); it was not accepted as {path.name}"
         )
     os.replace(partial, path)
     return difference
+
+
+def as_read(entry: ort.NodeArg, x: Tensor) -> dict[str, np.ndarray]:
+    """Images in the precision of a file's input."""
+    dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
+    return {entry.name: x.numpy().astype(dtype)}
 
 
 def largest_difference(
@@ -61,9 +75,11 @@ def largest_difference(
 ) -> float:
     """Largest |ONNX − PyTorch| over random inputs, relative to the largest output."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    batch = session.get_inputs()[0].shape[0]
+    (entry,) = session.get_inputs()
+    batch = entry.shape[0]
     inputs = torch.randn(runs * batch, *input_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model.eval()(inputs).numpy()
-    found = np.concatenate([session.run(None, {INPUT: x.numpy()})[0] for x in inputs.split(batch)])
+    rows = [session.run(None, as_read(entry, x)) for x in inputs.split(batch)]
+    found = np.concatenate([outputs for outputs, *_ in rows])
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -7,8 +7,8 @@ optimizer and step, and no generator states.
 from __future__ import annotations
 
 import copy
+import io
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookup_tables.files import write_whole
 from pruner.accuracy import accuracy
 from pruner.compute import compiled, fast_arithmetic, loss_scaler, on_processor
 from pruner.data import Images
 from pruner.errors import RunError
 from pruner.reading import ahead
+from pruner.weights import UNREADABLE
 
 SAVE_EVERY = 50  # steps
 COMPILED_FROM = 1000  # steps: shorter trainings end before compiling pays
@@ -229,7 +231,6 @@ class _Training:
         return f"{self.recipe}, {len(self.images)} images{origin}"
 
     def _save(self) -> None:
-        partial = self.checkpoint.with_suffix(".partial")
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -239,14 +240,20 @@ class _Training:
             "step": self.step,
             "made_by": self._made_by,
         }
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint)  # a killed save leaves the former checkpoint
+        content = io.BytesIO()  # PyTorch's own file writer gives no OSError for a full disk
+        torch.save(state, content)
+        write_whole(self.checkpoint, content.getbuffer())
 
     def _restore(self) -> int:
         """Continue from the checkpoint if there is one; the step that comes next."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return 0
-        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        except UNREADABLE:
+            raise RunError(
+                f"{self.checkpoint} is damaged; delete it, and this training begins anew"
+            ) from None
         shapes = {name: value.shape for name, value in self.model.state_dict().items()}
         found = {name: value.shape for name, value in state["model"].items()}
         if state["made_by"] != self._made_by or found != shapes:
@@ -256,7 +263,8 @@ class _Training:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the former sessions needed none
+            self.scaler.load_state_dict(state["scaler"])
         self.plateau = _Plateau(**state["plateau"])
         self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]  # none in former ones
         return state["step"]

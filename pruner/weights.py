@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import argparse
 import pickle
 import struct
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lookup_tables.files import write_whole
 from pruner.errors import ModelError
 
 SAFETENSORS = ".safetensors"
+STATE_UNDER = ("state_dict", "model_state_dict", "model")  # of checkpoints that hold more
 # What safetensors and torch.load raise for files that are something else or cut short.
-_UNREADABLE = (
+UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError,
     ValueError,
 )  # fmt: skip
@@ -28,8 +30,9 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     With `but_head` the file may tell other classes apart: the one layer that has another number of
     outputs stays as it is. Raises ModelError if the file is missing, broken or of another model.
 
-    PyTorch files may hold a state dict or a dictionary with one under `state_dict`; a leading
-    `module.` is dropped. Half-precision weights are widened.
+    PyTorch files may hold a state dict, or a dictionary with one under `state_dict`,
+    `model_state_dict` or `model`; a leading `module.` is dropped. Half-precision weights are
+    widened.
     """
     state = _read(Path(path))
     own = model.state_dict()
@@ -82,10 +85,7 @@ def save_weights(model: nn.Module, path: str | Path, half: bool = False) -> None
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial)
-    os.replace(partial, path)  # a killed save leaves nothing half-written
+    write_whole(path, save(state))
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -94,11 +94,25 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == SAFETENSORS:
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of a training
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path}: not a readable weights file ({first})") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: expected a state dict, found {type(state).__name__}")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    found = _state_dict(state)
+    if found is None:
+        what = type(state).__name__
+        if isinstance(state, dict):
+            what = f"a dictionary of {', '.join(map(str, [*state][:5]))}"
+        raise ModelError(
+            f"{path}: expected a state dict, or one under {', '.join(STATE_UNDER)}; found {what}"
+        )
+    return {name.removeprefix("module."): value for name, value in found.items()}
+
+
+def _state_dict(content: object) -> dict[str, Tensor] | None:
+    inside = (content.get(name) for name in STATE_UNDER) if isinstance(content, dict) else ()
+    for state in (content, *inside):
+        if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()):
+            return state
+    return None

@@ -1,6 +1,7 @@
 import io
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import Subset
 
 from pruner.data import batches, from_datasets, load_data
 from pruner.errors import DataError
@@ -270,3 +272,57 @@ def test_a_tenth_is_held_out_and_nothing_is_in_both_parts(count, seed):
     assert len(held_out) == max(1, count // 10)
     assert held_out | rest == set(range(count))
     assert not held_out & rest
+
+
+def test_classes_are_counted_without_reading_the_images_of_a_part():
+    class Named(Shapes):
+        classes, read = ("a", "b", "c", "d"), 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            return super().__getitem__(index)
+
+    whole = Named(400)
+    data = from_datasets("mine", Subset(whole, range(300)), Subset(whole, range(300, 400)))
+    assert data.classes == 4
+    assert whole.read < 100
+
+
+def test_training_images_that_change_from_one_reading_to_the_next_are_refused():
+    with pytest.raises(DataError, match=r"differs from one reading to the next.*augmented train"):
+        from_datasets("mine", Shapes(20, noisy=True), Shapes(5))
+
+
+def test_images_of_another_size_further_on_are_refused():
+    images = [(torch.zeros(1, 8, 8 + (index > 5)), index % 3) for index in range(20)]
+    data = from_datasets("mine", images, Shapes(5))
+    with pytest.raises(DataError, match=r"images of different shapes: \(1, 8, 8\), \(1, 8, 9\)"):
+        data.all_training.batch(torch.arange(20))
+
+
+def test_a_parquet_file_that_was_cut_short_is_named(tmp_path):
+    write_parquet_layout(tmp_path, cifar_pixels(30), list(range(10)) * 3)
+    whole = tmp_path / "train-00000-of-00001.parquet"
+    whole.write_bytes(whole.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is broken"):
+        load_data("cifar10", tmp_path)
+
+
+def test_all_training_images_are_augmented_by_the_seed_of_the_step():
+    some = torch.arange(len(DIGITS.train) - 8, len(DIGITS.train) + 8)  # of both parts
+    first, again, other = (DIGITS.all_training.batch(some, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    for part in (slice(0, 8), slice(8, 16)):
+        assert not torch.equal(first[part], other[part])
+        assert not torch.equal(first[part], DIGITS.all_training.batch(some)[0][part])
+
+
+def test_photographs_are_mirrored_in_half_of_the_cases(tmp_path):
+    write_parquet_layout(tmp_path, cifar_pixels(300), list(range(10)) * 30)
+    images = replace(load_data("cifar10", tmp_path).held_out, shift=0)
+    some = torch.arange(200)
+    plain, shown = images.batch(some)[0], images.batch(some, seed=1)[0]
+    same = (plain == shown).flatten(1).all(1)
+    mirrored = (plain.flip(3) == shown).flatten(1).all(1)
+    assert bool((same | mirrored).all())
+    assert 60 < int(mirrored.sum()) < 140

@@ -1,3 +1,8 @@
+import resource
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import onnx
 import pytest
 import torch
 
@@ -5,7 +10,8 @@ from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.data import load_data
 from pruner.errors import ExportError, RunError
 from pruner.export import export_onnx, largest_difference
-from pruner.finetune import Recipe, fine_tune
+from pruner.finetune import Recipe, _optimizer, _set_rate, _Training, fine_tune
+from pruner.weights import save_weights
 from tests.toys import tiny_resnet
 
 DATA = load_data("digits")
@@ -194,3 +200,126 @@ def test_an_export_that_differs_is_not_accepted(tmp_path, monkeypatch):
 def test_a_wrong_file_is_seen_as_different(tmp_path):
     export_onnx(tiny_resnet(), (1, 8, 8), tmp_path / "m.onnx")
     assert largest_difference(tiny_resnet(), tmp_path / "m.onnx", (1, 8, 8)) > 0.01
+
+
+def rates(recipe, total, steps_each):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    seen = []
+    for step in range(total):
+        _set_rate(optimizer, recipe, step, total, steps_each)
+        seen.append(optimizer.param_groups[0]["lr"])
+    return seen
+
+
+def test_the_rate_climbs_to_its_highest_and_then_falls_to_nothing_as_a_cosine():
+    seen = rates(Recipe(rate=0.4, warm_up=0.1), 100, 50)
+    assert seen[:10] == pytest.approx([0.04 * k for k in range(1, 11)])
+    assert seen[10] == pytest.approx(0.4)
+    assert seen[10:] == sorted(seen[10:], reverse=True)
+    assert seen[55] == pytest.approx(0.2)
+    assert seen[-1] < 0.001
+
+
+def test_the_teachers_share_of_the_loss_is_the_divergence_of_softened_outputs():
+    recipe = Recipe(distill=0.25, temperature=2.0)
+    outputs, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    training = SimpleNamespace(recipe=recipe, run_teacher=lambda x: targets)
+    found = _Training._loss(training, outputs, None, torch.tensor([0]))
+    p, q = torch.softmax(targets[0] / 2, 0), torch.softmax(outputs[0] / 2, 0)
+    divergence = float((p * (p / q).log()).sum())
+    own = float(-torch.log_softmax(outputs[0], 0)[0])
+    assert float(found) == pytest.approx(0.75 * own + 0.25 * 4 * divergence)
+
+
+def test_weights_decay_and_scales_and_biases_do_not():
+    groups = _optimizer(tiny_resnet(), Recipe(weight_decay=0.01)).param_groups
+    decayed = {p.dim() for group in groups if group["weight_decay"] for p in group["params"]}
+    spared = {p.dim() for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert decayed == {2, 4}
+    assert spared == {1}
+
+
+def test_every_step_draws_other_images_and_another_augmentation():
+    class Watched:
+        def __init__(self):
+            self.asked = []
+
+        def __len__(self):
+            return len(DATA.train)
+
+        def batch(self, indices, seed=None):
+            self.asked.append((tuple(indices.tolist()), seed))
+            return DATA.train.batch(indices, seed)
+
+    images = Watched()
+    fine_tune(tiny_resnet(), images, RECIPE)
+    seeds = [seed for _, seed in images.asked]
+    assert None not in seeds
+    assert len(set(images.asked)) == len(set(seeds)) == 2 * (len(DATA.train) // 128)
+
+
+@contextmanager
+def room_for(size):
+    """Files may grow to `size` bytes, as on a disk that is full after them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_neither_the_former_checkpoint_nor_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    checkpoint, weights = tmp_path / "c.pt", tmp_path / "w.safetensors"
+    save_weights(tiny_resnet(), weights)
+
+    def interrupt(step, total, text):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(checkpoint, interrupt)
+    before = checkpoint.read_bytes(), weights.read_bytes()
+    with room_for(1000):
+        with pytest.raises(OSError, match="too large"):
+            trained(checkpoint)
+        with pytest.raises(OSError, match="too large"):
+            save_weights(tiny_resnet(), weights)
+    assert (checkpoint.read_bytes(), weights.read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "w.safetensors"]
+    assert same(trained(checkpoint), trained())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"PK half a file")
+    with pytest.raises(RunError, match=r"c\.pt is damaged; delete it"):
+        trained(tmp_path / "c.pt")
+
+
+def test_a_few_images_more_than_a_batch_count_as_much_as_the_others():
+    model, other = tiny_resnet(), tiny_resnet()
+    other.load_state_dict(model.state_dict())
+    recalibrate(model, DATA.train, 251)  # two batches; a single image must not be half of it
+    recalibrate(other, DATA.train, 250)
+    for a, b in zip(model.buffers(), other.buffers(), strict=True):
+        if a.is_floating_point():
+            assert torch.allclose(a, b, rtol=0.1, atol=0.02)
+
+
+def test_an_export_for_several_images_at_once_is_as_accurate(tmp_path):
+    model = trained()
+    export_onnx(model, (1, 8, 8), tmp_path / "m.onnx", batch=4)
+    found = onnx_accuracy(tmp_path / "m.onnx", DATA.test, 41)  # the last batch holds one
+    assert found == pytest.approx(accuracy(model, DATA.test, 41), abs=1.01 / 41)
+
+
+def test_an_export_in_half_precision_reads_and_answers_in_it(tmp_path):
+    model = trained()
+    difference = export_onnx(model, (1, 8, 8), tmp_path / "m.onnx", precision="fp16")
+    assert 0 < difference < 0.03
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kinds = {entry.type.tensor_type.elem_type for entry in (*graph.input, *graph.output)}
+    assert kinds == {onnx.TensorProto.FLOAT16}
+    found = onnx_accuracy(tmp_path / "m.onnx", DATA.test, 100)
+    assert found == pytest.approx(accuracy(model, DATA.test, 100), abs=0.03)

@@ -1,3 +1,5 @@
+import argparse
+
 import pytest
 import torch
 from torch import nn
@@ -130,3 +132,18 @@ def test_an_unknown_model_names_the_known_ones():
 def test_a_missing_model_file_is_named(tmp_path):
     with pytest.raises(ModelError, match="no such Python file"):
         models.build(f"{tmp_path}/none.py:f")
+
+
+@pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "model"])
+def test_weights_are_found_in_what_trainings_save(tmp_path, under):
+    trained, options = resnet20(), argparse.Namespace(epochs=90)
+    torch.save({under: trained.state_dict(), "args": options, "epoch": 3}, tmp_path / "w.pth")
+    loaded = resnet20()
+    load_weights(loaded, tmp_path / "w.pth")
+    assert torch.equal(loaded.conv1.weight, trained.conv1.weight)
+
+
+def test_a_checkpoint_without_weights_is_refused_naming_what_it_holds(tmp_path):
+    torch.save({"net": resnet20().state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="found a dictionary of net, epoch"):
+        load_weights(resnet20(), tmp_path / "w.pth")
