@@ -7,10 +7,9 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from pruner.prune import commit
+from pruner.prune import commit, version_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMIT = commit()  # of the code that runs, not of what is there when it ends
@@ -25,7 +24,7 @@ def save(name: str, content: dict) -> Path:
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": COMMIT,
         "machine": {"processor": _processor(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"python": platform.python_version()} | {p: version_of(p) for p in packages},
         **content,
     }
     path = RESULTS / f"{name}.json"

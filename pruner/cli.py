@@ -55,6 +55,10 @@ WeightsOption = Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")]
 TableOption = Annotated[Path, typer.Option(help="The latency table's folder.")]
 RankingOption = Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))]
 DepthOption = Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A layer whose outputs all stay, by its module's name; several are allowed."),
+]
 EpisodesOption = Annotated[int, typer.Option(min=1, help="Architectures a search may score.")]
 EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
@@ -138,6 +142,9 @@ def trace(
         f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
         f"{len(network.blocks)} removable blocks"
     )
+    stay = [layer.name for layer in network.layers if layer.channels and not layer.group]
+    if stay:
+        print(f"keep their width, as the output and what meets grouped layers do: {_some(stay)}")
 
 
 @app.command()
@@ -210,6 +217,13 @@ def prune(
     data_dir: DataDirOption = None,
     speedup: Annotated[float | None, typer.Option(help="Budget: this much faster.")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Budget: at most this long.")] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Cut and train the network that this file describes, as another run's "
+            "architecture.json does; nothing is searched, and a budget is not needed."
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
     ranking: RankingOption = "l1",
     regenerate: RegenerateOption = 0.5,
@@ -220,6 +234,7 @@ def prune(
     widths: Annotated[
         bool, typer.Option(help="Whether layers may become narrower; if not, only blocks go.")
     ] = True,
+    keep_width: KeepOption = None,
     reward: Annotated[
         str, typer.Option(help=f"Of ddpg, td3, sac and cma: {', '.join(REWARDS)}.")
     ] = "error_sensitivity",
@@ -251,7 +266,9 @@ def prune(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
         data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
         ranking=ranking, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
-        widths=widths, reward=reward, agent=agent, actions=actions, sensitivity=sensitivity,
+        architecture=str(architecture) if architecture else None, widths=widths,
+        keep_width=tuple(keep_width or ()), reward=reward, agent=agent, actions=actions,
+        sensitivity=sensitivity,
         episodes=episodes, epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, distill=distill, patience=patience,
         score_images=score_images, recalibration_images=recalibration_images, seed=seed,
@@ -288,6 +305,7 @@ def compare(
     ] = None,
     ranking: RankingOption = "l1",
     depth: DepthOption = False,
+    keep_width: KeepOption = None,
     episodes: EpisodesOption = 300,
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
@@ -304,7 +322,8 @@ def compare(
     base = Settings.of(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup[0],
         data_dir=str(data_dir) if data_dir else None, ranking=ranking, depth=depth,
-        episodes=episodes, epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        keep_width=tuple(keep_width or ()), episodes=episodes, epochs=epochs, batch=batch,
+        rate=rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, distill=distill, patience=patience,
         score_images=score_images, recalibration_images=recalibration_images,
     )  # fmt: skip
@@ -385,6 +404,21 @@ def evaluate(
         print(f"{answer['onnx_accuracy']:.2%} after export to ONNX")
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="A run's folder, fine-tuned.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="In fp16, images and answers too.")] = False,
+) -> None:
+    """A run's pruned network as ONNX, for another number of images at once or in half precision."""
+    if out.suffix != ".onnx":
+        raise RunError(f"--out {out}: networks are written as ONNX; end it in .onnx")
+    shape = tuple(RunFolder.open(run).origin()["input_shape"])
+    difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
+    print(f"{out}: {batch} images at once, differs from PyTorch by {difference:.1e} at most")
+
+
 def _onnx_accuracy(model, shape, images, folder: Path | None) -> float:
     if folder is not None and RunFolder.open(folder).onnx.exists():
         return onnx_accuracy(RunFolder.open(folder).onnx, images)
@@ -394,6 +428,11 @@ def _onnx_accuracy(model, shape, images, folder: Path | None) -> float:
         path = Path(scratch) / "model.onnx"
         export_onnx(model, shape, path)
         return onnx_accuracy(path, images)
+
+
+def _some(names: list[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _shape(model: str, text: str | None) -> tuple[int, int, int]:
@@ -457,12 +496,15 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         return
     settings = result["settings"]
     heading, rows = result_rows(result)
-    title = f"{settings['model']} on {result['device']['name']}, {settings['method']}"
+    how = settings["method"] if settings["architecture"] is None else "a given architecture"
+    title = f"{settings['model']} on {result['device']['name']}, {how}"
     table = Table(*heading, title=title)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
     print(_time_bought(result["bought"]))
+    if result["table_error"] is None:
+        print(f"{settings['table']}: its profile has not finished, so the prediction is a guess")
     if result["measured"] is None:
         print(f"not measured: {result['not_measured_because']}")
         print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")

@@ -7,8 +7,8 @@ that was interrupted continues with the same command. Each network is timed besi
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -28,13 +28,14 @@ from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
 from pruner.measured import NotMeasured, measure_pair
 from pruner.prune import digest, files_read, prune, table_identity
-from pruner.run_folder import Settings, require_same_origin, write_json
+from pruner.run_folder import Settings, read_json, require_same_origin, write_json
 from pruner.weights import load_weights
 
 Report = Callable[[str, int, int, str], None]
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
 FIXED = (
     "method", "model", "weights", "data", "data_dir", "table", "speedup", "latency_ms", "seed",
+    "architecture",
 )  # fmt: skip
 
 
@@ -86,7 +87,10 @@ def compare(
         (method, variant(base, method).varied(speedup=speedup, latency_ms=None, seed=seed))
         for speedup, method, seed in product(*map(dict.fromkeys, (speedups, methods, seeds)))
     ]
-    data = load_data(base.data, base.data_dir) if members else None
+    twice = [name for name, count in Counter(m.model for m in members).items() if count > 1]
+    if twice:
+        raise RunError(f"--member {twice[0]} is given twice; one row a network")
+    data = load_data(base.data, base.data_dir)
     for member in members:
         _built(base, member, data)
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,7 @@ def compare(
         for number, (method, settings) in enumerate(runs):
             name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
             report("compare", number, len(runs) + len(members), name)
-            rows[name] = _run(method, settings, out / name, report)
+            rows[name] = _run(method, settings, out / name, report, data)
             _write(out, shared, rows)
         for number, member in enumerate(members):
             report("compare", len(runs) + number, len(runs) + len(members), member.model)
@@ -115,7 +119,8 @@ def compare(
 def plan(base: Settings) -> dict:
     """What all runs of a comparison share, files and folders apart."""
     return base.model_dump(
-        exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"}
+        mode="json",
+        exclude={"method", "speedup", "latency_ms", "seed", "table", "data_dir", "weights"},
     )
 
 
@@ -126,7 +131,7 @@ def differing(before: dict, now: dict) -> list[str]:
         """Of a user's function its name: its file is known by its content."""
         return value.rpartition(":")[1:] if name in ("model", "data") and ":" in value else value
 
-    before = {name: Settings.model_fields[name].default for name in now} | before
+    before = Settings.model_construct().model_dump(mode="json") | before
     return [name for name in now if wording(name, before[name]) != wording(name, now[name])]
 
 
@@ -147,7 +152,7 @@ def variant(base: Settings, method: str) -> Settings:
 def _finished(out: Path) -> dict[str, dict]:
     """Folder → row of what earlier calls made."""
     path = out / "compare.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = read_json(path)["rows"] if path.exists() else []
     return {row["folder"]: row for row in rows if "folder" in row}
 
 
@@ -164,10 +169,10 @@ def _file_name(method: str) -> str:
     return re.sub(r"[^\w.-]+", "_", method)
 
 
-def _run(method: str, settings: Settings, folder: Path, report: Report) -> dict:
+def _run(method: str, settings: Settings, folder: Path, report: Report, data: Data) -> dict:
     """The run's row; where the budget cannot be met, why."""
     try:
-        return _row(method, prune(settings, folder, report), folder)
+        return _row(method, prune(settings, folder, report, data), folder)
     except (BudgetError, SearchError) as error:
         return {
             "method": method,
@@ -249,13 +254,13 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
         "accuracy": member.published if member.weights is None else digest(member.weights),
     }
     if done.exists():
-        row = json.loads(done.read_text())
+        row = read_json(done)
         if row["source"] == source and row["measured"]:
             return row
     folder.mkdir(parents=True, exist_ok=True)
     dense, model = models.build(base.model, data.classes), _built(base, member, data)
     for each, path in ((dense, folder / "dense.onnx"), (model, folder / "model.onnx")):
-        export_onnx(each, data.shape, path, device.batch)
+        export_onnx(each, data.shape, path, device.batch, device.precision)
     measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
     known = {} if isinstance(measured, NotMeasured) else measured
     row = {
@@ -284,7 +289,7 @@ def _keep(out: Path, shared: dict) -> None:
     if not (begun and path.exists()):
         write_json(path, shared)
         return
-    other = differing(json.loads(path.read_text()), shared)
+    other = differing(read_json(path), shared)
     if other:
         raise RunError(
             f"{out} holds another comparison (other {', '.join(other)}); continue with the same "
@@ -296,7 +301,7 @@ def _require_same_problem(out: Path, base: Settings) -> None:
     """Raise RunError where a run in `out` read another table, weights or user's file."""
     files = files_read(base)
     for path in sorted(out.glob("*/origin.json")):
-        origin = json.loads(path.read_text())
+        origin = read_json(path)
         network = models.short_name(base.model, origin.get("classes"))
         now = {"table": table_identity(base.table, network), "files_sha256": files}
         require_same_origin(path.parent, origin, now, base)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lookup_tables.errors import BudgetError, ContractError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture
+from lookup_tables.estimate import LatencyModel, Term
+from lookup_tables.network import Architecture, Network
 from pruner.choices import KEPT, REMOVED, architecture, choices
 
 LARGEST = 1_000_000
@@ -43,6 +43,15 @@ class _Larger(NamedTuple):
     gain: float
 
 
+def _too_many(network: Network, term: Term) -> str:
+    writers = {layer.group: layer.name for layer in reversed(network.layers)}
+    names = ", ".join(writers[group] for group in term.groups)
+    return (
+        f"{len(term.groups)} groups of channels meet in layer {term.layers[0].name}; their widths "
+        f"have too many combinations to search. Let some layers be with --keep-width, of {names}"
+    )
+
+
 class Completion:
     """Answers: which options may the next decision take, and what is the fastest network at all."""
 
@@ -63,11 +72,7 @@ class Completion:
                 self._constant_s += float(term.seconds)
                 continue
             if not term.seconds.size:
-                raise ContractError(
-                    f"{len(term.groups)} groups meet in layer {term.layers[0].name}; their widths "
-                    "have too many combinations to search. Give some of them fixed widths: take "
-                    "`group` off their layers in the network file"
-                )
+                raise ContractError(_too_many(model.network, term))
             seconds = term.seconds
             if len(names) > len(term.groups):  # nothing where the block is removed
                 seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)

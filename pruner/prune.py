@@ -7,13 +7,13 @@ interrupted run continues with the same command and arrives at the same result.
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from torch import nn
@@ -21,7 +21,7 @@ from torch import nn
 from lookup_tables.errors import BudgetError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import only_writer
-from lookup_tables.network import Architecture
+from lookup_tables.network import Architecture, Network
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable
 from pruner import models
@@ -40,7 +40,7 @@ from pruner.methods import METHODS, SearchSettings
 from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
-from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings, write_json
+from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings, read_json, write_json
 from pruner.surgery import cut, keep_best, shrink
 from pruner.task import SearchLog, Task, read_log
 from pruner.trace import Trace, trace
@@ -52,12 +52,20 @@ SCORED_ONCE = ("uniform", "magnitude", "knapsack")
 RESCORED = 5  # the search's best, scored again on all held-out images
 
 
-def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None) -> dict:
+def prune(
+    settings: Settings,
+    out: str | Path,
+    report: Report = lambda *_: None,
+    data: Data | None = None,
+) -> dict:
     """Run or continue a pruning run; returns the content of result.json.
 
-    Raises BudgetError, TableError, ModelError, TraceError, DataError or RunError.
+    `data`: what `settings.data` names, where it has been read already. Raises BudgetError,
+    TableError, ModelError, TraceError, DataError or RunError.
     """
     journey = Journey(settings, report)
+    if data is not None:
+        journey.data = data
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
     if settings.depth and not journey.trace.network.blocks:
         raise RunError(f"--depth: {settings.model} has no block that could go; leave it out")
@@ -75,7 +83,7 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
     run = RunFolder.begin(out, settings, origin)
     with only_writer(run.path):
         if run.result.exists():
-            result = json.loads(run.result.read_text())
+            result = read_json(run.result)
             if result["measured"] or isinstance(measure(journey, run), NotMeasured):
                 return result
             # It was made elsewhere, and this is the table's device: the result grows by a time.
@@ -89,7 +97,13 @@ def prune(settings: Settings, out: str | Path, report: Report = lambda *_: None)
 
 
 def require_reachable(journey: Journey) -> None:
-    """Raise BudgetError if no architecture on the menu takes so little time."""
+    """Raise BudgetError if no architecture on the menu takes so little time.
+
+    Of an architecture that is given, if it takes more.
+    """
+    if journey.given is not None:
+        _require_within(journey, journey.given)
+        return
     depth = journey.settings.depth and journey.settings.method not in WIDTHS_ONLY
     try:
         Completion(journey.latency, depth).require(journey.limit_s, journey.score)
@@ -101,6 +115,16 @@ def require_reachable(journey: Journey) -> None:
             f"±{journey.widest:.0%} only, and a slower network than the dense one is never made; "
             "continue its profile for a better table: latprof profile --error"
         ) from None
+
+
+def _require_within(journey: Journey, given: Architecture) -> None:
+    latency_s = journey.latency.latency_s(given)
+    if latency_s > journey.limit_s * (1 + 1e-9):
+        allowed = "the budget" if journey.limit_s == journey.budget_s else "what is surely faster"
+        raise BudgetError(
+            f"{journey.settings.architecture}: predicted {latency_s * 1e3:.3f} ms, {allowed} is "
+            f"{journey.limit_s * 1e3:.3f} ms. Give another architecture, or a larger budget"
+        )
 
 
 @dataclass
@@ -145,15 +169,31 @@ class Journey:
         """What the table predicts; offered are only widths at the right edges of its steps."""
         measured = LatencyModel.load(self.trace.network, self.settings.table)
         menu = Staircase(measured).menu()
-        if not self.settings.widths:
-            menu = menu.with_menu({group.name: (group.width,) for group in menu.groups})
-        return measured.with_menu(menu)
+        stay = groups_of(menu, self.settings.keep_width)
+        offered = {
+            group.name: group.choices
+            if self.settings.widths and group.name not in stay
+            else (group.width,)
+            for group in menu.groups
+        }
+        return measured.with_menu(menu.with_menu(offered))
+
+    @cached_property
+    def given(self) -> Architecture | None:
+        """The architecture that the settings name, None where one is searched."""
+        if self.settings.architecture is None:
+            return None
+        architecture = Architecture.load(self.settings.architecture)
+        self.trace.network.check(architecture)
+        return architecture
 
     @property
     def budget_s(self) -> float:
         if self.settings.latency_ms is not None:
             return self.settings.latency_ms / 1e3
-        return self.latency.dense_s / self.settings.speedup
+        if self.settings.speedup is not None:
+            return self.latency.dense_s / self.settings.speedup
+        return self.latency.latency_s(self.given)
 
     @property
     def limit_s(self) -> float:
@@ -228,6 +268,9 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
     """The best architecture within the budget that the method finds."""
     if run.architecture.exists():
         return Architecture.load(run.architecture)
+    if journey.given is not None:
+        journey.given.save(run.architecture)
+        return journey.given
     settings = journey.settings
     episodes = 1 if settings.method in SCORED_ONCE else settings.episodes
 
@@ -252,6 +295,16 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
     return best
 
 
+def groups_of(network: Network, layers: Sequence[str]) -> set[str]:
+    """The groups that some layers' outputs belong to; raises RunError for an unknown layer."""
+    group = {layer.name: layer.group for layer in network.layers}
+    for name in layers:
+        if name not in group:
+            near = ", ".join(get_close_matches(name, group, n=3, cutoff=0)) or "no layer"
+            raise RunError(f"--keep-width {name!r}: no layer of {network.name}; nearest: {near}")
+    return {group[name] for name in layers} - {None}
+
+
 def for_search(settings: Settings) -> SearchSettings:
     """What of a run's settings its search method is given."""
     names = [field.name for field in fields(SearchSettings)]
@@ -261,7 +314,7 @@ def for_search(settings: Settings) -> SearchSettings:
 def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[str, list[float]]:
     path = folder / f"{name}.json" if folder else None
     if path and path.exists():
-        return json.loads(path.read_text())
+        return read_json(path)
     found = {channels: values.tolist() for channels, values in measure().items()}
     if path:
         write_json(path, found)
@@ -355,15 +408,16 @@ def load_run(path: str | Path) -> nn.Module:
 def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
     """Both networks as ONNX; the pruned one's largest relative difference from PyTorch."""
     journey.report("export", 0, 1, "writing ONNX")
+    device = journey.latency.device
     if not run.dense_onnx.exists():
-        export_onnx(journey.dense, journey.shape, run.dense_onnx, journey.latency.device.batch)
-    return export_onnx(model, journey.shape, run.onnx, journey.latency.device.batch)
+        export_onnx(journey.dense, journey.shape, run.dense_onnx, device.batch, device.precision)
+    return export_onnx(model, journey.shape, run.onnx, device.batch, device.precision)
 
 
 def measure(journey: Journey, run: RunFolder) -> dict | NotMeasured:
     """Paired timing where the table's device is at hand; kept once it was made."""
     if run.measured.exists():
-        return json.loads(run.measured.read_text())
+        return read_json(run.measured)
     journey.report("measure", 0, 1, "timing in pairs")
     measured = measure_pair(run.dense_onnx, run.onnx, Path(journey.settings.table))
     if not isinstance(measured, NotMeasured):
@@ -378,7 +432,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
     prediction = latency.predict_architectures([architecture])
     latency_s = float(prediction.latency_s[0])
     before, tried = journey.trace.network, read_log(run.search_log)
-    epochs = json.loads(run.training.read_text()) if run.training.exists() else []
+    epochs = read_json(run.training) if run.training.exists() else []
     result = {
         "asked": _latencies(latency.dense_s, journey.budget_s),
         "predicted": {
@@ -401,7 +455,8 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
             "pruned": before.macs_of(architecture),
         },
         "bought": bought(latency, architecture),
-        "parameters": {"dense": _count(journey.dense), "pruned": _count(model)},
+        "table_error": table_error(journey.settings.table, before.name),
+        "parameters": {"dense": _count(journey.trace.module), "pruned": _count(model)},
         "export_difference": difference,
         "training": epochs,
         "seconds": _seconds(run, tried, epochs),
@@ -424,6 +479,16 @@ def _seconds(run: RunFolder, tried: list[dict], epochs: list[dict]) -> dict[str,
     }
     spent = run.seconds_spent()
     return {step: max(seconds, spent.get(step, 0.0)) for step, seconds in known.items()}
+
+
+def table_error(folder: str, network: str) -> dict[str, float] | None:
+    """How wrong the table was on unseen networks, relative; None if its profile has not finished.
+
+    `menu` of networks on the menu of widths, `any` of networks at any width.
+    """
+    table = LatencyTable.open(folder)
+    found = {kind: table.validation(network, kind) for kind in ("menu", "any")}
+    return {kind: judged.rmspe for kind, judged in found.items() if judged} or None
 
 
 def bought(latency: LatencyModel, architecture: Architecture) -> list[dict]:
@@ -452,7 +517,10 @@ def table_identity(folder: str, network: str) -> dict[str, str]:
 
 def files_read(settings: Settings) -> dict[str, str]:
     """Setting → digest of the file that it names: the weights, and a user's own functions."""
-    return digests(settings.model, settings.data, settings.weights)
+    found = digests(settings.model, settings.data, settings.weights)
+    if settings.architecture is not None:
+        found["architecture"] = digest(settings.architecture)
+    return found
 
 
 def digests(model: str, data: str, weights: str | Path | None) -> dict[str, str]:
@@ -473,7 +541,15 @@ def digest(file: str | Path) -> str:
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a result."""
     names = ("latprof-pruner", "torch", "onnxruntime", "onnx", "stable-baselines3", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    return {"python": platform.python_version()} | {name: version_of(name) for name in names}
+
+
+def version_of(package: str) -> str:
+    """Of an installed package, or of its build for GPUs where that one stands in its place."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return version(f"{package}-gpu")
 
 
 def commit() -> str | None:

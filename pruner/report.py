@@ -111,7 +111,7 @@ def _search(result: dict, tried: Sequence[dict], architecture: Architecture) -> 
     accuracies = [row["accuracy"] for row in tried]
     latencies_s = [row["latency_s"] for row in tried]
     asked_s = result["asked"]["latency_ms"] / 1e3
-    known = [Architecture(**row["architecture"]) == architecture for row in tried]
+    known = [row["architecture"] == architecture for row in tried]
     chosen = known.index(True) if True in known else None
     return [
         page.heading("What the search tried"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from pruner.filters import DYNAMIC
 THOMPSON = "thompson"
 OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
 WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
+# What only a search listens to.
+OF_SEARCH = (
+    "method", "agent", "reward", "actions", "sensitivity", "depth", "widths", "keep_width",
+    "episodes", "score_images",
+)  # fmt: skip
 
 
 class Settings(BaseModel):
@@ -32,12 +38,14 @@ class Settings(BaseModel):
     table: str
     speedup: float | None = None
     latency_ms: float | None = None
+    architecture: str | None = None  # a file: that network, nothing is searched
     method: str = "lap"
     ranking: str = "l1"
     regenerate: Annotated[float, Field(ge=0, le=1)] = 0.5
     reconstruct: bool = True
     depth: bool = False
     widths: bool = True
+    keep_width: tuple[str, ...] = ()  # layers
     reward: str = "error_sensitivity"
     agent: str = THOMPSON
     actions: str = "widths"
@@ -74,8 +82,12 @@ class Settings(BaseModel):
             option = name.replace("_", "-")
             if value == (_own_agent(self.method) if name == "agent" else _usual(name)):
                 continue
+            if name == "depth" and self.method in WIDTHS_ONLY:  # in a comparison with --depth
+                continue
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
+            elif isinstance(value, tuple):
+                words += [word for one in value for word in (f"--{option}", one)]
             else:
                 words += [f"--{option}", str(value)]
         return words
@@ -132,13 +144,24 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _searches_or_takes_what_is_given(self):
+        for name in OF_SEARCH if self.architecture is not None else ():
+            usual = _own_agent(self.method) if name == "agent" else _usual(name)
+            if getattr(self, name) != usual:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is of a search; --architecture leaves nothing to one")
+        return self
+
+    @model_validator(mode="after")
     def _has_one_budget(self):
-        if (self.speedup is None) is (self.latency_ms is None):
-            raise ValueError("give exactly one of --speedup and --latency-ms")
         for name in ("speedup", "latency_ms"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be positive and finite, got {value}")
+        missing = [self.speedup, self.latency_ms].count(None)
+        if missing == 0 or (missing == 2 and self.architecture is None):
+            raise ValueError("give exactly one of --speedup and --latency-ms")
         return self
 
 
@@ -217,11 +240,11 @@ class RunFolder:
 
     def origin(self) -> dict:
         """What the run was begun with: versions and commit."""
-        return json.loads((self.path / "origin.json").read_text())
+        return read_json(self.path / "origin.json")
 
     def seconds_spent(self) -> dict[str, float]:
         """Step → seconds so far."""
-        return json.loads(self.seconds.read_text()) if self.seconds.exists() else {}
+        return read_json(self.seconds) if self.seconds.exists() else {}
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -240,11 +263,24 @@ def write_json(path: Path, content: dict | list) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
+def read_json(path: Path) -> dict | list:
+    """A JSON file of a run; raises RunError for a damaged one."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}); delete it, and the same command makes it anew from what "
+            "is left, or choose another --out"
+        ) from None
+
+
 def _require_same(path: Path, before: Settings, now: Settings, known_files: dict) -> None:
     """All but where files lie: those that are known by their content, images and the table."""
 
     def wording(name: str, value):
-        if name in ("data_dir", "table") or (name == "weights" and name in known_files):
+        if name in ("data_dir", "table") or (name == "depth" and now.method in WIDTHS_ONLY):
+            return None
+        if name in ("weights", "architecture") and name in known_files:
             return None
         return value.rpartition(":")[1:] if name in known_files else value  # a file's function
 

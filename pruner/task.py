@@ -54,7 +54,7 @@ class SearchLog:
 
     def __post_init__(self) -> None:
         for row in read_log(self.path):
-            self.scores[_key(Architecture(**row["architecture"]))] = row["accuracy"]
+            self.scores[_key(row["architecture"])] = row["accuracy"]
 
     def score(self, architecture: Architecture) -> float:
         """The logged accuracy of an architecture, or a new evaluation, logged."""
@@ -99,7 +99,11 @@ def read_log(path: Path) -> list[dict]:
 def _parse(path: Path, line: str) -> dict:
     try:
         row = json.loads(line)
-        return row | {"accuracy": float(row["accuracy"]), "latency_s": float(row["latency_s"])}
+        return row | {
+            "accuracy": float(row["accuracy"]),
+            "latency_s": float(row["latency_s"]),
+            "architecture": Architecture(**row["architecture"]),
+        }
     except (ValueError, KeyError, TypeError):
         raise RunError(
             f"{path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
@@ -124,4 +128,4 @@ def _complete_lines(path: Path) -> list[str]:
     if end < len(data):
         with path.open("r+b") as file:
             file.truncate(end)
-    return data[:end].decode().splitlines()
+    return data[:end].decode(errors="replace").splitlines()

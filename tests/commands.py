@@ -18,9 +18,10 @@ def command(monkeypatch, main, *arguments) -> int:
 
 
 def prune_arguments(workshop, out, **changes):
-    """Options of `pruner prune` for the workshop's network."""
+    """Options of `pruner prune` for the workshop's network; None leaves one out."""
     options = {
         "model": FACTORY, "weights": workshop / "dense.safetensors", "data": "digits",
         "table": workshop / "table", "speedup": 1.2, "episodes": 6, "epochs": 1, "out": out,
     } | changes  # fmt: skip
-    return [a for name, value in options.items() for a in (f"--{name.replace('_', '-')}", value)]
+    given = {name: value for name, value in options.items() if value is not None}
+    return [a for name, value in given.items() for a in (f"--{name.replace('_', '-')}", value)]

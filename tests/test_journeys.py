@@ -18,18 +18,21 @@ from safetensors.torch import load_file, save_file
 
 from latprof.show import print_validations
 from lookup_tables.device import Device
+from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import only_writer
 from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable, Validation
 from pruner import cli as pruner_cli
 from pruner import prune as pruner_prune
+from pruner.accuracy import accuracy
 from pruner.data import load_data
 from pruner.filters.dynamic import Phase
 from pruner.prune import load_run
-from pruner.run_folder import RunFolder
+from pruner.run_folder import RunFolder, Settings
+from pruner.weights import load_weights
 from tests.commands import FACTORY, prune_arguments
-from tests.toys import food101_folder, imagenet_folder, synthetic_table
+from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
 
 CHAIN = """
 from torch import nn
@@ -338,6 +341,178 @@ def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, metho
     made = Architecture.load(tmp_path / "run" / "architecture.json")
     assert made.removed
     assert net.widths(made) == net.widths(net.dense)
+
+
+def test_a_network_found_before_is_trained_otherwise_without_another_search(
+    workshop, tmp_path, pruner, capsys
+):
+    found = tmp_path / "run" / "architecture.json"
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", method="knapsack")) == 0
+    given = {"episodes": 300, "speedup": None, "epochs": 2, "architecture": found}
+    options = prune_arguments(workshop, tmp_path / "longer", **given)
+    capsys.readouterr()
+    assert pruner("prune", *options, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert Architecture.load(tmp_path / "longer" / "architecture.json") == Architecture.load(found)
+    assert len(result["training"]) == 2
+    assert result["asked"] == {name: result["predicted"][name] for name in result["asked"]}
+    assert not (tmp_path / "longer" / "search.jsonl").exists()
+
+    moved = found.rename(tmp_path / "moved.json")
+    options[options.index(found)] = moved
+    assert pruner("prune", *options) == 0  # the same content, wherever it lies
+    Architecture(widths={"conv1": 8}).save(moved)
+    assert pruner("prune", *options) == 1
+    assert "begun with another content of" in capsys.readouterr().err
+    Architecture().save(moved)
+    options[options.index(tmp_path / "longer")] = tmp_path / "dense"
+    assert pruner("prune", *options) == 1
+    assert "moved.json: predicted" in capsys.readouterr().err
+    assert pruner("prune", *options, "--method", "random") == 1
+    assert "--method is of a search; --architecture leaves" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["lap", "uniform", "magnitude"])
+def test_layers_keep_their_width_where_it_is_asked_for(workshop, tmp_path, pruner, capsys, method):
+    options = prune_arguments(workshop, tmp_path / "run", method=method, epochs=0)
+    assert pruner("prune", *options, "--keep-width", "layer2.0.conv1") == 0
+    net = Network.load(workshop / "small_resnet.json")
+    widths = net.widths(Architecture.load(tmp_path / "run" / "architecture.json"))
+    assert widths["layer2.0.conv1"] == 96
+    assert min(width / net.group[name].width for name, width in widths.items()) < 1
+
+
+def test_a_budget_in_milliseconds_is_met(workshop, tmp_path, pruner):
+    net = Network.load(workshop / "small_resnet.json")
+    dense_ms = LatencyModel.load(net, workshop / "table").dense_s * 1e3
+    changes = {"speedup": None, "latency_ms": dense_ms / 1.3, "method": "random", "epochs": 0}
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **changes)) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["asked"]["latency_ms"] == pytest.approx(dense_ms / 1.3)
+    assert result["predicted"]["latency_ms"] <= dense_ms / 1.3 * (1 + 1e-6)
+
+
+def test_a_runs_numbers_are_those_of_its_networks(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="random")
+    assert pruner("prune", *options, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    net = Network.load(workshop / "small_resnet.json")
+    architecture = Architecture.load(tmp_path / "run" / "architecture.json")
+    assert result["macs"] == {
+        "dense": net.macs_of(net.dense), "pruned": net.macs_of(architecture)
+    }  # fmt: skip
+    dense, pruned = small_resnet(), load_run(tmp_path / "run")
+    assert result["parameters"] == {
+        "dense": sum(p.numel() for p in dense.parameters()),
+        "pruned": sum(p.numel() for p in pruned.parameters()),
+    }
+    load_weights(dense, workshop / "dense.safetensors")
+    cut = load_run(tmp_path / "run")
+    load_weights(cut, tmp_path / "run" / "cut.safetensors")
+    test = load_data("digits").test
+    for name, model in (("dense", dense), ("pruned", cut), ("fine_tuned", pruned)):
+        assert result["accuracy"][name] == pytest.approx(accuracy(model, test)), name
+    assert result["predicted"]["low_ms"] < result["predicted"]["latency_ms"]
+    assert result["predicted"]["latency_ms"] < result["predicted"]["high_ms"]
+    assert result["table_error"].keys() == {"menu", "any"}
+
+
+SEALED_TEST = """
+from dataclasses import replace
+from pruner.data import load_data
+
+class Closed:
+    def __init__(self, images):
+        self.images, self.opened = images, False
+
+    def __len__(self):
+        return len(self.images)
+
+    def batch(self, indices, seed=None):
+        assert self.opened, "the test set was read before the end"
+        return self.images.batch(indices, seed)
+
+DATA = load_data("digits")
+TEST = Closed(DATA.test)
+
+def images():
+    return replace(DATA, test=TEST)
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ranking": "taylor"}, {"ranking": "dynamic"}, {"method": "greedy"}, {"patience": 1}],
+    ids=str,
+)
+def test_the_test_set_is_read_at_the_end_only(workshop, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(pruner_prune, "Phase", partial(Phase, steps=4, interval=2, batch=32))
+    mine = tmp_path / "mine.py"
+    mine.write_text(SEALED_TEST)
+    data = load_data(f"{mine}:images")
+    settings = Settings(
+        model=FACTORY, weights=str(workshop / "dense.safetensors"), data=f"{mine}:images",
+        table=str(workshop / "table"), speedup=1.2, episodes=3, epochs=1, **changes,
+    )  # fmt: skip
+
+    def report(step, done, total, text):
+        data.test.opened = step == "report"
+
+    assert pruner_prune.prune(settings, tmp_path / "run", report)["accuracy"]["fine_tuned"] > 0.3
+
+
+def test_a_run_is_exported_for_several_images_at_once(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    out = tmp_path / "four.onnx"
+    assert pruner("export", "--run", tmp_path / "run", "--out", out, "--batch", 4) == 0
+    shape = onnx.load(out).graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in shape] == [4, 1, 8, 8]
+    assert pruner("export", "--run", tmp_path / "run", "--out", tmp_path / "four.pb") == 1
+    assert "end it in .onnx" in capsys.readouterr().err
+
+
+def test_a_table_whose_profile_has_not_finished_says_so(workshop, tmp_path, pruner, capsys):
+    table = tmp_path / "table"
+    table.mkdir()
+    shutil.copy(workshop / "table" / "device.json", table)
+    rows = (workshop / "table" / "small_resnet.jsonl").read_text().splitlines(keepends=True)
+    kept = [row for row in rows if json.loads(row)["row"] != "validation"]
+    (table / "small_resnet.jsonl").write_text("".join(kept))
+    options = prune_arguments(workshop, tmp_path / "run", table=table, method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    assert "its profile has not finished" in capsys.readouterr().out
+
+
+def test_a_damaged_file_of_a_run_is_named(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="random", epochs=0)
+    assert pruner("prune", *options) == 0
+    for name, content in (("result.json", b"{"), ("origin.json", b"\xff")):
+        whole = (tmp_path / "run" / name).read_bytes()
+        (tmp_path / "run" / name).write_bytes(content)
+        assert pruner("prune", *options) == 1
+        assert f"{name} is damaged" in capsys.readouterr().err
+        (tmp_path / "run" / name).write_bytes(whole)
+    for name in ("result.json", "architecture.json"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / "search.jsonl").write_text('{"accuracy": 0.5, "latency_s": 1e-3}\n')
+    assert pruner("prune", *options) == 1
+    assert "not a search log line" in capsys.readouterr().err
+
+
+def test_a_model_traced_for_the_wrong_images_is_one_line(tmp_path, pruner, capfd):
+    options = ("--model", "resnet20", "--input", "1x32x32", "--out", tmp_path / "net.json")
+    assert pruner("trace", *options) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("error: cannot run the model on one 1×32×32 input")
+    assert "Traceback" not in error
+
+
+def test_tracing_says_which_layers_keep_their_width(tmp_path, pruner, capsys):
+    assert pruner("trace", "--model", "resnet20", "--out", tmp_path / "net.json") == 0
+    assert "keep their width, as the output and what meets grouped layers do: linear" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -686,6 +861,9 @@ def test_validating_a_foreign_table_is_refused(workshop, tmp_path, latprof, caps
         ({"reward": "error"}, "the agent thompson has no use for reward"),
         ({"method": "greedy", "agent": "ddpg"}, "greedy has no use for agent"),
         ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
+        ({"speedup": "inf"}, "--speedup must be positive and finite"),
+        ({"keep_width": "conv9"}, "--keep-width 'conv9': no layer of small_resnet; nearest: conv1"),
+        ({"architecture": "none.json", "episodes": 300}, "none.json: no such architecture file"),
         ({"weights": "none.safetensors"}, "no such weights file"),
         ({"table": "no_table"}, "is no latency table"),
         ({"data": "cifar10"}, "needs --data-dir"),

@@ -63,5 +63,6 @@ def _above(task: Task, scores: dict[str, np.ndarray], threshold: float) -> Archi
         kept = int((scores[group.name] > threshold).sum())
         rounded = -(-kept // ROUND_TO) * ROUND_TO
         lowest = task.latency.lowest_widths[group.name]
-        widths[group.name] = int(np.clip(rounded, lowest, group.width))
+        stays = group.choices == (group.width,)
+        widths[group.name] = int(np.clip(rounded, group.width if stays else lowest, group.width))
     return Architecture(widths=widths)

@@ -1,12 +1,15 @@
 """Baselines against small problems whose answer is known."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lookup_tables.errors import ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
+from pruner.choices import choices
 from pruner.completion import Completion
 from pruner.env import ENVIRONMENTS
 from pruner.knapsack import solve, solve_nearly, worth, worth_factors
@@ -14,7 +17,8 @@ from pruner.methods import AGENTS, METHODS, SearchSettings
 from pruner.methods.amc import matching_budget
 from pruner.methods.baselines import walk_randomly
 from pruner.task import Task
-from tests.toys import chain, synthetic_table, tiny_network
+from pruner.trace import trace
+from tests.toys import Merging, chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
 TINY = tiny_network()
@@ -260,3 +264,25 @@ def test_a_model_in_macs_counts_macs(latency):
     share = CHAIN.macs(widths) / CHAIN.macs(CHAIN.widths(CHAIN.dense))
     found = in_macs.latency_s(Architecture(widths=widths)) / in_macs.dense_s
     assert found == pytest.approx(share)
+
+
+def test_a_width_is_worth_its_most_important_channels():
+    network = chain(4, 4).with_menu({"g0": (1, 2, 3, 4)})
+    completion = SimpleNamespace(choices=choices(network))
+    (values,) = worth(completion, SimpleNamespace(importance=lambda: {"g0": [1, 5, 0, 2]}))
+    assert values.tolist() == pytest.approx([5 / 8, 7 / 8, 1, 1])
+
+
+def test_too_many_widths_in_one_layer_are_refused_naming_the_layers_that_could_stay(tmp_path):
+    network = trace(Merging(8), (3, 8, 8), "merging").network
+    network = network.with_menu({group.name: tuple(range(2, 17, 2)) for group in network.groups})
+    latency = LatencyModel(network, synthetic_table(tmp_path / "t", network, levels=2))
+    with pytest.raises(ContractError, match=r"--keep-width, of branches\.0, branches\.1"):
+        Completion(latency)
+    fewer = {
+        group.name: group.choices if number < 3 else (group.width,)
+        for number, group in enumerate(network.groups)
+    }
+    latency = latency.with_menu(network.with_menu(fewer))
+    found = Completion(latency).fallback(latency.dense_s * 0.9)
+    assert latency.latency_s(found) <= latency.dense_s * 0.9

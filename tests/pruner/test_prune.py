@@ -1,0 +1,111 @@
+"""What the journey decides between its steps."""
+
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lookup_tables.estimate import LatencyModel
+from lookup_tables.network import Architecture
+from pruner import prune
+from pruner.errors import RunError, SearchError
+from pruner.finetune import Recipe
+from pruner.run_folder import RunFolder, Settings
+from pruner.task import SearchLog
+from tests.toys import synthetic_table, tiny_network
+
+TINY = tiny_network()
+SETTINGS = Settings(model="m.py:f", weights="w", data="digits", table="t", speedup=1.5)
+
+
+def widths(first, second):
+    return Architecture(widths={"conv1": first, "layer1.0.conv1": second})
+
+
+@pytest.fixture
+def journey(tmp_path):
+    latency = LatencyModel(TINY, synthetic_table(tmp_path / "table", TINY))
+    whole = {}  # accuracies on all held-out images
+    return SimpleNamespace(
+        settings=SETTINGS,
+        latency=latency,
+        limit_s=latency.latency_s(widths(8, 16)),
+        score=lambda architecture: whole[architecture.model_dump_json()],
+        whole=whole,
+    )
+
+
+def logged(journey, folder, scores):
+    """A search log of (architecture, accuracy on the sample, accuracy on all)."""
+    for architecture, _, accuracy in scores:
+        journey.whole[architecture.model_dump_json()] = accuracy
+    sample = {architecture.model_dump_json(): first for architecture, first, _ in scores}
+    log = SearchLog(folder / "search.jsonl", lambda a: sample[a.model_dump_json()], journey.latency)
+    for architecture, *_ in scores:
+        log.score(architecture)
+    return log
+
+
+def test_the_network_found_is_the_best_on_all_held_out_images(journey, tmp_path):
+    flattered, best = widths(8, 8), widths(8, 12)
+    scores = [(flattered, 0.9, 0.6), (best, 0.8, 0.7), (widths(4, 4), 0.1, 0.1)]
+    assert prune.choose(journey, logged(journey, tmp_path, scores)) == best
+
+
+def test_only_the_samples_few_best_are_looked_at_again(journey, tmp_path):
+    scores = [(widths(8, n), 0.9 - n / 100, 0.5 + n / 100) for n in range(5, 13)]
+    found = prune.choose(journey, logged(journey, tmp_path, scores))
+    assert found == scores[prune.RESCORED - 1][0]  # the best of all held-out images among the five
+
+
+def test_what_is_too_slow_never_wins(journey, tmp_path):
+    slow, fitting = TINY.dense, widths(4, 4)
+    scores = [(slow, 1, 1), (fitting, 0.1, 0.1)]
+    assert prune.choose(journey, logged(journey, tmp_path, scores)) == fitting
+    with pytest.raises(SearchError, match="none of the 1 architectures"):
+        prune.choose(journey, logged(journey, tmp_path / "table", [(slow, 1, 1)]))
+
+
+def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
+    asked = {
+        "epochs": 3, "batch": 7, "rate": 0.3, "weight_decay": 0.02, "label_smoothing": 0.1,
+        "distill": 0.7, "patience": 0, "seed": 5,
+    }  # fmt: skip
+    seen = []
+    monkeypatch.setattr(prune, "fine_tune", lambda *arguments: seen.append(arguments) or [])
+    monkeypatch.setattr(prune, "prepare", lambda *_: torch.nn.Linear(1, 1))
+    here = SimpleNamespace(
+        settings=SETTINGS.varied(**asked),
+        data=SimpleNamespace(train="train", all_training="all"),
+        dense="teacher",
+        judged_by="held out",
+    )
+    prune.tune(here, RunFolder(tmp_path, here.settings), None)
+    _, images, recipe, _, teacher, _, held_out = seen[0]
+    assert (images, teacher, held_out) == ("all", "teacher", "held out")
+    assert recipe == Recipe(**asked)
+
+
+def test_a_version_is_known_where_only_the_build_for_gpus_is_installed(monkeypatch):
+    def version(package):
+        if package == "onnxruntime":
+            raise PackageNotFoundError(package)
+        return "1.31"
+
+    monkeypatch.setattr(prune, "version", version)
+    assert prune.version_of("onnxruntime") == "1.31"
+    assert prune.versions()["onnxruntime"] == "1.31"
+
+
+def test_layers_that_keep_their_width_are_named_by_their_modules():
+    assert prune.groups_of(TINY, ["layer1.0.conv1", "linear"]) == {"layer1.0.conv1"}
+    with pytest.raises(RunError, match=r"--keep-width 'layer1.0.con'.*nearest: layer1.0.conv"):
+        prune.groups_of(TINY, ["layer1.0.con"])
+
+
+def test_a_method_that_removes_no_block_is_reproduced_without_depth():
+    """In a comparison with --depth it shares the settings of the others."""
+    settings = SETTINGS.varied(method="uniform", depth=True)
+    assert "--depth" not in settings.options()
+    assert "--depth" in SETTINGS.varied(depth=True).options()
