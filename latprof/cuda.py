@@ -38,6 +38,7 @@ from lookup_tables.table import LayerTime
 __all__ = ["Instrumented", "Monitor", "Running"]
 
 PROVIDER, MEMORY = "CUDAExecutionProvider", "cuda"
+STREAM = "user_compute_stream"
 _LONGEST_DELAY_S = 0.05  # by which work is held back while it is queued
 _UNCAPTURED = 2  # runs before a graph is captured
 _TYPES = {
@@ -214,14 +215,15 @@ def _open(model: bytes | str, device: Device, graph: bool) -> ort.InferenceSessi
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     stream = driver().graph_stream if graph else driver().stream
     provider = dict(device.provider_options) | {
-        "user_compute_stream": str(stream),
+        STREAM: str(stream),
         GRAPH: "1" if graph else "0",
     }
     with redirect_stdout(sys.stderr):  # where it prints faults; answers go to standard output
         session = ort.InferenceSession(model, options, providers=[(PROVIDER, provider)])
     # After a fault it opens the network again by itself, with other providers or no options.
     given = session.get_provider_options().get(PROVIDER, {})
-    if session.get_providers()[0] != PROVIDER or given.get(GRAPH) != provider[GRAPH]:
+    kept = all(given.get(name) == provider[name] for name in (GRAPH, STREAM))
+    if session.get_providers()[0] != PROVIDER or not kept:
         raise RuntimeError(
             "ONNX Runtime opened the network without its CUDA provider, or without the options it "
             "was given; its libraries are not complete (see ort.preload_dlls)"
