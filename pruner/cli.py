@@ -496,14 +496,14 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         return
     settings = result["settings"]
     heading, rows = result_rows(result)
-    how = settings["method"] if settings["architecture"] is None else "a given architecture"
+    how = "a given architecture" if settings.get("architecture") else settings["method"]
     title = f"{settings['model']} on {result['device']['name']}, {how}"
     table = Table(*heading, title=title)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
     print(_time_bought(result["bought"]))
-    if result["table_error"] is None:
+    if result.get("table_error", {}) is None:  # unknown of earlier versions' results
         print(f"{settings['table']}: its profile has not finished, so the prediction is a guess")
     if result["measured"] is None:
         print(f"not measured: {result['not_measured_because']}")

@@ -484,6 +484,19 @@ def test_a_table_whose_profile_has_not_finished_says_so(workshop, tmp_path, prun
     assert "its profile has not finished" in capsys.readouterr().out
 
 
+def test_a_run_that_an_earlier_version_finished_is_shown(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    for name, since in (("result.json", "table_error"), ("settings.json", "architecture")):
+        content = json.loads((tmp_path / "run" / name).read_text())
+        del content[since]
+        content.get("settings", {}).pop("architecture", None)
+        (tmp_path / "run" / name).write_text(json.dumps(content))
+    capsys.readouterr()
+    assert pruner("prune", *options) == 0
+    assert "uniform" in capsys.readouterr().out
+
+
 def test_a_damaged_file_of_a_run_is_named(workshop, tmp_path, pruner, capsys):
     options = prune_arguments(workshop, tmp_path / "run", method="random", epochs=0)
     assert pruner("prune", *options) == 0
