@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -228,6 +228,23 @@ class Network(_Frozen):
         """Identifies what is computed: the layers and how they are coupled; not name or menu."""
         data = self.model_dump(mode="json", include={"input_shape", "blocks", "layers"})
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+    def tells_more_apart(self, other: Network) -> bool:
+        """Whether this network is another one but for the last layers, which have more outputs."""
+        if (self.input_shape, self.blocks) != (other.input_shape, other.blocks):
+            return False
+        read = {name for layer in self.layers for name in (*layer.inputs, layer.residual)}
+        widened = False
+        for mine, its in zip_longest(self.layers, other.layers):
+            if mine == its:
+                continue
+            if None in (mine, its) or mine.name in read or mine.group is not None:
+                return False
+            more = (mine.channels or 0) > (its.channels or 0)
+            if not more or mine.model_copy(update={"channels": its.channels}) != its:
+                return False
+            widened = True
+        return widened
 
     # -- geometry ------------------------------------------------------------------------------
 

@@ -302,6 +302,6 @@ def _require_same_problem(out: Path, base: Settings) -> None:
     files = files_read(base)
     for path in sorted(out.glob("*/origin.json")):
         origin = read_json(path)
-        network = models.short_name(base.model, origin.get("classes"))
+        network = origin.get("priced_by", models.short_name(base.model, origin.get("classes")))
         now = {"table": table_identity(base.table, network), "files_sha256": files}
         require_same_origin(path.parent, origin, now, base)

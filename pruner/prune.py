@@ -77,7 +77,8 @@ def prune(
         "commit": commit(),
         "input_shape": list(journey.shape),
         "classes": journey.data.classes,
-        "table": table_identity(settings.table, journey.trace.network.name),
+        "table": table_identity(settings.table, journey.priced.name),
+        "priced_by": journey.priced.name,
         "files_sha256": files_read(settings),
     }
     run = RunFolder.begin(out, settings, origin)
@@ -165,9 +166,14 @@ class Journey:
         return trace(self.dense, self.shape, name)
 
     @cached_property
+    def priced(self) -> Network:
+        """The network whose rows the table holds: this one, or one for more classes."""
+        return LatencyTable.open(self.settings.table).pricing(self.trace.network)
+
+    @cached_property
     def latency(self) -> LatencyModel:
         """What the table predicts; offered are only widths at the right edges of its steps."""
-        measured = LatencyModel.load(self.trace.network, self.settings.table)
+        measured = LatencyModel.load(self.priced, self.settings.table)
         menu = Staircase(measured).menu()
         stay = groups_of(menu, self.settings.keep_width)
         offered = {
@@ -455,7 +461,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
             "pruned": before.macs_of(architecture),
         },
         "bought": bought(latency, architecture),
-        "table_error": table_error(journey.settings.table, before.name),
+        "table_error": table_error(journey.settings.table, journey.priced.name),
         "parameters": {"dense": _count(journey.trace.module), "pruned": _count(model)},
         "export_difference": difference,
         "training": epochs,

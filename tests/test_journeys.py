@@ -484,6 +484,40 @@ def test_a_table_whose_profile_has_not_finished_says_so(workshop, tmp_path, prun
     assert "its profile has not finished" in capsys.readouterr().out
 
 
+SEVEN = """
+import torch
+from torch.utils.data import TensorDataset
+from pruner.data import load_data
+from tests.toys import small_resnet as whole
+
+def small_resnet():
+    model = whole()
+    model.linear = torch.nn.Linear(96, 7)
+    return model
+
+def images():
+    data = load_data("digits")
+    parts = [part.batch(torch.arange(len(part))) for part in (data.train, data.test)]
+    return tuple(TensorDataset(x[y < 7], y[y < 7]) for x, y in parts)
+"""
+
+
+def test_a_table_serves_fewer_classes_than_it_was_measured_for(workshop, tmp_path, pruner, capsys):
+    mine, weights = tmp_path / "mine.py", tmp_path / "seven.safetensors"
+    mine.write_text(SEVEN)
+    seven = {"model": f"{mine}:small_resnet", "data": f"{mine}:images"}
+    begin = [f"--weights={workshop / 'dense.safetensors'}", "--epochs=1", f"--out={weights}"]
+    assert pruner("train", *(f"--{k}={v}" for k, v in seven.items()), *begin) == 0
+    options = {"weights": weights, "method": "random", "epochs": 0, **seven}
+    capsys.readouterr()
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **options)) == 0
+    assert load_run(tmp_path / "run")(torch.zeros(1, 1, 8, 8)).shape == (1, 7)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
+    assert result["priced_by"] == "small_resnet"
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **options)) == 0
+
+
 def test_a_run_that_an_earlier_version_finished_is_shown(workshop, tmp_path, pruner, capsys):
     options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
     assert pruner("prune", *options) == 0

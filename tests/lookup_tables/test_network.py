@@ -155,3 +155,20 @@ def test_another_menu_changes_choices_and_nothing_else():
     assert other.group["conv1"].choices == (8, 16)
     assert other.fingerprint == network.fingerprint
     assert other.layers == network.layers
+
+
+def with_head(network, **changes):
+    data = network.model_dump()
+    data["layers"][-1].update(changes)
+    return Network.model_validate(data)
+
+
+def test_a_network_prices_one_that_is_alike_but_for_fewer_outputs():
+    known = chain(8, 16, 8)
+    assert known.tells_more_apart(with_head(known, channels=3))
+    assert not known.tells_more_apart(known)
+    assert not known.tells_more_apart(with_head(known, channels=9))
+    assert not known.tells_more_apart(with_head(known, channels=3, kernel=(1, 1)))
+    assert not known.tells_more_apart(chain(8, 12, 8))
+    assert not known.tells_more_apart(chain(8, 16))
+    assert not chain(8, 16).tells_more_apart(known)

@@ -114,6 +114,20 @@ def test_a_network_that_differs_from_the_one_measured_is_told_by_its_first_diffe
         table.require_network(Network.model_validate(larger.model_dump()))
 
 
+def test_a_table_prices_a_network_for_fewer_classes_by_the_one_that_it_knows(table):
+    NETWORK.save(table.network_path("chain"))
+    fewer = NETWORK.model_dump()
+    fewer["layers"][-1]["channels"] = 3
+    for name in ("chain", "chain_3_classes"):
+        assert table.pricing(Network.model_validate(fewer | {"name": name})) == NETWORK
+    assert table.pricing(NETWORK) is NETWORK
+    fewer["layers"][-1]["channels"] = 9
+    with pytest.raises(TableError, match="8 channels there, conv conv3 with 9 channels here"):
+        table.pricing(Network.model_validate(fewer))
+    with pytest.raises(TableError, match="holds no network 'other'"):
+        table.pricing(Network.model_validate(fewer | {"name": "other"}))
+
+
 def test_tables_go_beside_the_shipped_ones_only_in_a_checkout(monkeypatch, tmp_path):
     assert home_of("cpu") == DATA / "cpu"
     monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "lookup_tables" / "data")
