@@ -261,6 +261,17 @@ def regret() -> Iterator[Row]:
         yield row
 
 
+def filter_selection() -> Iterator[Row]:
+    """Accuracy of one architecture by what chose its filters, the best first."""
+    yield ["chosen by", "after 400 steps with masks", "after fine-tuning, mean", "seeds"]
+    content = _read("filter_selection_resnet20_1.5x")
+    for way, entry in sorted(content["summary"].items(), key=lambda pair: -pair[1]["mean"]):
+        rows = [row for row in content["rows"] if row["way"] == way]
+        masked = float(np.mean([row["selected"] for row in rows]))
+        each = ", ".join(_percent(row["fine_tuned"]) for row in rows)
+        yield [way, _percent(masked), f"**{_percent(entry['mean'])}**", each]
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -300,6 +311,7 @@ MAKERS = {
         transfer_replayed,
         anchors,
         regret,
+        filter_selection,
     )
 }
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
