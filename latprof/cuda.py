@@ -1,7 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: whole networks and their layers, timed by CUDA events.
 
-Everything runs on one stream of our own, inputs and outputs bound on the device, and a run does not
-synchronise. Three times are taken:
+Everything runs on a stream of our own, graphs on another; inputs and outputs are bound on the
+device, and a run does not synchronise. Three times are taken:
 
 - *stream*: a run as a user makes it. If the host cannot launch kernels as fast as the GPU works
   them off, the host's time is in it, because it is in the user's.

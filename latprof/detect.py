@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from latprof.errors import DeviceNotHere
 from lookup_tables.device import Device
-from lookup_tables.table import DATA
+from lookup_tables.table import home_of
 
 GRAPH = "enable_cuda_graph"
 SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
@@ -165,12 +165,12 @@ def _not_here(asked: str, device: Device) -> str:
         here += "".join(f" and GPU {gpu.name!r} (--device {gpu.slug})" for gpu in found)
     else:
         here += "; no NVIDIA GPU was found"
-    committed = DATA / asked
+    committed = home_of(asked)
     where = (
         f"its table is here: --table {committed}"
         if committed.exists()
         else f"run `make profile DEVICE={asked}` on a machine that has one and copy its folder "
-        f"lookup_tables/data/{asked}"
+        f"to {committed}"
     )
     return (
         f"device {asked} is not here. This machine has: {here}. "

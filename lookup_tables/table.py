@@ -289,7 +289,7 @@ class LatencyTable:
             raise TableError(
                 f"{self.path(network.name)} was measured on another network called "
                 f"{network.name}: {self._difference(network)}. A table holds for one network at "
-                "one input size and number of classes: trace yours under another name "
+                "one input size: trace yours under another name "
                 "(pruner trace) and profile it on the table's device, or use the network as it "
                 "was measured"
             )

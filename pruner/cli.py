@@ -503,8 +503,7 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         table.add_row(*row)
     Console().print(table)
     print(_time_bought(result["bought"]))
-    own = models.short_name(settings["model"], result.get("classes"))
-    if result.get("priced_by", own) != own:
+    if result.get("stands_in"):
         print(f"predicted by {result['priced_by']}, for more classes: this one takes no longer")
     if result.get("table_error", {}) is None:  # unknown of earlier versions' results
         print(f"{settings['table']}: its profile has not finished, so the prediction is a guess")

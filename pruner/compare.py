@@ -35,7 +35,7 @@ Report = Callable[[str, int, int, str], None]
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
 FIXED = (
     "method", "model", "weights", "data", "data_dir", "table", "speedup", "latency_ms", "seed",
-    "architecture",
+    "architecture", "keep_width",
 )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def variant(base: Settings, method: str) -> Settings:
 def _finished(out: Path) -> dict[str, dict]:
     """Folder → row of what earlier calls made."""
     path = out / "compare.json"
-    rows = read_json(path)["rows"] if path.exists() else []
+    rows = read_json(path, made_anew=False)["rows"] if path.exists() else []
     return {row["folder"]: row for row in rows if "folder" in row}
 
 
@@ -289,7 +289,7 @@ def _keep(out: Path, shared: dict) -> None:
     if not (begun and path.exists()):
         write_json(path, shared)
         return
-    other = differing(read_json(path), shared)
+    other = differing(read_json(path, made_anew=False), shared)
     if other:
         raise RunError(
             f"{out} holds another comparison (other {', '.join(other)}); continue with the same "
@@ -301,7 +301,7 @@ def _require_same_problem(out: Path, base: Settings) -> None:
     """Raise RunError where a run in `out` read another table, weights or user's file."""
     files = files_read(base)
     for path in sorted(out.glob("*/origin.json")):
-        origin = read_json(path)
+        origin = read_json(path, made_anew=False)
         network = origin.get("priced_by", models.short_name(base.model, origin.get("classes")))
         now = {"table": table_identity(base.table, network), "files_sha256": files}
         require_same_origin(path.parent, origin, now, base)

@@ -432,9 +432,8 @@ def from_datasets(
     """A data set from PyTorch's own: the training images without augmentation, the test images.
 
     `augmented`: the training images again, in the same order, with augmentation; fine-tuning
-    reads them. A tenth of the training images is held out. Classes are those of `train.classes`
-    (of the whole, where `train` is a Subset), or as many as there are labels. Raises DataError for
-    what are no such images, and for training images that differ from one reading to the next.
+    reads them. A tenth of the training images is held out. Classes are those of `train.classes`,
+    or as many as there are labels. Raises DataError for what are no such images.
     """
     if augmented is not None and len(augmented) != len(train):
         raise DataError(
@@ -444,7 +443,6 @@ def from_datasets(
     shapes = {_shape_of(name, dataset) for dataset in (train, test, augmented or train)}
     if len(shapes) > 1:
         raise DataError(f"{name}: images of different shapes: {', '.join(map(str, shapes))}")
-    _require_repeatable(name, train)
     rest, held_out = _tenth(len(train), seed)
     return Data(
         name,
@@ -480,25 +478,38 @@ def _shape_of(name: str, dataset: Dataset) -> tuple[int, int, int]:
 
 
 def _count_classes(dataset: Dataset) -> int:
-    """Without reading images where the set, or the one it is a part of, names what it holds."""
-    whole = dataset
-    while isinstance(whole, Subset):
-        whole = whole.dataset
-    if getattr(whole, "classes", None) is not None:
-        return len(whole.classes)
-    labels = getattr(whole, "targets", None)
-    if labels is None:
-        labels = (dataset[index][1] for index in range(len(dataset)))
-    return 1 + max(map(int, labels))
+    """Without reading all images where labels are known apart from them."""
+    named = getattr(dataset, "classes", None)
+    if named is not None:
+        return len(named)
+    labels, some = _targets(dataset), range(0, len(dataset), max(1, len(dataset) // REREAD))
+    if labels is None or any(labels[index] != int(dataset[index][1]) for index in some):
+        labels = [int(dataset[index][1]) for index in range(len(dataset))]
+    return 1 + max(labels)
 
 
-def _require_repeatable(name: str, train: Dataset) -> None:
-    """Raise DataError where an image differs from one reading to the next."""
-    for index in range(min(len(train), REREAD)):
-        if not torch.equal(train[index][0], train[index][0]):
+def _targets(dataset: Dataset) -> list[int] | None:
+    """The labels that torchvision's data sets keep beside the images, also for a part of one."""
+    if type(dataset) is Subset:
+        whole = _targets(dataset.dataset)
+        return None if whole is None else [whole[index] for index in dataset.indices]
+    try:
+        found = [int(label) for label in dataset.targets]
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return found if len(found) == len(dataset) else None
+
+
+def require_repeatable(data: Data) -> None:
+    """Raise DataError where a user's training image differs from one reading to the next."""
+    if not isinstance(data.train, FromDataset):
+        return
+    for index in data.train.indices[:REREAD].tolist():
+        first, second = (data.train.plain[index][0] for _ in range(2))
+        if not torch.equal(first, second):
             raise DataError(
-                f"{name}: training image {index} differs from one reading to the next, as with "
-                "random crops or flips. Candidates are compared on the same images: return "
+                f"{data.name}: training image {index} differs from one reading to the next, as "
+                "with random crops or flips. Candidates are compared on the same images: return "
                 "(train, test, augmented train), `train` without augmentation"
             )
 

@@ -27,7 +27,7 @@ from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
-from pruner.data import Data, Images, load_data, require_fit
+from pruner.data import Data, Images, load_data, require_fit, require_repeatable
 from pruner.errors import ModelError, RunError, SearchError
 from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
@@ -72,6 +72,8 @@ def prune(
     require_reachable(journey)
     _ = journey.data
     require_fit(journey.dense, journey.shape, journey.data)
+    if not (Path(out) / "settings.json").exists():
+        require_repeatable(journey.data)
     origin = {
         "versions": versions(),
         "commit": commit(),
@@ -79,6 +81,7 @@ def prune(
         "classes": journey.data.classes,
         "table": table_identity(settings.table, journey.priced.name),
         "priced_by": journey.priced.name,
+        "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
         "files_sha256": files_read(settings),
     }
     run = RunFolder.begin(out, settings, origin)
@@ -119,6 +122,13 @@ def require_reachable(journey: Journey) -> None:
 
 
 def _require_within(journey: Journey, given: Architecture) -> None:
+    for name, width in given.widths.items():
+        lowest = journey.latency.lowest_widths[name]
+        if width < lowest:
+            raise RunError(
+                f"{journey.settings.architecture}: {name} is {width} wide, the table knows it from "
+                f"{lowest} up only"
+            )
     latency_s = journey.latency.latency_s(given)
     if latency_s > journey.limit_s * (1 + 1e-9):
         allowed = "the budget" if journey.limit_s == journey.budget_s else "what is surely faster"

@@ -240,7 +240,7 @@ class RunFolder:
 
     def origin(self) -> dict:
         """What the run was begun with: versions and commit."""
-        return read_json(self.path / "origin.json")
+        return read_json(self.path / "origin.json", made_anew=False)
 
     def seconds_spent(self) -> dict[str, float]:
         """Step → seconds so far."""
@@ -263,15 +263,13 @@ def write_json(path: Path, content: dict | list) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict | list:
-    """A JSON file of a run; raises RunError for a damaged one."""
+def read_json(path: Path, made_anew: bool = True) -> dict | list:
+    """A JSON file of a run, `made_anew` where it is missing; raises RunError for a damaged one."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise RunError(
-            f"{path} is damaged ({error}); delete it, and the same command makes it anew from what "
-            "is left, or choose another --out"
-        ) from None
+        mend = "delete it, and the same command makes it anew" if made_anew else "restore it"
+        raise RunError(f"{path} is damaged ({error}); {mend}, or choose another --out") from None
 
 
 def _require_same(path: Path, before: Settings, now: Settings, known_files: dict) -> None:
@@ -280,8 +278,10 @@ def _require_same(path: Path, before: Settings, now: Settings, known_files: dict
     def wording(name: str, value):
         if name in ("data_dir", "table") or (name == "depth" and now.method in WIDTHS_ONLY):
             return None
-        if name in ("weights", "architecture") and name in known_files:
+        if value is None:
             return None
+        if name in ("weights", "architecture") and name in known_files:
+            return "a file, known by its content"
         return value.rpartition(":")[1:] if name in known_files else value  # a file's function
 
     differing = [

@@ -368,6 +368,14 @@ def test_a_network_found_before_is_trained_otherwise_without_another_search(
     options[options.index(tmp_path / "longer")] = tmp_path / "dense"
     assert pruner("prune", *options) == 1
     assert "moved.json: predicted" in capsys.readouterr().err
+    at = options.index("--architecture")
+    options[options.index(tmp_path / "dense")] = tmp_path / "longer"
+    assert pruner("prune", *options[:at], *options[at + 2 :], "--speedup", 1.2) == 1
+    assert "begun with other settings: " in capsys.readouterr().err
+    Architecture(widths={"layer2.0.conv1": 1}).save(moved)
+    options[options.index(tmp_path / "longer")] = tmp_path / "thin"
+    assert pruner("prune", *options) == 1
+    assert "layer2.0.conv1 is 1 wide, the table knows it from" in capsys.readouterr().err
     assert pruner("prune", *options, "--method", "random") == 1
     assert "--method is of a search; --architecture leaves" in capsys.readouterr().err
 
@@ -511,6 +519,7 @@ def test_a_table_serves_fewer_classes_than_it_was_measured_for(workshop, tmp_pat
     options = {"weights": weights, "method": "random", "epochs": 0, **seven}
     capsys.readouterr()
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **options)) == 0
+    assert "small_resnet, for more classes: this one takes no longer" in capsys.readouterr().out
     assert load_run(tmp_path / "run")(torch.zeros(1, 1, 8, 8)).shape == (1, 7)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset
 
-from pruner.data import batches, from_datasets, load_data
+from pruner.data import batches, from_datasets, load_data, require_repeatable
 from pruner.errors import DataError
 from tests.toys import food101_folder, imagenet_folder
 
@@ -275,22 +275,40 @@ def test_a_tenth_is_held_out_and_nothing_is_in_both_parts(count, seed):
 
 
 def test_classes_are_counted_without_reading_the_images_of_a_part():
-    class Named(Shapes):
-        classes, read = ("a", "b", "c", "d"), 0
-
-        def __getitem__(self, index):
-            self.read += 1
-            return super().__getitem__(index)
-
-    whole = Named(400)
+    whole = Labelled([index % 4 for index in range(400)])
     data = from_datasets("mine", Subset(whole, range(300)), Subset(whole, range(300, 400)))
     assert data.classes == 4
     assert whole.read < 100
+    few = [index for index in range(300) if index % 4 < 2]
+    assert from_datasets("mine", Subset(whole, few), Subset(whole, few)).classes == 2
+
+
+@pytest.mark.parametrize("targets", [[5] * 40, ["a", "b"] * 20, [1]])
+def test_labels_beside_the_images_that_say_otherwise_are_not_believed(targets):
+    whole = Labelled([index % 4 for index in range(40)])
+    whole.targets = targets
+    assert from_datasets("mine", whole, Shapes(5)).classes == 4
+
+
+class Labelled(Shapes):
+    """Keeps its labels beside the images, as torchvision's sets do; counts what is read."""
+
+    def __init__(self, labels):
+        super().__init__(len(labels))
+        self.labels = self.targets = labels
+        self.read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)[0], self.labels[index]
 
 
 def test_training_images_that_change_from_one_reading_to_the_next_are_refused():
+    data = from_datasets("mine", Shapes(20, noisy=True), Shapes(5))
     with pytest.raises(DataError, match=r"differs from one reading to the next.*augmented train"):
-        from_datasets("mine", Shapes(20, noisy=True), Shapes(5))
+        require_repeatable(data)
+    require_repeatable(from_datasets("mine", Shapes(20), Shapes(5), Shapes(20, noisy=True)))
+    require_repeatable(DIGITS)
 
 
 def test_images_of_another_size_further_on_are_refused():
