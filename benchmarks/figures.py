@@ -251,7 +251,7 @@ def regret() -> Iterator[Row]:
     found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
-    for method in sorted({*names} - {*LEFT_OUT}, key=names.get):
+    for method in sorted({*names} - {*LEFT_OUT}, key=lambda name: (names[name], name)):
         row = [f"`{method}`"]
         for methods in found.values():
             one = methods.get(method)
