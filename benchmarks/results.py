@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pruner.prune import commit, version_of
+from pruner.origin import commit, version_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMIT = commit()  # of the code that runs, not of what is there when it ends

@@ -27,7 +27,8 @@ from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import AGENTS, METHODS
-from pruner.prune import digests, load_run
+from pruner.origin import digests
+from pruner.prune import load_run
 from pruner.prune import prune as run_prune
 from pruner.report import result_rows
 from pruner.rewards import REWARDS

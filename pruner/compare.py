@@ -27,7 +27,8 @@ from pruner.data import Data, load_data, require_fit
 from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
 from pruner.measured import NotMeasured, measure_pair
-from pruner.prune import digest, files_read, prune, table_identity
+from pruner.origin import digest, files_read, table_identity
+from pruner.prune import prune
 from pruner.run_folder import Settings, read_json, require_same_origin, write_json
 from pruner.weights import load_weights
 
@@ -299,9 +300,9 @@ def _keep(out: Path, shared: dict) -> None:
 
 def _require_same_problem(out: Path, base: Settings) -> None:
     """Raise RunError where a run in `out` read another table, weights or user's file."""
-    files = files_read(base)
+    files, table = files_read(base), LatencyTable.open(base.table)
     for path in sorted(out.glob("*/origin.json")):
         origin = read_json(path, made_anew=False)
         network = origin.get("priced_by", models.short_name(base.model, origin.get("classes")))
-        now = {"table": table_identity(base.table, network), "files_sha256": files}
+        now = {"table": table_identity(table, network), "files_sha256": files}
         require_same_origin(path.parent, origin, now, base)

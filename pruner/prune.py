@@ -6,14 +6,10 @@ interrupted run continues with the same command and arrives at the same result.
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from torch import nn
@@ -37,6 +33,7 @@ from pruner.filters.taylor import importance
 from pruner.finetune import Recipe, fine_tune
 from pruner.measured import NotMeasured, measure_pair
 from pruner.methods import METHODS, SearchSettings
+from pruner.origin import commit, files_read, table_identity, versions
 from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
@@ -79,7 +76,7 @@ def prune(
         "commit": commit(),
         "input_shape": list(journey.shape),
         "classes": journey.data.classes,
-        "table": table_identity(settings.table, journey.priced.name),
+        "table": table_identity(journey.table, journey.priced.name),
         "priced_by": journey.priced.name,
         "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
         "files_sha256": files_read(settings),
@@ -176,14 +173,18 @@ class Journey:
         return trace(self.dense, self.shape, name)
 
     @cached_property
+    def table(self) -> LatencyTable:
+        return LatencyTable.open(self.settings.table)
+
+    @cached_property
     def priced(self) -> Network:
         """The network whose rows the table holds: this one, or one for more classes."""
-        return LatencyTable.open(self.settings.table).pricing(self.trace.network)
+        return self.table.pricing(self.trace.network)
 
     @cached_property
     def latency(self) -> LatencyModel:
         """What the table predicts; offered are only widths at the right edges of its steps."""
-        measured = LatencyModel.load(self.priced, self.settings.table)
+        measured = LatencyModel(self.priced, self.table)
         menu = Staircase(measured).menu()
         stay = groups_of(menu, self.settings.keep_width)
         offered = {
@@ -471,7 +472,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
             "pruned": before.macs_of(architecture),
         },
         "bought": bought(latency, architecture),
-        "table_error": table_error(journey.settings.table, journey.priced.name),
+        "table_error": table_error(journey.table, journey.priced.name),
         "parameters": {"dense": _count(journey.trace.module), "pruned": _count(model)},
         "export_difference": difference,
         "training": epochs,
@@ -497,12 +498,11 @@ def _seconds(run: RunFolder, tried: list[dict], epochs: list[dict]) -> dict[str,
     return {step: max(seconds, spent.get(step, 0.0)) for step, seconds in known.items()}
 
 
-def table_error(folder: str, network: str) -> dict[str, float] | None:
+def table_error(table: LatencyTable, network: str) -> dict[str, float] | None:
     """How wrong the table was on unseen networks, relative; None if its profile has not finished.
 
     `menu` of networks on the menu of widths, `any` of networks at any width.
     """
-    table = LatencyTable.open(folder)
     found = {kind: table.validation(network, kind) for kind in ("menu", "any")}
     return {kind: judged.rmspe for kind, judged in found.items() if judged} or None
 
@@ -519,69 +519,6 @@ def bought(latency: LatencyModel, architecture: Architecture) -> list[dict]:
         for layer in latency.layers(latency.network.dense)
     ]
     return sorted(found, key=lambda row: row["pruned_ms"] - row["dense_ms"])
-
-
-def table_identity(folder: str, network: str) -> dict[str, str]:
-    """The device's name and a digest of the network's rows, and of what helps to read them."""
-    table = LatencyTable.open(folder)
-    digest = hashlib.sha256(table.path(network).read_bytes())
-    prior = table.prior_path(network)
-    if prior.exists():
-        digest.update(prior.read_bytes())
-    return {"device": table.device.name, "rows_sha256": digest.hexdigest()}
-
-
-def files_read(settings: Settings) -> dict[str, str]:
-    """Setting → digest of the file that it names: the weights, and a user's own functions."""
-    found = digests(settings.model, settings.data, settings.weights)
-    if settings.architecture is not None:
-        found["architecture"] = digest(settings.architecture)
-    return found
-
-
-def digests(model: str, data: str, weights: str | Path | None) -> dict[str, str]:
-    """Setting → SHA-256 of its file, of those that are files: weights, a user's own functions."""
-    files = {"weights": weights} if weights is not None else {}
-    for name, value in (("model", model), ("data", data)):
-        file, colon, _ = value.rpartition(":")
-        if colon:
-            files[name] = file
-    return {name: digest(file) for name, file in files.items()}
-
-
-def digest(file: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a result."""
-    names = ("latprof-pruner", "torch", "onnxruntime", "onnx", "stable-baselines3", "numpy")
-    return {"python": platform.python_version()} | {name: version_of(name) for name in names}
-
-
-def version_of(package: str) -> str:
-    """Of an installed package, or of its build for GPUs where that one stands in its place."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return version(f"{package}-gpu")
-
-
-def commit() -> str | None:
-    """The commit of this checkout, `-dirty` if files differ; None where there is no checkout."""
-    checkout = Path(__file__).parents[1]
-
-    def git(*command: str) -> str:
-        words = ["git", "-C", str(checkout), *command]
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-
-    try:
-        if git("rev-parse", "--show-prefix", "--is-inside-work-tree") != "true":
-            return None  # installed, maybe inside of somebody else's checkout
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except FileNotFoundError:  # no git here
-        return None
 
 
 def _latencies(dense_s: float, latency_s: float) -> dict[str, float]:

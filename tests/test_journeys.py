@@ -24,6 +24,7 @@ from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import DATA, LatencyTable, Validation
 from pruner import cli as pruner_cli
+from pruner import origin
 from pruner import prune as pruner_prune
 from pruner.accuracy import accuracy
 from pruner.data import load_data
@@ -1146,10 +1147,10 @@ def test_a_commit_is_that_of_this_project_and_not_of_one_that_it_is_installed_in
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
     (tmp_path / "site" / "pruner").mkdir(parents=True)
     (tmp_path / "pruner").mkdir()
-    monkeypatch.setattr(pruner_prune, "__file__", str(tmp_path / "site" / "pruner" / "prune.py"))
-    assert pruner_prune.commit() is None
-    monkeypatch.setattr(pruner_prune, "__file__", str(tmp_path / "pruner" / "prune.py"))
-    assert len(pruner_prune.commit()) == 40
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "site" / "pruner" / "origin.py"))
+    assert origin.commit() is None
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "pruner" / "origin.py"))
+    assert len(origin.commit()) == 40
 
 
 def test_a_run_is_not_continued_with_another_table(workshop, tmp_path, pruner, capsys):

@@ -8,7 +8,7 @@ import torch
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
-from pruner import prune
+from pruner import origin, prune
 from pruner.errors import RunError, SearchError
 from pruner.finetune import Recipe
 from pruner.run_folder import RunFolder, Settings
@@ -93,9 +93,9 @@ def test_a_version_is_known_where_only_the_build_for_gpus_is_installed(monkeypat
             raise PackageNotFoundError(package)
         return "1.31"
 
-    monkeypatch.setattr(prune, "version", version)
-    assert prune.version_of("onnxruntime") == "1.31"
-    assert prune.versions()["onnxruntime"] == "1.31"
+    monkeypatch.setattr(origin, "version", version)
+    assert origin.version_of("onnxruntime") == "1.31"
+    assert origin.versions()["onnxruntime"] == "1.31"
 
 
 def test_layers_that_keep_their_width_are_named_by_their_modules():

@@ -1,0 +1,74 @@
+"""Where a run's result comes from: the table's rows, files that were read, code and packages."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lookup_tables.table import LatencyTable
+from pruner.run_folder import Settings
+
+
+def table_identity(table: LatencyTable, network: str) -> dict[str, str]:
+    """The device's name and a digest of the network's rows, and of what helps to read them."""
+    digest = hashlib.sha256(table.path(network).read_bytes())
+    prior = table.prior_path(network)
+    if prior.exists():
+        digest.update(prior.read_bytes())
+    return {"device": table.device.name, "rows_sha256": digest.hexdigest()}
+
+
+def files_read(settings: Settings) -> dict[str, str]:
+    """Setting → digest of the file that it names: the weights, and a user's own functions."""
+    found = digests(settings.model, settings.data, settings.weights)
+    if settings.architecture is not None:
+        found["architecture"] = digest(settings.architecture)
+    return found
+
+
+def digests(model: str, data: str, weights: str | Path | None) -> dict[str, str]:
+    """Setting → SHA-256 of its file, of those that are files: weights, a user's own functions."""
+    files = {"weights": weights} if weights is not None else {}
+    for name, value in (("model", model), ("data", data)):
+        file, colon, _ = value.rpartition(":")
+        if colon:
+            files[name] = file
+    return {name: digest(file) for name, file in files.items()}
+
+
+def digest(file: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a result."""
+    names = ("latprof-pruner", "torch", "onnxruntime", "onnx", "stable-baselines3", "numpy")
+    return {"python": platform.python_version()} | {name: version_of(name) for name in names}
+
+
+def version_of(package: str) -> str:
+    """Of an installed package, or of its build for GPUs where that one stands in its place."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return version(f"{package}-gpu")
+
+
+def commit() -> str | None:
+    """The commit of this checkout, `-dirty` if files differ; None where there is no checkout."""
+    checkout = Path(__file__).parents[1]
+
+    def git(*command: str) -> str:
+        words = ["git", "-C", str(checkout), *command]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+
+    try:
+        if git("rev-parse", "--show-prefix", "--is-inside-work-tree") != "true":
+            return None  # installed, maybe inside of somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+    except FileNotFoundError:  # no git here
+        return None
