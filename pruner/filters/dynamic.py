@@ -8,7 +8,7 @@ receive gradient, every d steps a share ρ of them may return in exchange for le
 and ρ falls to 0. Masks act where channels are read: what a pruned channel would have written there
 is 0, as in the network that is cut, and its gradient does not die in the activation before. It ends
 at the pruned filter's own weights: passed on, it would teach the layers before for outputs that
-nobody reads, and a ResNet-20 forgets what it knew within forty steps.
+nobody reads (docs/decisions/filters.md).
 
 Deviations (no code of the paper could be found):
 1. The schedule (`Phase`): a new ranking every `interval` of `steps`, ρ linearly to 0.

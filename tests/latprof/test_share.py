@@ -291,7 +291,7 @@ def test_a_pulled_table_is_not_pushed_into_either(table, place, tmp_path):
     assert LatencyTable.open(home).rows("chain") == table.rows("chain")
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/x", "a/b", "Titan_RTX", ""])
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "a/b", "Titan_RTX", ""])
 def test_a_name_that_is_no_folder_of_the_place_is_refused(table, place, tmp_path, name):
     if name:
         with pytest.raises(PlaceError, match="cannot be a table's name"):
