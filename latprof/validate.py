@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -146,13 +146,23 @@ def fresh_runs(
     """Architectures unknown to the table, measured beside the dense network."""
     known = [run.architecture for run in table.runs(network)]
     chosen = unseen(network, samples, seed, known, table.plan(network.name).menu)
+    return measured_beside_dense(network, table, chosen, report)
+
+
+def measured_beside_dense(
+    network: Network,
+    table: LatencyTable,
+    chosen: Sequence[Architecture],
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Run]:
+    """Each architecture beside the dense network, on the table's device; nothing is kept there."""
     bench = Bench(network, table.device, TARGET_S)
     attempts: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
     for attempt in range(PASSES + MOST_ATTEMPTS - 1):
         for number, runs in attempts.items():
             if attempt >= PASSES and not is_disturbed(runs, attempts):
                 continue
-            report(number, samples, f"attempt {attempt + 1}")
+            report(number, len(chosen), f"attempt {attempt + 1}")
             sample = bench.measure(chosen[number], instrumented=False)
             attempts[number].append(as_run("unseen", number, attempt, chosen[number], sample))
     return [settle(runs) for runs in attempts.values()]
