@@ -7,8 +7,9 @@ there is no answer.
 What a runtime does with a width is not a smooth function of it. ONNX Runtime on x86 runs widths
 that are multiples of 4 in blocks of 16 channels, and any other by another kernel that may take
 three times as long; GPUs have tiles. So widths that are aligned are compared with aligned ones, and
-cost may climb in steps of a block (`ChannelStep`). Which block and which alignment a device has is
-found from its measurements (`find_step`), not assumed.
+cost may climb in steps of a block (`ChannelStep`): the trend counts aligned widths in whole blocks,
+or a search would find the widths that it prices below their block. Which block and which alignment
+a device has is found from its measurements (`find_step`), not assumed.
 
 Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006): prediction, equations 2.25
 and 2.26; leave one out, 5.10 to 5.12. Smearing back from logarithms: Duan, JASA 78 (1983).
@@ -222,7 +223,9 @@ class Surface:
         return np.maximum(self._basis(widths) @ coefficients, lowest)
 
     def _basis(self, widths: np.ndarray) -> np.ndarray:
-        u, v = np.moveaxis(widths / self._high, -1, 0)
+        aligned = self.step.classes(widths) == 1
+        counted = np.where(aligned, self.step.blocks(widths), widths)
+        u, v = np.moveaxis(counted / self._high, -1, 0)
         return np.stack([np.ones_like(u), u, v, u * v], axis=-1)
 
     @cached_property

@@ -88,6 +88,15 @@ def test_knowing_the_step_odd_widths_are_predicted_from_other_odd_widths():
     assert np.sqrt(np.mean(errors**2)) < np.sqrt(np.mean(without**2)) / 3
 
 
+@given(st.integers(5, 32).map(lambda n: 4 * n), st.sampled_from(range(16, 129, 16)))
+def test_within_a_block_an_aligned_width_costs_what_the_whole_block_does(width, other):
+    grid = range(16, 129, 16)
+    surface = Surface({(i, o): blocked(i, o) for i in grid for o in grid}, AVX512)
+    whole = int(AVX512.blocks(np.array(width)))
+    assert ask(surface, width, other)[0] == pytest.approx(ask(surface, whole, other)[0], rel=0.001)
+    assert ask(surface, other, width)[0] == pytest.approx(ask(surface, other, whole)[0], rel=0.001)
+
+
 def test_a_whole_table_of_answers_agrees_with_answers_one_by_one():
     surface = Surface(measured(40), AVX512)
     x, y = np.random.default_rng(1).integers(8, 65, (2, 50))
