@@ -251,7 +251,7 @@ def predict(
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
     """An architecture's latency from the table, with its interval, layer by layer."""
-    model = LatencyModel.load(_network(network, table), table)
+    model = _model(network, table)
     asked = Architecture.load(architecture)
     prediction = model.predict_architectures([asked])
     answer = {
@@ -292,9 +292,8 @@ def steps(
     json_: JsonOption = False,
 ) -> None:
     """The device's staircase: in which steps it takes channels, and the widths worth choosing."""
-    loaded = _network(network, table)
-    model = LatencyModel.load(loaded, table)
-    stairs = Staircase(model)
+    model = _model(network, table)
+    loaded, stairs = model.network, Staircase(model)
     found = {kind: step._asdict() for kind, step in model.steps.items()}
     if group is not None:
         if group not in loaded.group:
@@ -330,7 +329,7 @@ def explain(
     json_: JsonOption = False,
 ) -> None:
     """Why an architecture is not faster: which layers, which steps, which widths would help."""
-    model = LatencyModel.load(_network(network, table), table)
+    model = _model(network, table)
     asked = Architecture.load(architecture)
     stairs = Staircase(model)
     layers = stairs.layers(asked)
@@ -541,6 +540,19 @@ def _network(name: str, table: Path) -> Network:
     """The network of that name beside a table's rows, else a shipped one or a file."""
     beside = table / f"{name}.network.json"
     return Network.load(beside if beside.is_file() else name)
+
+
+def _model(name: str, folder: Path) -> LatencyModel:
+    """What a table predicts of a network, by its own rows or those of one for more classes."""
+    table, network = LatencyTable.open(folder), _network(name, folder)
+    priced = table.pricing(network)
+    if priced.fingerprint != network.fingerprint:
+        print(
+            f"{folder} has {priced.name}, the same network for more classes than {network.name}: "
+            "its last layer is priced a little too high",
+            file=sys.stderr,
+        )
+    return LatencyModel(priced, table)
 
 
 def _network_of(tables: Sequence[LatencyTable], name: str) -> Network | None:

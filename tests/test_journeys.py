@@ -511,7 +511,9 @@ def images():
 """
 
 
-def test_a_table_serves_fewer_classes_than_it_was_measured_for(workshop, tmp_path, pruner, capsys):
+def test_a_table_serves_fewer_classes_than_it_was_measured_for(
+    workshop, tmp_path, pruner, latprof, capsys
+):
     mine, weights = tmp_path / "mine.py", tmp_path / "seven.safetensors"
     mine.write_text(SEVEN)
     seven = {"model": f"{mine}:small_resnet", "data": f"{mine}:images"}
@@ -526,6 +528,19 @@ def test_a_table_serves_fewer_classes_than_it_was_measured_for(workshop, tmp_pat
     assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
     assert result["priced_by"] == "small_resnet"
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **options)) == 0
+
+    net = tmp_path / "seven.json"
+    traced = ("--model", seven["model"], "--input", "1x8x8", "--out", net)
+    assert pruner("trace", *traced) == 0
+    found = tmp_path / "run" / "architecture.json"
+    asked = ("--table", workshop / "table", "--network", net, "--json")
+    capsys.readouterr()
+    assert latprof("predict", *asked, "--architecture", found) == 0
+    answer, said = capsys.readouterr()
+    assert json.loads(answer)["speedup"] == pytest.approx(result["predicted"]["speedup"])
+    assert "the same network for more classes" in said
+    assert latprof("explain", *asked, "--architecture", found) == 0
+    assert latprof("steps", *asked) == 0
 
 
 def test_a_run_that_an_earlier_version_finished_is_shown(workshop, tmp_path, pruner, capsys):
