@@ -70,7 +70,7 @@ from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import LatencyTable, home_of
+from lookup_tables.table import IDENTITY, LatencyTable, home_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -585,8 +585,24 @@ def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -
     )
 
 
+def _measured_already(network: Network, device: Device, folder: Path) -> tuple[int, int]:
+    """How many designed and unseen networks an earlier call left in a folder."""
+    if not (folder / IDENTITY).exists():
+        return 0, 0
+    table = LatencyTable.open(folder)
+    device.require(table.device, f"table {folder}", writing=True)
+    if not table.path(network.name).exists():
+        return 0, 0
+    table.require_network(network)
+    designed, judged = (table.settled_runs(network, purpose) for purpose in ("design", "unseen"))
+    return len(designed), len(judged)
+
+
 def _print_plan(network: Network, device: Device, levels: int, goal: Goal, folder: Path) -> None:
-    designed, judged, wanted_s = expected_s(network, device, levels, goal)
+    there = _measured_already(network, device, folder)
+    designed, judged, wanted_s = expected_s(network, device, levels, goal, there)
+    if any(there):
+        print(f"{folder} has {there[0]} of the pruned and {there[1]} of the unseen ones already.")
     print(
         f"{network.name} on {device.name}: {designed} pruned networks to measure layer by layer "
         f"and {judged} unseen ones to judge by, each beside the dense network, into {folder}.\n"

@@ -329,15 +329,19 @@ class _Journey:
         return outcome
 
 
-def expected_s(network: Network, device: Device, levels: int, goal: Goal) -> tuple[int, int, float]:
+def expected_s(
+    network: Network, device: Device, levels: int, goal: Goal, there: tuple[int, int] = (0, 0)
+) -> tuple[int, int, float]:
     """(designed networks, unseen networks, seconds) of a profile, after timing the dense network.
+
+    Without those of each that are `there` already.
 
     Goes by the dense network's own time and by what opening it costs; a profile that stops at an
     error may need fewer or more.
     """
     bench = Bench(network, device, TARGET_S)
     designed = len(design(network, levels, 0)) + LEGS * off_menu_of_a_leg(levels)
-    judged = 2 * goal.samples
+    designed, judged = max(0, designed - there[0]), max(0, 2 * goal.samples - there[1])
     pruned_share = 0.6  # of the dense network's time: a random pruned one
     designed_s = designed * bench.expected_s(pruned_share, instrumented=True)
     judged_s = judged * bench.expected_s(pruned_share, instrumented=False)

@@ -877,6 +877,24 @@ def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
     assert not (workshop / "never").exists()
 
 
+def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
+    workshop, tmp_path, latprof, capsys
+):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(workshop / "table" / "device.json", begun)
+    rows = (workshop / "table" / "small_resnet.jsonl").read_text().splitlines(keepends=True)
+    (begun / "small_resnet.jsonl").write_text("".join(rows[:8]))
+    net = workshop / "small_resnet.json"
+    capsys.readouterr()
+    assert latprof("profile", "--network", net, "--dry-run", "--out", begun) == 0
+    printed = capsys.readouterr().out
+    designed, judged = map(int, re.search(r"has (\d+) of .* and (\d+) of", printed).groups())
+    assert designed + judged == 7
+    assert f"{120 - designed} pruned networks to measure" in printed
+    assert f"{60 - judged} unseen ones" in printed
+
+
 def test_networks_and_devices_can_be_listed(workshop, latprof, capsys):
     assert latprof("networks", "--json") == 0
     assert "resnet56" in json.loads(capsys.readouterr().out)
