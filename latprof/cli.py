@@ -372,6 +372,7 @@ def repeat(
 ) -> None:
     """Rebuild a table in fresh processes and report how well it repeats."""
     opened = open_here(table)
+    network = _file_or_name(network, table)
     loaded = Network.load(network)
     folder = out or table / "repeats"
     options = ["--samples", str(samples), *(["--budget", budget] if budget else [])]
@@ -414,16 +415,17 @@ def transfer(
     """
     target = this_device(device, Usage(threads, batch, precision))
     folder = out or home_of(target.name)
+    loaded = _network(network, source)
     with _interruptible(folder), progress() as bar:
-        task = bar.add_task(f"{network} on {target.name}", total=1, text="")
+        task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
         result = run_transfer(
-            Network.load(network), LatencyTable.open(source), target, folder,
+            loaded, LatencyTable.open(source), target, folder,
             samples=samples, unseen=unseen,
             report=lambda done, total, text: bar.update(
                 task, completed=done, total=total, text=text
             ),
         )  # fmt: skip
-    print_validations(Network.load(network).name, folder, [result.menu, result.any], json_)
+    print_validations(loaded.name, folder, [result.menu, result.any], json_)
 
 
 @app.command()
@@ -538,8 +540,12 @@ def _network_or_onnx(network: str | None, file: Path | None, table: Path) -> Net
 
 def _network(name: str, table: Path) -> Network:
     """The network of that name beside a table's rows, else a shipped one or a file."""
+    return Network.load(_file_or_name(name, table))
+
+
+def _file_or_name(name: str, table: Path) -> str:
     beside = table / f"{name}.network.json"
-    return Network.load(beside if beside.is_file() else name)
+    return str(beside) if beside.is_file() else name
 
 
 def _model(name: str, folder: Path) -> LatencyModel:

@@ -185,7 +185,7 @@ def test_quiet_commands_leave_standard_error_empty(workshop, tmp_path, pruner, l
 
 
 def test_a_table_of_one_thread_becomes_one_of_two_threads(workshop, tmp_path, latprof, capsys):
-    options = ["--from", workshop / "table", "--network", workshop / "small_resnet.json"]
+    options = ["--from", workshop / "table", "--network", "small_resnet"]
     options += ["--samples", 12, "--unseen", 4, "--out", tmp_path / "t"]
     assert latprof("transfer", *options) == 1
     assert "on this very device" in capsys.readouterr().err
