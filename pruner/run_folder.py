@@ -27,7 +27,10 @@ OF_SEARCH = (
 
 
 class Settings(BaseModel):
-    """Everything that decides a run's result. Exactly one of speedup and latency_ms is set."""
+    """Everything that decides a run's result.
+
+    Exactly one of speedup and latency_ms is set, or neither where an architecture is given.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
