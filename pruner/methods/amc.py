@@ -6,8 +6,8 @@ would by trying: so many that half of the networks with that many are fast enoug
 
 Deviations:
 1. AMC prunes to a share of FLOPs, and its result's latency is what it is; here the share follows
-   from the latency budget, and only architectures that the table says meet it count. Where none of
-   its first proposals does, it starts again with fewer FLOPs and the scores that are left.
+   from the latency budget, and only architectures that the table says meet it count. Where hardly
+   any of its latest proposals does, it starts again with fewer FLOPs and the scores that are left.
 2. What the best proposal leaves of the latency budget is spent, so that networks of equal latency
    are compared.
 """
@@ -15,7 +15,7 @@ Deviations:
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from pruner.task import Task
 
 DRAWN, HALVINGS = 64, 12
 FEWER, PATIENCE = 0.9, 0.1  # at most so much of the former FLOPs, after this share of all scores
+ENOUGH = 0.1  # of the latest proposals are fast enough
 
 
 def search_amc(task: Task, settings: SearchSettings) -> None:
@@ -41,20 +42,23 @@ def search_amc(task: Task, settings: SearchSettings) -> None:
     budget = matching_budget(completion, task, settings)
     lowest = completion.model.latency_s(completion.fastest())
     plain = replace(settings, reward="error", sensitivity=False)
-    left = settings.episodes - 1
+    left, tried = settings.episodes - 1, []
     while left > 0 and budget >= lowest:
         now = replace(plain, episodes=left)
         trial = _Trial(task, patience=warm_up(now) + int(PATIENCE * settings.episodes) + 1)
+        tried.append(trial)
         by_macs = replace(task, latency=completion.model, budget_s=budget, score=trial.score)
-        with suppress(_NoneFits):
+        with suppress(_TooSlow):
             run_agent(by_macs, completion, now)
-        if trial.best is not None:
-            positions = within.spend(within.positions(trial.best), task.budget_s)
-            task.score(within.architecture(positions))
-            return
-        left -= trial.scored
+            break
+        left -= len(trial.fits)
         budget *= min(FEWER, task.budget_s / trial.fastest_s)
-    task.score(within.fallback(task.budget_s))  # MACs say nothing about this budget
+    best = max(tried, key=lambda trial: trial.accuracy, default=None)
+    if best is None or best.best is None:  # MACs say nothing about this budget
+        task.score(within.fallback(task.budget_s))
+        return
+    positions = within.spend(within.positions(best.best), task.budget_s)
+    task.score(within.architecture(positions))
 
 
 @dataclass
@@ -63,25 +67,26 @@ class _Trial:
 
     task: Task
     patience: int
-    scored: int = 0
+    fits: list[bool] = field(default_factory=list)  # of each proposal
     fastest_s: float = np.inf
     best: Architecture | None = None
     accuracy: float = -np.inf
 
     def score(self, architecture: Architecture) -> float:
-        """Raises _NoneFits where the first proposals were all too slow."""
-        if self.best is None and self.scored >= self.patience:
-            raise _NoneFits
-        self.scored += 1
+        """Raises _TooSlow where hardly any of the latest proposals was fast enough."""
+        latest = self.fits[-self.patience :]
+        if len(latest) == self.patience and sum(latest) < ENOUGH * self.patience:
+            raise _TooSlow
         latency_s = self.task.latency.latency_s(architecture)
+        self.fits.append(latency_s <= self.task.budget_s)
         accuracy = self.task.score(architecture)
         self.fastest_s = min(self.fastest_s, latency_s)
-        if latency_s <= self.task.budget_s and accuracy > self.accuracy:
+        if self.fits[-1] and accuracy > self.accuracy:
             self.best, self.accuracy = architecture, accuracy
         return accuracy
 
 
-class _NoneFits(Exception):
+class _TooSlow(Exception):
     pass
 
 

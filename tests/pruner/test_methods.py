@@ -258,6 +258,50 @@ def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_
     assert completion.spend(ended, task.budget_s) == ended, "compared at the budget's latency"
 
 
+def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, monkeypatch):
+    """One lucky proposal must not keep it where all others are too slow."""
+    monkeypatch.setattr(
+        "pruner.methods.amc.matching_budget", lambda completion, *_: completion.model.dense_s
+    )
+    seen = []
+    lucky = Completion(latency).fallback(latency.dense_s / 2)
+
+    def score(architecture):
+        seen.append(latency.latency_s(architecture))
+        return 0.9
+
+    task = task_for(latency, 2, score)
+
+    def agent(by_macs, completion, now):
+        by_macs.score(lucky)
+        for _ in range(now.episodes):
+            share = by_macs.budget_s / completion.model.dense_s
+            by_macs.score(
+                Architecture(
+                    widths={g.name: max(1, int(g.width * share)) for g in latency.network.groups}
+                )
+            )
+
+    monkeypatch.setattr("pruner.methods.amc.run_agent", agent)
+    METHODS["amc"](task, SearchSettings(200))
+    too_slow = [seconds > task.budget_s for seconds in seen]
+    assert sum(too_slow[-20:]) < 10 < sum(too_slow[:22])
+    assert len(seen) <= 201
+
+
+def test_the_knapsack_spends_what_its_solver_leaves(latency, monkeypatch):
+    monkeypatch.setattr(
+        "pruner.methods.knapsack.solve", lambda completion, *_: [0] * len(completion.choices)
+    )
+    seen = []
+    task = task_for(latency, 1.5, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["knapsack"](task, SearchSettings())
+    completion = Completion(latency)
+    ended = completion.positions(seen[0])
+    assert any(ended)
+    assert completion.spend(ended, task.budget_s) == ended
+
+
 def test_a_model_in_macs_counts_macs(latency):
     in_macs = latency.in_macs()
     widths = {"g0": 8, "g1": 16, "g2": 16}
