@@ -69,7 +69,8 @@ def _use(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
         file = table.network_path(first)
         network = f"TABLE/{file.name}" if file.exists() else first
         yield f"latprof predict --table TABLE --network {network} --architecture a.json"
-        yield f"pruner prune --table TABLE --model {first} --speedup 2 …"
+        model = f"FILE.py:{first}" if file.exists() else first
+        yield f"pruner prune --table TABLE --model {model} --speedup 2 …"
         yield "```"
 
 

@@ -41,7 +41,7 @@ from latprof.options import (
     seconds,
     share,
 )
-from latprof.profile import SAMPLES, Goal, expected_s
+from latprof.profile import SAMPLES, Goal, foresee
 from latprof.profile import profile as run_profile
 from latprof.repeat import repeat as run_repeat
 from latprof.share_cli import (
@@ -70,7 +70,7 @@ from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import IDENTITY, LatencyTable, home_of
+from lookup_tables.table import LatencyTable, home_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -198,7 +198,7 @@ def profile(
     loaded = _network_or_onnx(network, onnx_file, folder)
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
-        _print_plan(loaded, target, levels, goal, folder)
+        _print_plan(loaded, target, folder, goal, levels=levels, seed=seed)
         return
     with _interruptible(folder), progress() as bar:
         task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
@@ -312,8 +312,8 @@ def steps(
         return
     for kind, step in found.items():
         print(
-            f"{kind:18} blocks of {step['block']} channels; widths that are multiples of "
-            f"{step['alignment']} or less than a block run alike"
+            f"{kind:18} blocks of {step['block']} channels; of a block and more, widths that are "
+            f"multiples of {step['alignment']} run alike"
         )
     print("widths worth choosing (right edges of the steps):")
     for name, widths in menu.items():
@@ -591,27 +591,18 @@ def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -
     )
 
 
-def _measured_already(network: Network, device: Device, folder: Path) -> tuple[int, int]:
-    """How many designed and unseen networks an earlier call left in a folder."""
-    if not (folder / IDENTITY).exists():
-        return 0, 0
-    table = LatencyTable.open(folder)
-    device.require(table.device, f"table {folder}", writing=True)
-    if not table.path(network.name).exists():
-        return 0, 0
-    table.require_network(network)
-    designed, judged = (table.settled_runs(network, purpose) for purpose in ("design", "unseen"))
-    return len(designed), len(judged)
-
-
-def _print_plan(network: Network, device: Device, levels: int, goal: Goal, folder: Path) -> None:
-    there = _measured_already(network, device, folder)
-    designed, judged, wanted_s = expected_s(network, device, levels, goal, there)
-    if any(there):
-        print(f"{folder} has {there[0]} of the pruned and {there[1]} of the unseen ones already.")
+def _print_plan(network: Network, device: Device, folder: Path, goal: Goal, **how: int) -> None:
+    found = foresee(network, device, folder, goal=goal, **how)
+    if any(found.there):
+        designed, judged = found.there
+        print(f"{folder} has {designed} of the pruned and {judged} of the unseen ones already.")
+    if not any(found.missing):
+        print(f"{network.name} on {device.name}: nothing is left to measure.")
+        return
+    designed, judged = found.missing
     print(
         f"{network.name} on {device.name}: {designed} pruned networks to measure layer by layer "
         f"and {judged} unseen ones to judge by, each beside the dense network, into {folder}.\n"
-        f"About {wanted_s:.0f} s, by the dense network's own time"
+        f"About {found.seconds:.0f} s, by the dense network's own time"
         + (f"; stops earlier at an error of {goal.error:.1%}" if goal.error else "")
     )

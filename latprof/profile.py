@@ -11,10 +11,12 @@ menu and, between the menu's widths, those that the table is least sure of.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -33,7 +35,7 @@ from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
 from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network, network_names
-from lookup_tables.table import LatencyTable, Plan, Validation
+from lookup_tables.table import IDENTITY, LatencyTable, Plan, Validation
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
 TARGET_S = 0.15  # most seconds of one series of rounds
@@ -114,15 +116,19 @@ def profile(
     into the folder or if the budget was spent before there was enough to predict from; the rows
     stay.
     """
+    _require_choices(network)
+    LatencyTable.create(folder, device)
+    with only_writer(folder):
+        journey = _Journey(network, device, folder, levels, goal, seed, few, report)
+        return journey.finish(journey.measure())
+
+
+def _require_choices(network: Network) -> None:
     if not (network.groups or network.blocks):
         raise NetworkError(
             f"{network.name}: no layer's width may change, so there is nothing to choose and "
             "nothing to learn; measure it with latprof compare"
         )
-    LatencyTable.create(folder, device)
-    with only_writer(folder):
-        journey = _Journey(network, device, folder, levels, goal, seed, few, report)
-        return journey.finish(journey.measure())
 
 
 class _Journey:
@@ -188,6 +194,26 @@ class _Journey:
             and len(self.table.settled_runs(self.network, "design")) >= designed
             and len(self.table.settled_runs(self.network, "unseen")) >= len(self.unseen)
         )
+
+    def foreseen(self) -> Foreseen:
+        """What `measure` has to do yet."""
+        there = tuple(
+            len({run.run for run in self.table.runs(self.network, purpose)})
+            for purpose in ("design", "unseen")
+        )
+        ended = self._ended()
+        if ended is not None and self._is_enough(ended):
+            return Foreseen(there, (0, 0), 0.0)
+        wanted = len(self.designed) + LEGS * self._off_menu, 2 * self.goal.samples
+        missing = tuple(max(0, all_ - some) for all_, some in zip(wanted, there, strict=True))
+        bench = Bench(self.network, self.table.device, TARGET_S)
+        pruned_share = 0.6  # of the dense network's time: a random pruned one
+        seconds = bench.opening_s + sum(
+            count * bench.expected_s(pruned_share, instrumented)
+            for count, instrumented in zip(missing, (True, False), strict=True)
+        )
+        left_s = max(0.0, self.goal.budget_s - self._spent_before_s)
+        return Foreseen(there, missing, min(seconds, left_s))
 
     def _leg(self, leg: int) -> Iterator[Job]:
         """What is missing of this leg, then what was disturbed so far."""
@@ -329,24 +355,49 @@ class _Journey:
         return outcome
 
 
-def expected_s(
-    network: Network, device: Device, levels: int, goal: Goal, there: tuple[int, int] = (0, 0)
-) -> tuple[int, int, float]:
-    """(designed networks, unseen networks, seconds) of a profile, after timing the dense network.
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a profile would measure: networks that are there, and that are still to come."""
 
-    Without those of each that are `there` already.
+    there: tuple[int, int]  # designed, unseen
+    missing: tuple[int, int]
+    seconds: float
 
-    Goes by the dense network's own time and by what opening it costs; a profile that stops at an
-    error may need fewer or more.
+
+def foresee(
+    network: Network,
+    device: Device,
+    folder: str | Path,
+    *,
+    levels: int = 8,
+    goal: Goal = Goal(),
+    seed: int = 0,
+) -> Foreseen:
+    """What `profile` would do with these arguments, after timing the dense network.
+
+    Nothing is written into the folder. Goes by the dense network's own time and by what opening it
+    costs; a profile that stops at an error may need fewer or more. Raises what `profile` would
+    raise before it measures.
     """
-    bench = Bench(network, device, TARGET_S)
-    designed = len(design(network, levels, 0)) + LEGS * off_menu_of_a_leg(levels)
-    designed, judged = max(0, designed - there[0]), max(0, 2 * goal.samples - there[1])
-    pruned_share = 0.6  # of the dense network's time: a random pruned one
-    designed_s = designed * bench.expected_s(pruned_share, instrumented=True)
-    judged_s = judged * bench.expected_s(pruned_share, instrumented=False)
-    total_s = bench.opening_s + designed_s + judged_s
-    return designed, judged, min(total_s, goal.budget_s)
+    _require_choices(network)
+    if (Path(folder) / IDENTITY).exists():
+        device.require(LatencyTable.open(folder).device, f"table {folder}", writing=True)
+    with TemporaryDirectory(prefix="latprof-") as place:
+        copy = Path(place) / "table"
+        _copy_rows(network.name, Path(folder), copy)
+        try:
+            journey = _Journey(network, device, copy, levels, goal, seed, None, lambda *_: None)
+            return journey.foreseen()
+        except TableError as error:
+            raise TableError(str(error).replace(str(copy), str(folder))) from None
+
+
+def _copy_rows(network: str, folder: Path, copy: Path) -> None:
+    copy.mkdir()
+    table = LatencyTable(folder, None)
+    for path in (folder / IDENTITY, table.path(network), table.prior_path(network)):
+        if path.exists():
+            shutil.copy(path, copy)
 
 
 def _keep_network(table: LatencyTable, network: Network) -> None:

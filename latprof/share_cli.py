@@ -216,7 +216,10 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="A file ending in .svg, .png or .pdf.")],
 ) -> None:
     """Draw a network's staircase, and predicted against measured times."""
-    drawing()(Network.load(network), LatencyTable.open(table), out)
+    opened = LatencyTable.open(table)
+    is_its_own = opened.network_path(network).is_file()
+    known = opened.load_network(network) if is_its_own else Network.load(network)
+    drawing()(known, opened, out)
     print(out)
 
 

@@ -120,8 +120,8 @@ def _print_advice(title: str, advices: list[Advice]) -> None:
         print(f"\n{title}:")
     for advice in advices:
         print(
-            f"  {advice.group:24} {advice.width} → {advice.instead}: saves "
-            f"{advice.saves_s * 1e6:.1f} µs"
+            f"  {advice.group:24} {advice.width} → {advice.instead}: "
+            f"{'saves' if advice.saves_s >= 0 else 'costs'} {abs(advice.saves_s) * 1e6:.1f} µs"
         )
 
 
