@@ -25,6 +25,7 @@ from lookup_tables.network import Architecture, Layer, Network
 from lookup_tables.surface import MIXING, ChannelStep, Surface, find_step
 from lookup_tables.table import LatencyTable, Run, undisturbed
 
+PREDICTOR = 2  # raised whenever the same rows are predicted otherwise
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
 FEWEST_RUNS = 4  # design runs below which nothing is predicted

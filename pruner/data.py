@@ -26,6 +26,7 @@ from pruner.user_code import call_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MARKED = 16  # images of a part by which a continued run knows its data set again
 REREAD = 16  # images of a user's set that are read twice, to see whether they are the same
 
 
@@ -92,6 +93,30 @@ def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Dat
     if name != "digits" and folder is None:
         raise DataError(f"data set {name} needs --data-dir, the folder that holds it")
     return _LOADERS[name](Path(folder) if folder is not None else None, seed)
+
+
+def image_marks(data: Data) -> dict[str, dict]:
+    """What tells these images from others: how many each part has, and of some the class and mean.
+
+    Means are compared to within a fiftieth: decoders differ in the last bits. Of the test images,
+    which wait, only their number.
+    """
+    found = {"test": {"images": len(data.test), "classes": [], "means": []}}
+    for name, part in (("train", data.train), ("held_out", data.held_out)):
+        some = torch.linspace(0, len(part) - 1, min(MARKED, len(part))).long()
+        pixels, labels = part.batch(some)
+        means = [round(float(mean), 4) for mean in pixels.mean(dim=(1, 2, 3))]
+        found[name] = {"images": len(part), "classes": labels.tolist(), "means": means}
+    return found
+
+
+def same_images(before: dict[str, dict], now: dict[str, dict]) -> bool:
+    """Whether two marks are of the same images."""
+    return all(
+        {**before[part], "means": None} == {**now[part], "means": None}
+        and np.allclose(before[part]["means"], now[part]["means"], atol=0.02)
+        for part in now
+    )
 
 
 def require_fit(model: nn.Module, shape: tuple[int, int, int], data: Data) -> None:

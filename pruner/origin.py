@@ -8,17 +8,18 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lookup_tables.estimate import PREDICTOR
 from lookup_tables.table import LatencyTable
 from pruner.run_folder import Settings
 
 
-def table_identity(table: LatencyTable, network: str) -> dict[str, str]:
-    """The device's name and a digest of the network's rows, and of what helps to read them."""
-    digest = hashlib.sha256(table.path(network).read_bytes())
-    prior = table.prior_path(network)
-    if prior.exists():
-        digest.update(prior.read_bytes())
-    return {"device": table.device.name, "rows_sha256": digest.hexdigest()}
+def table_identity(table: LatencyTable, network: str) -> dict[str, str | int]:
+    """What predictions follow from: the device's name, a digest of rows, how they are read."""
+    return {
+        "device": table.device.name,
+        "rows_sha256": table.digest(network),
+        "predictor": PREDICTOR,
+    }
 
 
 def files_read(settings: Settings) -> dict[str, str]:

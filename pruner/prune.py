@@ -23,7 +23,7 @@ from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
 from pruner.completion import Completion
-from pruner.data import Data, Images, load_data, require_fit, require_repeatable
+from pruner.data import Data, Images, image_marks, load_data, require_fit, require_repeatable
 from pruner.errors import ModelError, RunError, SearchError
 from pruner.export import export_onnx
 from pruner.filters import DYNAMIC, RANKINGS
@@ -80,6 +80,7 @@ def prune(
         "priced_by": journey.priced.name,
         "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
         "files_sha256": files_read(settings),
+        "images": image_marks(journey.data),
     }
     run = RunFolder.begin(out, settings, origin)
     with only_writer(run.path):
@@ -313,13 +314,15 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
 
 
 def groups_of(network: Network, layers: Sequence[str]) -> set[str]:
-    """The groups that some layers' outputs belong to; raises RunError for an unknown layer."""
-    group = {layer.name: layer.group for layer in network.layers}
+    """The groups that some layers' outputs are made of; raises RunError for an unknown layer."""
     for name in layers:
-        if name not in group:
-            near = ", ".join(get_close_matches(name, group, n=3, cutoff=0)) or "no layer"
-            raise RunError(f"--keep-width {name!r}: no layer of {network.name}; nearest: {near}")
-    return {group[name] for name in layers} - {None}
+        if name not in network.geometry:
+            near = get_close_matches(name, network.geometry, n=3, cutoff=0)
+            raise RunError(
+                f"--keep-width {name!r}: no layer of {network.name}; nearest: "
+                + (", ".join(near) or "no layer")
+            )
+    return {group for name in layers for group, _ in network.geometry[name].out_form.factors}
 
 
 def for_search(settings: Settings) -> SearchSettings:
@@ -449,7 +452,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
     prediction = latency.predict_architectures([architecture])
     latency_s = float(prediction.latency_s[0])
     before, tried = journey.trace.network, read_log(run.search_log)
-    epochs = read_json(run.training) if run.training.exists() else []
+    epochs = read_json(run.training, made_anew=False) if run.training.exists() else []
     result = {
         "asked": _latencies(latency.dense_s, journey.budget_s),
         "predicted": {
@@ -480,7 +483,7 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
         "device": latency.device.model_dump(exclude_none=True),
         "settings": run.settings.model_dump(),
         "seed": run.settings.seed,
-        **run.origin(),
+        **{name: value for name, value in run.origin().items() if name != "images"},
     }
     # First: a run counts as done once result.json is there.
     write_report(run.report, result, latency, architecture, tried)

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lookup_tables.files import first_fault, write_whole
+from pruner.data import same_images
 from pruner.errors import RunError
 from pruner.filters import DYNAMIC
 
@@ -61,7 +62,7 @@ class Settings(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
     patience: Annotated[int, Field(ge=0)] = 0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0  # what agents can be given
     score_images: Annotated[int, Field(ge=1)] = 1500  # held-out images that score a candidate
     recalibration_images: Annotated[int, Field(ge=1)] = 1000
 
@@ -303,9 +304,14 @@ def require_same_origin(path: Path, before: dict, now: dict, settings: Settings)
     """Where table and files lie does not matter, what they hold does; raises RunError."""
     if before["table"] != now["table"]:
         raise RunError(
-            f"{path} was begun with another table, or the table's rows have changed since: "
-            f"{before['table']}, now {now['table']}. Continue with that table, or choose "
-            "another --out"
+            f"{path} was begun with another table, or its rows or how they are read have changed "
+            f"since: {before['table']}, now {now['table']}. Continue with that table and that "
+            "version, or choose another --out"
+        )
+    if "images" in before and not same_images(before["images"], now["images"]):
+        raise RunError(
+            f"{path} was begun with other images (other numbers, classes or contents); continue "
+            "with the same ones, or choose another --out"
         )
     known = before.get("files_sha256", {})
     for name, digest in now["files_sha256"].items():

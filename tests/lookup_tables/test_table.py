@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
 from lookup_tables.table import DATA, LatencyTable, Run, home_of
+from tests.lookup_tables.test_network import with_head
 from tests.toys import DEVICE, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)
+VALIDATION = LatencyTable.open(DATA / "amd_epyc_1t").validation("resnet20")
 
 
 @pytest.fixture
@@ -184,3 +186,25 @@ def test_two_quiet_attempts_are_averaged(table):
     table.append("chain", [first.model_copy(update={"attempt": 1, "ratio": first.ratio + 0.2})])
     settled = table.settled_runs(NETWORK, "design")[0]
     assert settled.ratio == pytest.approx(first.ratio + 0.1)
+
+
+def test_a_table_prices_fewer_classes_by_the_nearest_network_that_is_finished(tmp_path):
+    three = with_head(chain(8, 16, 8), channels=3)
+    for name, classes in (("alpha", 4), ("beta", 20), ("gamma", 6)):
+        known = with_head(chain(8, 16, 8), channels=classes).model_copy(update={"name": name})
+        table = synthetic_table(tmp_path / "t", known)
+        known.save(table.network_path(name))
+        if name != "alpha":
+            table.append(name, [VALIDATION])
+    assert table.pricing(three).name == "gamma"
+
+
+def test_a_digest_is_of_what_predictions_follow_from(tmp_path):
+    network = chain(8, 16)
+    table = synthetic_table(tmp_path / "t", network)
+    before = table.digest(network.name)
+    table.append(network.name, [VALIDATION])
+    assert LatencyTable.open(tmp_path / "t").digest(network.name) == before
+    run = table.runs(network)[0]
+    table.append(network.name, [run.model_copy(update={"attempt": 1})])
+    assert LatencyTable.open(tmp_path / "t").digest(network.name) != before

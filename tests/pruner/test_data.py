@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset
 
-from pruner.data import batches, from_datasets, load_data, require_repeatable
+from pruner.data import (
+    batches,
+    from_datasets,
+    image_marks,
+    load_data,
+    require_repeatable,
+    same_images,
+)
 from pruner.errors import DataError
 from tests.toys import food101_folder, imagenet_folder
 
@@ -344,3 +352,31 @@ def test_photographs_are_mirrored_in_half_of_the_cases(tmp_path):
     mirrored = (plain.flip(3) == shown).flatten(1).all(1)
     assert bool((same | mirrored).all())
     assert 60 < int(mirrored.sum()) < 140
+
+
+def test_images_are_known_again_by_numbers_classes_and_contents():
+    data = load_data("digits")
+    marks = image_marks(data)
+    assert marks["train"]["images"] == len(data.train)
+    assert same_images(json.loads(json.dumps(marks)), marks)
+    other = replace(data, train=data.train.subset(torch.arange(len(data.train)).flip(0)))
+    assert not same_images(marks, image_marks(other))
+    brighter = replace(data.train, mean=(0.1,))
+    assert not same_images(marks, image_marks(replace(data, train=brighter)))
+    fewer = replace(data, test=data.test.subset(torch.arange(10)))
+    assert not same_images(marks, image_marks(fewer))
+
+
+class Waiting:
+    """Test images that must not be looked at yet."""
+
+    def __len__(self):
+        return 7
+
+    def batch(self, indices, seed=None):
+        raise AssertionError("the test set waits")
+
+
+def test_marks_leave_the_test_set_alone():
+    data = replace(load_data("digits"), test=Waiting())
+    assert image_marks(data)["test"] == {"images": 7, "classes": [], "means": []}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture
+from lookup_tables.network import Architecture, Network
 from pruner import origin, prune
 from pruner.errors import RunError, SearchError
 from pruner.finetune import Recipe
@@ -100,6 +100,10 @@ def test_a_version_is_known_where_only_the_build_for_gpus_is_installed(monkeypat
 
 def test_layers_that_keep_their_width_are_named_by_their_modules():
     assert prune.groups_of(TINY, ["layer1.0.conv1", "linear"]) == {"layer1.0.conv1"}
+    mobile = Network.load("mobilenet_v1_32")
+    read_by = prune.groups_of(mobile, ["blocks.1.depthwise"])
+    assert read_by == prune.groups_of(mobile, ["blocks.0.pointwise"])
+    assert len(read_by) == 1, "a depthwise layer is as wide as what it reads"
     with pytest.raises(RunError, match=r"--keep-width 'layer1.0.con'.*nearest: layer1.0.conv"):
         prune.groups_of(TINY, ["layer1.0.con"])
 
