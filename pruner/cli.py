@@ -20,6 +20,7 @@ from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy
 from pruner.compare import Member
 from pruner.compare import compare as run_compare
+from pruner.compare_report import asked
 from pruner.data import load_data, require_fit
 from pruner.env import ENVIRONMENTS
 from pruner.errors import RunError, TraceError
@@ -288,7 +289,12 @@ def compare(
     data: DataOption,
     table: TableOption,
     out: Annotated[Path, typer.Option(help="The comparison's folder; an existing one goes on.")],
-    speedup: Annotated[list[float], typer.Option(help="Budget; several are allowed.")],
+    speedup: Annotated[
+        list[float] | None, typer.Option(help="Budget; several are allowed.")
+    ] = None,
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(help="Budget in ms; several are allowed.")
+    ] = None,
     data_dir: DataDirOption = None,
     method: Annotated[
         list[str] | None,
@@ -301,7 +307,8 @@ def compare(
     member: Annotated[
         list[str] | None,
         typer.Option(
-            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published."
+            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published; "
+            "NAME may be a FILE.py:FUNCTION."
         ),
     ] = None,
     ranking: RankingOption = "l1",
@@ -320,8 +327,12 @@ def compare(
     json_: JsonOption = False,
 ) -> None:
     """Prune by several methods within the same budgets: a table and a picture of all of them."""
+    if not speedup and not latency_ms:
+        raise RunError("give at least one budget: --speedup or --latency-ms")
     base = Settings.of(
-        model=model, weights=str(weights), data=data, table=str(table), speedup=speedup[0],
+        model=model, weights=str(weights), data=data, table=str(table),
+        speedup=speedup[0] if speedup else None,
+        latency_ms=None if speedup else latency_ms[0],
         data_dir=str(data_dir) if data_dir else None, ranking=ranking, depth=depth,
         keep_width=tuple(keep_width or ()), episodes=episodes, epochs=epochs, batch=batch,
         rate=rate, weight_decay=weight_decay,
@@ -331,11 +342,12 @@ def compare(
     members = [Member.parse(text) for text in member or []]
     with _interruptible(out), _progress() as bar:
         found = run_compare(
-            base, method or list(METHODS), speedup, seed or [0], members, out, _Stages(bar)
-        )
+            base, method or list(METHODS), speedup or [], seed or [0], members, out, _Stages(bar),
+            latency_ms or [],
+        )  # fmt: skip
     for row in found["rows"]:
         if "refused" in row:
-            print(f"{row['method']} at {row['asked']:g}×: {row['refused']}", file=sys.stderr)
+            print(f"{row['method']} at {asked(row)}: {row['refused']}", file=sys.stderr)
     made = [row for row in found["rows"] if "dense_accuracy" in row]
     if not made:
         raise RunError("no method met any of the budgets")
@@ -357,13 +369,14 @@ def _time_bought(layers: list[dict], shown: int = 4) -> str:
 
 
 def _print_comparison(summary: list[dict], dense_accuracy: float) -> None:
-    shown = Table("asked", "method", "seeds", "measured", "test accuracy", "lost")
+    shown = Table("asked", "method", "seeds", "predicted", "measured", "test accuracy", "lost")
     for entry in summary:
         spread = f"{entry['accuracy_low']:.2%} … {entry['accuracy_high']:.2%}"
         shown.add_row(
-            f"{entry['asked']:g}×" if entry["asked"] else "",
+            asked(entry),
             entry["method"],
             str(entry["seeds"]),
+            f"{entry['predicted']:.2f}×" if entry["predicted"] else "",
             f"{entry['measured']:.2f}×" if entry["measured"] else "not here",
             f"{entry['accuracy']:.2%}" + (f" ({spread})" if entry["seeds"] > 1 else ""),
             f"{100 * (dense_accuracy - entry['accuracy']):.2f}",

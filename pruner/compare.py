@@ -23,11 +23,11 @@ from lookup_tables.table import LatencyTable
 from pruner import models, pareto
 from pruner.accuracy import accuracy
 from pruner.compare_report import write_comparison
-from pruner.data import Data, load_data, require_fit
+from pruner.data import Data, image_marks, load_data, require_fit
 from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
 from pruner.measured import NotMeasured, measure_pair
-from pruner.origin import digest, files_read, table_identity
+from pruner.origin import digest, digests, files_read, table_identity
 from pruner.prune import prune
 from pruner.run_folder import Settings, read_json, require_same_origin, write_json
 from pruner.weights import load_weights
@@ -49,6 +49,10 @@ class Member:
     weights: Path | None = None
     published: float | None = None
 
+    @property
+    def label(self) -> str:
+        return models.short_name(self.model)
+
     @classmethod
     def parse(cls, text: str) -> Member:
         """`NAME=WEIGHTS` or `NAME=ACCURACY`, a share or in percent; raises RunError."""
@@ -57,10 +61,12 @@ class Member:
             share = float(rest.removesuffix("%")) / (100 if rest.endswith("%") else 1)
         except ValueError:
             share = None
-        if name not in models.MODELS or not rest or (share is not None and not 0 < share <= 1):
+        is_known = name in models.MODELS or ":" in name
+        if not is_known or not rest or (share is not None and not 0 < share <= 1):
             raise RunError(
                 f"--member {text!r}: expected NAME=WEIGHTS, as in resnet20=r20.th, or "
-                f"NAME=ACCURACY, as in resnet32=92.63%, NAME one of {', '.join(models.MODELS)}"
+                "NAME=ACCURACY, as in resnet32=92.63%, NAME your own file.py:factory or one of "
+                f"{', '.join(models.MODELS)}"
             )
         return cls(name, Path(rest)) if share is None else cls(name, published=share)
 
@@ -73,8 +79,11 @@ def compare(
     members: Sequence[Member],
     out: Path,
     report: Report = lambda *_: None,
+    latencies_ms: Sequence[float] = (),
 ) -> dict:
     """Run or continue a comparison; returns the content of compare.json.
+
+    Budgets are `speedups` and `latencies_ms`.
 
     `methods` are names, with settings of their own after a colon (`lap:agent=ddpg,reward=error`). A
     comparison may grow by methods, budgets, seeds and members: what an earlier call made stays in
@@ -84,11 +93,13 @@ def compare(
     another table or other weights. Members are looked at before the first run begins.
     """
     shared = plan(base)
+    budgets = [{"speedup": speedup, "latency_ms": None} for speedup in dict.fromkeys(speedups)]
+    budgets += [{"speedup": None, "latency_ms": ms} for ms in dict.fromkeys(latencies_ms)]
     runs = [
-        (method, variant(base, method).varied(speedup=speedup, latency_ms=None, seed=seed))
-        for speedup, method, seed in product(*map(dict.fromkeys, (speedups, methods, seeds)))
+        (method, variant(base, method).varied(**budget, seed=seed))
+        for budget, method, seed in product(budgets, dict.fromkeys(methods), dict.fromkeys(seeds))
     ]
-    twice = [name for name, count in Counter(m.model for m in members).items() if count > 1]
+    twice = [name for name, count in Counter(m.label for m in members).items() if count > 1]
     if twice:
         raise RunError(f"--member {twice[0]} is given twice; one row a network")
     data = load_data(base.data, base.data_dir)
@@ -97,16 +108,16 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         _keep(out, shared)
-        _require_same_problem(out, base)
-        rows = _finished(out)
+        _require_same_problem(out, base, data)
+        rows = _finished(out, LatencyTable.open(base.table).device.name)
         for number, (method, settings) in enumerate(runs):
-            name = f"{_file_name(method)}_{settings.speedup:g}x_{settings.seed}"
+            name = f"{_file_name(method)}_{_budget(settings)}_{settings.seed}"
             report("compare", number, len(runs) + len(members), name)
             rows[name] = _run(method, settings, out / name, report, data)
             _write(out, shared, rows)
         for number, member in enumerate(members):
-            report("compare", len(runs) + number, len(runs) + len(members), member.model)
-            rows[member.model] = _member(base, member, data, out / member.model)
+            report("compare", len(runs) + number, len(runs) + len(members), member.label)
+            rows[member.label] = _member(base, member, data, out / member.label)
         content = _write(out, shared, rows)
     known = (row["dense_accuracy"] for row in content["rows"] if "dense_accuracy" in row)
     dense = next(known, None)
@@ -150,11 +161,16 @@ def variant(base: Settings, method: str) -> Settings:
     return base.varied(method=name, **changes)
 
 
-def _finished(out: Path) -> dict[str, dict]:
-    """Folder → row of what earlier calls made."""
+def _finished(out: Path, device: str) -> dict[str, dict]:
+    """Folder → row of what earlier calls made and is still there, or was refused on this device."""
     path = out / "compare.json"
     rows = read_json(path, made_anew=False)["rows"] if path.exists() else []
-    return {row["folder"]: row for row in rows if "folder" in row}
+    return {
+        row["folder"]: row
+        for row in rows
+        if "folder" in row
+        and (row.get("device") == device if "refused" in row else (out / row["folder"]).is_dir())
+    }
 
 
 def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
@@ -164,6 +180,10 @@ def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
     content = {"settings": shared, "dense_ms": dense_ms, "rows": found, "summary": summary(found)}
     write_json(out / "compare.json", content)
     return content
+
+
+def _budget(settings: Settings) -> str:
+    return f"{settings.speedup:g}x" if settings.speedup else f"{settings.latency_ms:g}ms"
 
 
 def _file_name(method: str) -> str:
@@ -178,8 +198,10 @@ def _run(method: str, settings: Settings, folder: Path, report: Report, data: Da
         return {
             "method": method,
             "asked": settings.speedup,
+            "asked_ms": settings.latency_ms,
             "seed": settings.seed,
             "folder": folder.name,
+            "device": LatencyTable.open(settings.table).device.name,
             "refused": str(error),
         }
 
@@ -201,6 +223,7 @@ def summary(rows: Sequence[dict]) -> list[dict]:
             {
                 "method": method,
                 "asked": asked or None,
+                "asked_ms": members[0].get("asked_ms"),
                 "seeds": len(members),
                 "predicted": float(np.mean(predicted)) if predicted else None,
                 # Rounded, a mean of equal numbers may lie outside of them.
@@ -219,7 +242,8 @@ def _row(method: str, result: dict, folder: Path) -> dict:
     measured = result["measured"] or {}
     return {
         "method": method,
-        "asked": result["settings"]["speedup"],
+        "asked": result["settings"]["speedup"] or round(result["asked"]["speedup"], 4),
+        "asked_ms": result["settings"]["latency_ms"],
         "seed": result["seed"],
         "folder": folder.name,
         "predicted": result["predicted"]["speedup"],
@@ -252,11 +276,12 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
     device = LatencyTable.open(base.table).device
     source = {
         "device": device.name,
+        "model": digests(member.model, "", None).get("model"),
         "accuracy": member.published if member.weights is None else digest(member.weights),
     }
     if done.exists():
         row = read_json(done)
-        if row["source"] == source and row["measured"]:
+        if {"model": None} | row["source"] == source and row["measured"]:
             return row
     folder.mkdir(parents=True, exist_ok=True)
     dense, model = models.build(base.model, data.classes), _built(base, member, data)
@@ -265,7 +290,7 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
     measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
     known = {} if isinstance(measured, NotMeasured) else measured
     row = {
-        "method": member.model,
+        "method": member.label,
         "asked": None,
         "seed": None,
         "folder": folder.name,
@@ -298,11 +323,15 @@ def _keep(out: Path, shared: dict) -> None:
         )
 
 
-def _require_same_problem(out: Path, base: Settings) -> None:
-    """Raise RunError where a run in `out` read another table, weights or user's file."""
-    files, table = files_read(base), LatencyTable.open(base.table)
+def _require_same_problem(out: Path, base: Settings, data: Data) -> None:
+    """Raise RunError where a run in `out` read another table, weights, user's file or images."""
+    files, table, images = files_read(base), LatencyTable.open(base.table), image_marks(data)
     for path in sorted(out.glob("*/origin.json")):
         origin = read_json(path, made_anew=False)
         network = origin.get("priced_by", models.short_name(base.model, origin.get("classes")))
-        now = {"table": table_identity(table, network), "files_sha256": files}
+        now = {
+            "table": table_identity(table, network),
+            "files_sha256": files,
+            "images": images,
+        }
         require_same_origin(path.parent, origin, now, base)

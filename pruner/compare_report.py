@@ -35,6 +35,13 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
     )
 
 
+def asked(row: dict) -> str:
+    """A row's budget in words, as it was given; empty for a member of the family."""
+    if row.get("asked_ms"):
+        return f"{row['asked_ms']:g} ms"
+    return f"{row['asked']:g}×" if row["asked"] else ""
+
+
 def _never_removing(content: dict) -> str:
     """Says which methods had no use for what the others were allowed."""
     used = {row["method"].partition(":")[0] for row in content["rows"]}
@@ -46,9 +53,10 @@ def _never_removing(content: dict) -> str:
 
 def _cells(row: dict, dense_accuracy: float) -> list[str]:
     """One network: a run, a run whose budget could not be met, or a member of the family."""
-    asked = f"{row['method']}, {row['asked']:g}× asked, seed {row['seed']}" if row["asked"] else ""
+    budget = asked(row)
+    named = f"{row['method']}, {budget} asked, seed {row['seed']}" if budget else ""
     if "refused" in row:
-        return [html.escape(asked), html.escape(row["refused"]), "", "", "", ""]
+        return [html.escape(named), html.escape(row["refused"]), "", "", "", ""]
     measured = "not here"
     if row["measured"]:
         spread = f"{row['measured_low']:.2f} … {row['measured_high']:.2f}"
@@ -56,11 +64,11 @@ def _cells(row: dict, dense_accuracy: float) -> list[str]:
         if row.get("latency_ms"):
             measured += f", {row['latency_ms']:.3g} ms"
     accuracy, lost = f"{row['accuracy']:.2%}", f"{100 * (dense_accuracy - row['accuracy']):.2f}"
-    if not asked:
+    if not named:
         published = " (published)" if row["published"] else ""
         return [html.escape(row["method"]), "", measured, "", accuracy + published, lost]
     return [
-        page.link(asked, f"{row['folder']}/report.html"),
+        page.link(named, f"{row['folder']}/report.html"),
         f"{row['predicted']:.2f}×",
         measured,
         f"{row['before_fine_tuning']:.2%}",

@@ -139,9 +139,8 @@ def test_a_finished_table_is_sealed_verified_and_gets_a_card(workshop, tmp_path,
     assert latprof("card", tmp_path / "table") == 0
     assert "small_resnet" in (tmp_path / "table" / "README.md").read_text()
     picture = tmp_path / "picture.png"
-    network = tmp_path / "table" / "small_resnet.network.json"
-    drawn = latprof("plot", "--table", tmp_path / "table", "--network", network, "--out", picture)
-    assert drawn == 0
+    named = ("--table", tmp_path / "table", "--network", "small_resnet")
+    assert latprof("plot", *named, "--out", picture) == 0
     rows = tmp_path / "table" / "small_resnet.jsonl"
     rows.write_text(rows.read_text().replace('"pairs":', '"pairs":1', 1))
     capsys.readouterr()
@@ -290,6 +289,57 @@ def test_a_method_that_cannot_meet_a_budget_does_not_end_the_comparison(
     assert rows[1.2]["measured"] > 0
     assert "no architecture" in rows[50]["refused"]
     assert "random at 50×" in printed.err
+
+
+def test_a_comparison_takes_milliseconds_and_members_of_ones_own(
+    workshop, tmp_path, pruner, capsys
+):
+    mine, out = tmp_path / "mine.py", tmp_path / "c"
+    mine.write_text(
+        "from pruner.models.resnet import CifarResNet\n"
+        "def little():\n    return CifarResNet(1, (8, 8), colours=1)\n"
+    )
+    dense_ms = (
+        1e3
+        * LatencyModel.load(
+            Network.load(workshop / "small_resnet.json"), workshop / "table"
+        ).dense_s
+    )
+    budgets = {"speedup": None, "latency_ms": dense_ms / 1.3}
+    options = prune_arguments(workshop, out, method="uniform", epochs=0, **budgets)
+    assert pruner("compare", *options, "--member", f"{mine}:little=90%") == 0
+    printed = capsys.readouterr().out
+    assert f"{dense_ms / 1.3:g} ms" in printed
+    assert "predicted" in printed
+    run, member = json.loads((out / "compare.json").read_text())["rows"]
+    assert run["asked"] == pytest.approx(1.3, rel=1e-3)
+    assert (member["method"], member["measured"] > 1) == ("little", True)
+    assert f"{dense_ms / 1.3:g} ms asked" in (out / "report.html").read_text()
+
+    shutil.rmtree(out / run["folder"])
+    options = prune_arguments(workshop, out, method="knapsack", epochs=0)
+    assert pruner("compare", *options, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["method"] for row in rows] == ["little", "knapsack"], "what is gone has no row"
+    assert pruner("compare", *prune_arguments(workshop, out, speedup=None)) == 1
+    assert "give at least one budget" in capsys.readouterr().err
+
+
+def test_a_run_outlives_its_tables_judgement_but_not_another_way_to_read_it(
+    workshop, tmp_path, pruner, capsys, monkeypatch
+):
+    table = tmp_path / "table"
+    shutil.copytree(workshop / "table", table)
+    options = prune_arguments(workshop, tmp_path / "run", table=table, method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    opened = LatencyTable.open(table)
+    opened.append("small_resnet", [opened.validation("small_resnet")])
+    opened.seal("small_resnet")
+    assert pruner("prune", *options) == 0
+    monkeypatch.setattr("pruner.origin.PREDICTOR", 0)
+    capsys.readouterr()
+    assert pruner("prune", *options) == 1
+    assert "its rows or how they are read have changed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -880,19 +930,31 @@ def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
 def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
     workshop, tmp_path, latprof, capsys
 ):
+    def asked(folder, levels=3):
+        options = ("--network", workshop / "small_resnet.json", "--levels", levels, "--out", folder)
+        capsys.readouterr()
+        code = latprof("profile", *options, "--dry-run")
+        said = capsys.readouterr()
+        found = re.search(r"(\d+) pruned networks to measure .* and (\d+) unseen", said.out)
+        return code, said, [int(number) for number in found.groups()] if found else None
+
     begun = tmp_path / "begun"
     begun.mkdir()
     shutil.copy(workshop / "table" / "device.json", begun)
+    rows_of = begun / "small_resnet.jsonl"
     rows = (workshop / "table" / "small_resnet.jsonl").read_text().splitlines(keepends=True)
-    (begun / "small_resnet.jsonl").write_text("".join(rows[:8]))
-    net = workshop / "small_resnet.json"
-    capsys.readouterr()
-    assert latprof("profile", "--network", net, "--dry-run", "--out", begun) == 0
-    printed = capsys.readouterr().out
-    designed, judged = map(int, re.search(r"has (\d+) of .* and (\d+) of", printed).groups())
+    rows_of.write_text("".join(rows[:8]) + rows[8][:40])  # killed while it wrote
+    _, _, whole = asked(tmp_path / "new")
+    code, said, missing = asked(begun)
+    assert code == 0
+    there = re.search(r"has (\d+) of the pruned and (\d+) of the unseen ones already", said.out)
+    designed, judged = map(int, there.groups())
     assert designed + judged == 7
-    assert f"{120 - designed} pruned networks to measure" in printed
-    assert f"{60 - judged} unseen ones" in printed
+    assert missing == [whole[0] - designed, whole[1] - judged]
+    assert rows_of.read_text().endswith(rows[8][:40]), "nothing is written"
+    code, said, _ = asked(begun, levels=4)
+    assert code == 1
+    assert f"{rows_of} was begun with 3 levels" in said.err
 
 
 def test_networks_and_devices_can_be_listed(workshop, latprof, capsys):
