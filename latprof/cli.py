@@ -596,8 +596,16 @@ def _print_plan(network: Network, device: Device, folder: Path, goal: Goal, **ho
     if any(found.there):
         designed, judged = found.there
         print(f"{folder} has {designed} of the pruned and {judged} of the unseen ones already.")
-    if not any(found.missing):
+    if found.done:
         print(f"{network.name} on {device.name}: nothing is left to measure.")
+        return
+    if not any(found.missing) or found.seconds == 0:
+        left = "what was disturbed is repeated"
+        if any(found.missing):
+            left = "the budget is spent"
+        elif goal.error:
+            left = f"more networks, until an error of {goal.error:.1%} is reached"
+        print(f"{network.name} on {device.name}: {left}.")
         return
     designed, judged = found.missing
     print(

@@ -203,7 +203,7 @@ class _Journey:
         )
         ended = self._ended()
         if ended is not None and self._is_enough(ended):
-            return Foreseen(there, (0, 0), 0.0)
+            return Foreseen(there, (0, 0), 0.0, done=True)
         wanted = len(self.designed) + LEGS * self._off_menu, 2 * self.goal.samples
         missing = tuple(max(0, all_ - some) for all_, some in zip(wanted, there, strict=True))
         bench = Bench(self.network, self.table.device, TARGET_S)
@@ -357,11 +357,16 @@ class _Journey:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What a profile would measure: networks that are there, and that are still to come."""
+    """What a profile would measure: networks that are there, and that are still to come.
+
+    `done` says that nothing is; else those that were disturbed, or that an error needs, come on
+    top of what is `missing`.
+    """
 
     there: tuple[int, int]  # designed, unseen
     missing: tuple[int, int]
     seconds: float
+    done: bool = False
 
 
 def foresee(
