@@ -26,6 +26,7 @@ from lookup_tables.surface import MIXING, ChannelStep, Surface, find_step
 from lookup_tables.table import LatencyTable, Run, undisturbed
 
 PREDICTOR = 2  # raised whenever the same rows are predicted otherwise
+MOST_CELLS = 1_000_000  # combinations of widths that one term has
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
 FEWEST_RUNS = 4  # design runs below which nothing is predicted
@@ -236,7 +237,7 @@ class LatencyModel:
 
     def _term(self, groups: tuple[str, ...], block: str | None, layers: list[Layer]) -> Term:
         menus = [self.network.group[name].choices for name in groups]
-        if prod(map(len, menus)) > 1_000_000:  # too many coupled groups to tabulate
+        if prod(map(len, menus)) > MOST_CELLS:  # too many coupled groups to tabulate
             empty = np.full((0,) * len(groups), np.nan)
             return Term(groups, block, tuple(layers), empty, empty)
         mesh = np.meshgrid(*map(np.array, menus), indexing="ij") if groups else []

@@ -21,6 +21,7 @@ from pruner.accuracy import accuracy, onnx_accuracy
 from pruner.compare import Member
 from pruner.compare import compare as run_compare
 from pruner.compare_report import asked
+from pruner.completion import too_coupled
 from pruner.data import load_data, require_fit
 from pruner.env import ENVIRONMENTS
 from pruner.errors import RunError, TraceError
@@ -147,6 +148,8 @@ def trace(
     stay = [layer.name for layer in network.layers if layer.channels and not layer.group]
     if stay:
         print(f"keep their width, as the output and what meets grouped layers do: {_some(stay)}")
+    if coupled := too_coupled(network):
+        print(f"to be pruned later: {coupled}")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lookup_tables.errors import BudgetError, ContractError
-from lookup_tables.estimate import LatencyModel, Term
+from lookup_tables.estimate import MOST_CELLS, LatencyModel
 from lookup_tables.network import Architecture, Network
 from pruner.choices import KEPT, REMOVED, architecture, choices
 
@@ -43,11 +43,21 @@ class _Larger(NamedTuple):
     gain: float
 
 
-def _too_many(network: Network, term: Term) -> str:
+def too_coupled(network: Network) -> str | None:
+    """What keeps a network from being searched with the menus that it has; None if nothing does."""
+    for name, geometry in network.geometry.items():
+        met = {group for group, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
+        groups = [group.name for group in network.groups if group.name in met]
+        if prod(len(network.group[group].choices) for group in groups) > MOST_CELLS:
+            return _too_many(network, groups, name)
+    return None
+
+
+def _too_many(network: Network, groups: Sequence[str], layer: str) -> str:
     writers = {layer.group: layer.name for layer in reversed(network.layers)}
-    names = ", ".join(writers[group] for group in term.groups)
+    names = ", ".join(writers[group] for group in groups)
     return (
-        f"{len(term.groups)} groups of channels meet in layer {term.layers[0].name}; their widths "
+        f"{len(groups)} groups of channels meet in layer {layer}; their widths "
         f"have too many combinations to search. Let some layers be with --keep-width, of {names}"
     )
 
@@ -72,7 +82,7 @@ class Completion:
                 self._constant_s += float(term.seconds)
                 continue
             if not term.seconds.size:
-                raise ContractError(_too_many(model.network, term))
+                raise ContractError(_too_many(model.network, term.groups, term.layers[0].name))
             seconds = term.seconds
             if len(names) > len(term.groups):  # nothing where the block is removed
                 seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)

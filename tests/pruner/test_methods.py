@@ -10,7 +10,7 @@ from lookup_tables.errors import ContractError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
 from pruner.choices import choices
-from pruner.completion import Completion
+from pruner.completion import Completion, too_coupled
 from pruner.env import ENVIRONMENTS
 from pruner.knapsack import solve, solve_nearly, worth, worth_factors
 from pruner.methods import AGENTS, METHODS, SearchSettings
@@ -321,12 +321,16 @@ def test_too_many_widths_in_one_layer_are_refused_naming_the_layers_that_could_s
     network = trace(Merging(8), (3, 8, 8), "merging").network
     network = network.with_menu({group.name: tuple(range(2, 17, 2)) for group in network.groups})
     latency = LatencyModel(network, synthetic_table(tmp_path / "t", network, levels=2))
-    with pytest.raises(ContractError, match=r"--keep-width, of branches\.0, branches\.1"):
+    with pytest.raises(
+        ContractError, match=r"--keep-width, of branches\.0, branches\.1"
+    ) as refused:
         Completion(latency)
+    assert str(refused.value) == too_coupled(network), "a trace foresees it"
     fewer = {
         group.name: group.choices if number < 3 else (group.width,)
         for number, group in enumerate(network.groups)
     }
     latency = latency.with_menu(network.with_menu(fewer))
+    assert too_coupled(latency.network) is None
     found = Completion(latency).fallback(latency.dense_s * 0.9)
     assert latency.latency_s(found) <= latency.dense_s * 0.9
