@@ -96,6 +96,7 @@ bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle m
 	$(BIN)/python -m benchmarks.devices
 	$(BIN)/python -m benchmarks.transfer_replayed
 	$(BIN)/python -m benchmarks.first_use
+	$(BIN)/python -m benchmarks.found
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
 endif

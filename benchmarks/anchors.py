@@ -6,9 +6,10 @@ MobileNet-V1 as AMC pruned it (He et al., ECCV 2018) and the three YOLOv3 of ABC
 Ours: ABCP's networks keep the heads of our YOLOv3 (80 classes), dense and pruned alike, because a
 table is of one network; published are heads for 5, 1 and 3 classes.
 
-What the saved result has is not measured again (delete it to do so), only predicted again.
+What the saved result has is not measured again (delete it to do so), only predicted again; of
+another device's results, with `--device`, nothing else.
 
-    python -m benchmarks.anchors --anchors-dir FOLDER [--threads 1]
+    python -m benchmarks.anchors --anchors-dir FOLDER [--threads 1] [--device NAME]
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ MEASURED = ("measured_speedup", "measured_low", "measured_high", "dense_ms", "pr
 
 
 def main(
-    anchors_dir: Annotated[Path, typer.Option()], threads: int = 1, tables: Path = DATA
+    anchors_dir: Annotated[Path, typer.Option()],
+    threads: int = 1,
+    tables: Path = DATA,
+    device: str | None = None,
 ) -> None:
-    device = this_device("cpu", Usage(threads))
-    table = LatencyTable.open(tables / device.name)
-    device.require(table.device, str(table.folder))
-    result = f"anchors_{device.name}"
-    known = _measured_before(RESULTS / f"{result}.json", device)
+    here = this_device("cpu", Usage(threads))
+    table = LatencyTable.open(tables / (device or here.name))
+    result = f"anchors_{table.device.name}"
+    known = _measured_before(RESULTS / f"{result}.json", table.device)
     results: dict[str, dict] = {}
     for name, published in (("mobilenet_v1", "amc_mobilenet_v1"), ("yolov3", "abcp_yolov3")):
         if not table.path(name).exists():
@@ -54,9 +57,11 @@ def main(
         for label, facts in described.items():
             if label != "dense":
                 architecture = read(network, facts)
-                measured = known.get(label) or _measure(network, architecture, device)
+                if label not in known:
+                    here.require(table.device, str(table.folder))
+                measured = known.get(label) or _measure(network, architecture, here)
                 results[name][label] = _judge(network, architecture, table, measured)
-    print(save(result, {"device": device.model_dump(), "networks": results}))
+    print(save(result, {"device": table.device.model_dump(), "networks": results}))
 
 
 def amc(network: Network, facts: dict) -> Architecture:

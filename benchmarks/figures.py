@@ -181,6 +181,26 @@ def anchors() -> Iterator[Row]:
             ]
 
 
+def found(device: str) -> Iterator[Row]:
+    """Networks that a search chose by the table, and random ones: how its predictions hold."""
+    yield [
+        "network", "found", "bias", "worst", "0.97 of what was asked", "random", "bias", "networks",
+    ]  # fmt: skip
+    networks = _read(f"found_{device}")["networks"]
+    for name in (name for name in NETWORKS if name in networks):
+        best, drawn = networks[name]["found"], networks[name]["random"]
+        yield [
+            NETWORKS[name],
+            f"**{_percent(best['rmspe'])}**",
+            _signed(best["bias"]),
+            _signed(best["worst"]),
+            _percent(best["kept_what_was_asked"], 0),
+            _percent(drawn["rmspe"]),
+            _signed(drawn["bias"]),
+            f"{best['networks']} + {drawn['networks']}",
+        ]
+
+
 def repeatability() -> Iterator[Row]:
     """Tables rebuilt in fresh processes: relative spreads, and what `latprof diff` flagged."""
     yield [
@@ -314,6 +334,7 @@ MAKERS = {
         filter_selection,
     )
 }
+MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
 for compared in (RESULTS / "compare").glob("*.json"):  # compare_<network>_<device>
     MAKERS[f"compare_{compared.stem}"] = partial(compare, compared.stem)

@@ -4,9 +4,10 @@ For every network and thread count: unseen architectures on the menu and at any 
 to full are measured in fresh sessions, each beside the dense network; then predicted by the table,
 by the straight line in FLOPs, and by layers timed alone and summed. One file a network and device,
 results/latency_error/NAME_DEVICE.json, so that it can be interrupted: what is there is not measured
-again (delete it to do so), only predicted again by the table as it now is.
+again (delete it to do so), only predicted again by the table as it now is; of another device's
+results, with `--device`, nothing else.
 
-    python -m benchmarks.latency_error [--threads 1] [--samples 100] [NETWORK …]
+    python -m benchmarks.latency_error [--threads 1] [--samples 100] [--device NAME] [NETWORK …]
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ def main(
     threads: int = 1,
     samples: int = 100,  # of each kind of widths
     tables: Path = DATA,
+    device: str | None = None,
 ) -> None:
-    device = this_device("cpu", Usage(threads))
+    here = this_device("cpu", Usage(threads))
+    folder = tables / (device or here.name)
     for name in networks or NETWORKS:
-        result = f"latency_error/{name}_{device.name}"
-        folder = tables / device.name
+        result = f"latency_error/{name}_{folder.name}"
         if not (folder / f"{name}.jsonl").exists():
             print(f"{name}: no table in {folder}")
             continue
@@ -55,7 +57,7 @@ def main(
         if path.exists():
             measured = json.loads(path.read_text())["measured"]
         else:
-            device.require(table.device, str(folder))
+            here.require(table.device, str(folder))
             measured = measure(network, table, samples)
         print(save(result, judge(network, table, measured)))
 
