@@ -1253,9 +1253,10 @@ def test_a_run_is_not_continued_with_another_table(workshop, tmp_path, pruner, c
     shutil.copytree(workshop / "table", table)
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=table)) == 0
     rows = (table / "small_resnet.jsonl").read_text().splitlines(keepends=True)
-    (table / "small_resnet.jsonl").write_text("".join([*rows, rows[-1]]))
+    another = json.loads(rows[1]) | {"attempt": 9}
+    (table / "small_resnet.jsonl").write_text("".join([*rows, json.dumps(another) + "\n"]))
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=table)) == 1
-    assert "the table's rows have changed since" in capsys.readouterr().err
+    assert "its rows or how they are read have changed" in capsys.readouterr().err
 
 
 def test_a_file_for_another_batch_is_not_compared_on_a_tables_device(
