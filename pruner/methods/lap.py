@@ -28,6 +28,7 @@ import numpy as np
 from scipy.stats import truncnorm
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from pruner.completion import Completion
@@ -83,6 +84,7 @@ def learner(env: PruningEnv, settings: SearchSettings) -> OffPolicyAlgorithm:
         seed=settings.seed,
         device="cpu",
     )
+    agent.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder in /tmp
     agent.prior = env
     agent.warm_up = warm_up(settings)
     return agent

@@ -300,6 +300,14 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
 
 
+def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monkeypatch):
+    (litter := tmp_path / "litter").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(litter))
+    monkeypatch.delenv("SB3_LOGDIR", raising=False)
+    run_method("lap/ddpg", resnet_latency, tmp_path / "log.jsonl")
+    assert list(litter.iterdir()) == []
+
+
 @pytest.mark.parametrize("agent", ["ddpg", "td3", "sac"])
 def test_every_step_of_an_episode_is_taught_how_the_episode_ended(agent, latency):
     scores = iter([0.2, 0.4, 0.1, 0.7])
