@@ -36,6 +36,7 @@ from latprof.options import (
     TableOption,
     ThreadsOption,
     console,
+    network_beside,
     open_here,
     progress,
     seconds,
@@ -372,7 +373,7 @@ def repeat(
 ) -> None:
     """Rebuild a table in fresh processes and report how well it repeats."""
     opened = open_here(table)
-    network = _file_or_name(network, table)
+    network = network_beside(table, network)
     loaded = Network.load(network)
     folder = out or table / "repeats"
     options = ["--samples", str(samples), *(["--budget", budget] if budget else [])]
@@ -540,12 +541,7 @@ def _network_or_onnx(network: str | None, file: Path | None, table: Path) -> Net
 
 def _network(name: str, table: Path) -> Network:
     """The network of that name beside a table's rows, else a shipped one or a file."""
-    return Network.load(_file_or_name(name, table))
-
-
-def _file_or_name(name: str, table: Path) -> str:
-    beside = table / f"{name}.network.json"
-    return str(beside) if beside.is_file() else name
+    return Network.load(network_beside(table, name))
 
 
 def _model(name: str, folder: Path) -> LatencyModel:

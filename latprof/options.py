@@ -55,6 +55,12 @@ def seconds(text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def network_beside(table: Path, name: str) -> str:
+    """What `Network.load` takes: the file of that name beside a table's rows, else the name."""
+    beside = table / f"{name}.network.json"
+    return str(beside) if beside.is_file() else name
+
+
 def open_here(folder: Path) -> LatencyTable:
     """A table of this very machine; raises DeviceMismatch or DeviceNotHere."""
     table = LatencyTable.open(folder)

@@ -15,7 +15,7 @@ from rich.table import Table
 from latprof.card import drawing, write_card
 from latprof.errors import OptionError
 from latprof.merge import merge
-from latprof.options import HOME_HELP, JsonOption, NetworkOption, TableOption
+from latprof.options import HOME_HELP, JsonOption, NetworkOption, TableOption, network_beside
 from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
 from lookup_tables.errors import TableError
@@ -216,10 +216,7 @@ def plot_command(
     out: Annotated[Path, typer.Option(help="A file ending in .svg, .png or .pdf.")],
 ) -> None:
     """Draw a network's staircase, and predicted against measured times."""
-    opened = LatencyTable.open(table)
-    is_its_own = opened.network_path(network).is_file()
-    known = opened.load_network(network) if is_its_own else Network.load(network)
-    drawing()(known, opened, out)
+    drawing()(Network.load(network_beside(table, network)), LatencyTable.open(table), out)
     print(out)
 
 
