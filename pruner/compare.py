@@ -212,9 +212,10 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     for row in rows:
         if "refused" in row:
             continue
-        groups.setdefault((row["asked"] or 0.0, row["method"]), []).append(row)
+        budget = (row["asked"] or 0.0, row.get("asked_ms"))
+        groups.setdefault((*budget, row["method"]), []).append(row)
     answer = []
-    for (asked, method), members in groups.items():
+    for (asked, asked_ms, method), members in groups.items():
         right = [row["accuracy"] for row in members]
         predicted = [row["predicted"] for row in members if row["predicted"]]
         measured = [row for row in members if row["measured"]]
@@ -223,7 +224,7 @@ def summary(rows: Sequence[dict]) -> list[dict]:
             {
                 "method": method,
                 "asked": asked or None,
-                "asked_ms": members[0].get("asked_ms"),
+                "asked_ms": asked_ms,
                 "seeds": len(members),
                 "predicted": float(np.mean(predicted)) if predicted else None,
                 # Rounded, a mean of equal numbers may lie outside of them.

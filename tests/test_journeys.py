@@ -299,12 +299,8 @@ def test_a_comparison_takes_milliseconds_and_members_of_ones_own(
         "from pruner.models.resnet import CifarResNet\n"
         "def little():\n    return CifarResNet(1, (8, 8), colours=1)\n"
     )
-    dense_ms = (
-        1e3
-        * LatencyModel.load(
-            Network.load(workshop / "small_resnet.json"), workshop / "table"
-        ).dense_s
-    )
+    network = Network.load(workshop / "small_resnet.json")
+    dense_ms = 1e3 * LatencyModel.load(network, workshop / "table").dense_s
     budgets = {"speedup": None, "latency_ms": dense_ms / 1.3}
     options = prune_arguments(workshop, out, method="uniform", epochs=0, **budgets)
     assert pruner("compare", *options, "--member", f"{mine}:little=90%") == 0
