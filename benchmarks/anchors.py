@@ -59,8 +59,8 @@ def main(
                 architecture = read(network, facts)
                 if label not in known:
                     here.require(table.device, str(table.folder))
-                measured = known.get(label) or _measure(network, architecture, here)
-                results[name][label] = _judge(network, architecture, table, measured)
+                    known[label] = _measure(network, architecture, here)
+                results[name][label] = _judge(network, architecture, table, known[label])
     print(save(result, {"device": table.device.model_dump(), "networks": results}))
 
 

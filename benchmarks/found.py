@@ -27,14 +27,14 @@ from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import DATA, LatencyTable, undisturbed
-from pruner.choices import KEPT as KEPT_BLOCK
+from pruner.choices import KEPT
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly
 
 SPEEDUPS = (1.5, 2.0, 3.0)
 KINDS = ("found", "random")
 SLOWEST_S = 0.1
-KEPT = 0.97  # of the speedup that was asked for
+MET = 0.97  # of the speedup that was asked for
 
 
 def main(
@@ -114,8 +114,8 @@ def walk(completion: Completion, budget_s: float, rng: np.random.Generator) -> l
     positions: list[int] = []
     for choice in completion.choices:
         allowed = np.flatnonzero(completion.allowed(positions, budget_s))
-        if choice.is_block and KEPT_BLOCK in allowed:
-            allowed = [KEPT_BLOCK]
+        if choice.is_block and KEPT in allowed:
+            allowed = [KEPT]
         positions.append(int(rng.choice(allowed)))
     return positions
 
@@ -139,7 +139,7 @@ def _summary(rows: list[dict]) -> dict:
         "bias": float(np.mean(errors)),
         "worst": float(errors[np.abs(errors).argmax()]),
         "kept_what_was_asked": float(
-            np.mean([row["measured"] >= KEPT * row["asked"] for row in rows])
+            np.mean([row["measured"] >= MET * row["asked"] for row in rows])
         ),
     }
 
