@@ -80,8 +80,13 @@ class GraphReader:
             raise self._unsupported(node)
 
     def _read_input(self, node: fx.Node) -> None:
+        if self._input is not None and not node.users:  # an optional argument that is never read
+            return
         if self._input is not None:
-            raise TraceError(f"the model takes a second input, {node.name}; only one is supported")
+            raise TraceError(
+                f"the model takes a second input, {node.name}; only one is supported. Wrap it in a "
+                "module whose forward takes the images alone"
+            )
         self._input = node
         self.assembly.input(node, shape_of(node)[1])
 

@@ -5,6 +5,8 @@ The model is run symbolically with torch.fx; `graph_reader` turns the graph into
 
 from __future__ import annotations
 
+import inspect
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,11 @@ from torch.fx.passes.shape_prop import ShapeProp
 from lookup_tables.network import Network
 from pruner.errors import TraceError
 from pruner.graph_reader import MODULES, Channels, GraphReader, computes_as, shape_of
+
+VIEWS = {
+    operator.getitem, "view", "reshape", "flatten", "narrow", "select", "permute", "transpose",
+    "squeeze", "unsqueeze", "chunk", "split",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
     """Trace a model for inputs of (channels, height, width); raises TraceError."""
     module = _symbolic(model)
     _propagate_shapes(module, input_shape)
+    _require_results_used(module.graph)
     _free_of_constants(module)
     reader = GraphReader(module)
     for node in module.graph.nodes:
@@ -43,6 +51,54 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
         batch_norms=dict(reader.batch_norms),
         node_of={layer: node.name for layer, node in reader.assembly.written.items()},
     )
+
+
+def _require_results_used(graph: fx.Graph) -> None:
+    """Raise TraceError for what changes in place a tensor that the output depends on, unassigned.
+
+    The graph knows values only by what returns them: such an operation would be taken for one
+    that no output needs.
+    """
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    needed, waiting = set(), [output]
+    while waiting:
+        if (node := waiting.pop()) not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    for node in graph.nodes:
+        if node not in needed and _is_in_place(node) and _viewed(node.args[0]) in needed:
+            raise TraceError(
+                f"layer {node.name}: forward changes a tensor in place and leaves the result "
+                "unassigned, which cannot be traced. Assign it, as in x = self.relu(x)"
+            )
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    if not (node.args and isinstance(node.args[0], fx.Node)):
+        return False
+    if node.op == "call_module":
+        return getattr(node.graph.owning_module.get_submodule(node.target), "inplace", False)
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name == "setitem" or (name.endswith("_") and not name.endswith("__")):
+        return True
+    return bool(_arguments(node).get("inplace", False))
+
+
+def _arguments(node: fx.Node) -> dict:
+    """By name, where the function tells the names of what it takes."""
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+    except (TypeError, ValueError):  # a method's name, or a function of C
+        return node.kwargs
+
+
+def _viewed(node: fx.Node) -> fx.Node:
+    """The tensor that a view, or a view of a view, is of."""
+    while node.target in VIEWS and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
 
 
 def _free_of_constants(module: fx.GraphModule) -> None:

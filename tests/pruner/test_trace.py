@@ -166,8 +166,67 @@ def test_a_second_input_is_refused():
         def forward(self, x, y):
             return x + y
 
-    with pytest.raises(TraceError, match=r"second input|cannot run the model"):
+    with pytest.raises(TraceError, match="cannot run the model on one 3×8×8 input"):
         trace(Two(), (3, 8, 8), "m")
+
+    class Masked(nn.Conv2d):
+        def forward(self, x, mask=2.0):
+            return super().forward(x) * mask
+
+    with pytest.raises(TraceError, match="takes a second input, mask"):
+        trace(nn.Sequential(Masked(3, 4, 3))[0], (3, 8, 8), "m")
+
+
+def test_an_optional_input_that_is_never_read_is_no_second_input():
+    class Ignores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, mask=None):
+            return self.conv(x)
+
+    assert [layer.name for layer in trace(Ignores(), (3, 8, 8), "m").network.layers] == ["conv"]
+
+
+def _in_place(change):
+    def forward(m, x):
+        x = m.conv(x)
+        change(m, x)
+        return m.other(x)
+
+    return FromFunction(forward)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, x: m.relu(x),
+        lambda m, x: F.relu(x, inplace=True),
+        lambda m, x: F.relu(x, True),
+        lambda m, x: torch.relu_(x),
+        lambda m, x: x.relu_(),
+        lambda m, x: x.add_(x),
+        lambda m, x: x[:, 0].zero_(),
+    ],
+)
+def test_a_change_in_place_that_is_not_assigned_is_refused_not_lost(change):
+    model = _in_place(change)
+    model.relu = nn.ReLU(inplace=True)
+    with pytest.raises(TraceError, match=r"changes a tensor in place .* Assign it"):
+        trace(model, (3, 8, 8), "m")
+
+
+def test_what_is_changed_in_place_and_never_needed_is_left_out():
+    def forward(m, x):
+        F.relu(m.other(x), inplace=True)
+        return m.relu(m.conv(x))
+
+    model = FromFunction(forward)
+    model.relu = nn.ReLU(inplace=True)
+    traced, x = trace(model, (3, 8, 8), "m"), torch.randn(2, 3, 8, 8)
+    assert [layer.name for layer in traced.network.layers] == ["conv"]
+    assert torch.equal(traced.module(x), model(x))
 
 
 def test_a_pool_may_be_called_again_and_again():
