@@ -12,7 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from latprof.cores import Cores
-from latprof.errors import Throttled
+from latprof.errors import CannotRun, Throttled
 from latprof.measure import Rounds, run_rounds, runtime
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError, DeviceMismatch
@@ -137,6 +137,8 @@ def _opened(path: Path, device: Device):
     try:
         opened = runtime(device).Running(str(path), feed, device)
         opened.run_s()
+    except CannotRun as error:
+        raise ContractError(f"{path}: {error}") from error
     except ContractError:
         raise
     except Exception as error:  # the runtime's own kinds have no common name

@@ -29,9 +29,11 @@ import onnxruntime as ort
 
 from latprof.cuda_driver import driver
 from latprof.detect import GRAPH
+from latprof.errors import CannotRun, DeviceNotHere
 from latprof.nvml import Monitor
 from latprof.onnx_model import NUMPY, LayerModel, layer_models
 from lookup_tables.device import Device
+from lookup_tables.errors import ContractError
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LayerTime
 
@@ -52,9 +54,19 @@ class Running:
     """A network opened on the GPU and ready to be called again and again."""
 
     def __init__(self, model: bytes | str, feed: dict[str, np.ndarray], device: Device) -> None:
+        """Raises DeviceNotHere where CUDA runs on another card, CannotRun for the runtime's no."""
+        _require_card(device)
         self._model, self._feed, self._device = model, feed, device
         as_graph = device.provider_options.get(GRAPH) == "1"
-        self._bound = _Bound(model, feed, device, as_graph)
+        try:
+            self._bound = _Bound(model, feed, device, as_graph)
+        except ContractError:
+            raise
+        except Exception as error:  # the runtime's own kinds have no common name
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            way = "as a CUDA graph" if as_graph else "on the GPU"
+            hint = "leave out --cuda-graph" if as_graph else "a smaller --batch takes less memory"
+            raise CannotRun(f"the runtime cannot run it {way}: {said} ({hint})") from error
         self._graph = self._bound if as_graph else None
         self._events = driver().event(), driver().event()
 
@@ -82,6 +94,15 @@ class Running:
         cuda.record(after, bound.is_graph)
         cuda.wait(after)
         return cuda.between_s(before, after)
+
+
+def _require_card(device: Device) -> None:
+    """CUDA_VISIBLE_DEVICES comes too late where something else of this process started CUDA."""
+    if not driver().card.startswith(device.processor):
+        raise DeviceNotHere(
+            f"CUDA runs on {driver().card} in this process already, the device is "
+            f"{device.processor}; measure in a process of its own"
+        )
 
 
 class Instrumented:
@@ -224,7 +245,7 @@ def _open(model: bytes | str, device: Device, graph: bool) -> ort.InferenceSessi
     given = session.get_provider_options().get(PROVIDER, {})
     kept = all(given.get(name) == provider[name] for name in (GRAPH, STREAM))
     if session.get_providers()[0] != PROVIDER or not kept:
-        raise RuntimeError(
+        raise DeviceNotHere(
             "ONNX Runtime opened the network without its CUDA provider, or without the options it "
             "was given; its libraries are not complete (see ort.preload_dlls)"
         )

@@ -27,6 +27,7 @@ class Driver(Protocol):
     """What measuring needs of CUDA; times are seconds."""
 
     name: str
+    card: str  # as CUDA names it
     stream: int  # the handle of a stream of our own, not the null stream
     graph_stream: int  # of another one, for graphs: a capture that fails spoils its stream
 
@@ -72,6 +73,7 @@ class _Pycuda:
 
         cuda.init()
         self._cuda = cuda
+        self.card = cuda.Device(0).name()
         context = cuda.Device(0).retain_primary_context()
         context.push()
         try:
@@ -109,6 +111,7 @@ class _Torch:
         import torch
 
         torch.cuda.init()
+        self.card = torch.cuda.get_device_name(0)
         self._torch = torch
         self._stream, self._graph_stream = torch.cuda.Stream(), torch.cuda.Stream()
         self.stream = self._stream.cuda_stream

@@ -211,11 +211,16 @@ _QUERY = "name,uuid,memory.total,driver_version,compute_cap,clocks.max.sm"
 
 def gpus() -> list[Gpu]:
     """The NVIDIA GPUs that the driver reports and CUDA_VISIBLE_DEVICES allows, in the driver's
-    order; none without a driver."""
+    order; none without a driver. Raises DeviceNotHere where the driver does not answer."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        raise DeviceNotHere(
+            "nvidia-smi did not answer within 20 s; see that the NVIDIA driver is well"
+        ) from None
     found = parse_gpus(answer.stdout) if answer.returncode == 0 else []
     return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
@@ -302,7 +307,10 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
 
 
 def _library_version(name: str, function: str) -> str:
-    """The version number a CUDA library reports about itself, asked where ONNX Runtime loads it."""
+    """The version number a CUDA library reports about itself, asked where ONNX Runtime loads it.
+
+    Raises DeviceNotHere where there is none: two unknown ones would pass for the same.
+    """
     if hasattr(ort, "preload_dlls"):
         with redirect_stdout(sys.stderr):  # it prints what it does not find
             ort.preload_dlls()  # finds the libraries of NVIDIA's own packages
@@ -319,4 +327,7 @@ def _library_version(name: str, function: str) -> str:
         number = ctypes.c_int()
         ask(ctypes.byref(number))
         return f"{number.value // 1000}.{number.value % 1000 // 10}"
-    return "unknown"
+    raise DeviceNotHere(
+        f"{name} was not found, which ONNX Runtime needs for a GPU: pip install "
+        "'onnxruntime-gpu[cuda,cudnn]', or put it on LD_LIBRARY_PATH"
+    )

@@ -15,6 +15,10 @@ class DeviceNotHere(ContractError):
     """A device was asked for that this machine does not have."""
 
 
+class CannotRun(ContractError):
+    """A network that the runtime does not open, or does not run."""
+
+
 class Throttled(ContractError):
     """A GPU that would not run at its own clocks for long enough to be measured."""
 

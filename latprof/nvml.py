@@ -53,7 +53,7 @@ class Monitor:
     def __init__(self, device: Device, nvml: ModuleType | None = None) -> None:
         self._nvml = nvml or library()
         self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid_of(device))
-        self._kept: list[tuple[float, float, float, float]] = []
+        self._kept: list[dict[str, float | None]] = []
         self._dropped: Counter[str] = Counter()
         self._dropped_samples = 0
 
@@ -65,26 +65,33 @@ class Monitor:
             self._dropped.update(why)
             self._dropped_samples += 1
             return True
+        power_mw = self._reading("nvmlDeviceGetPowerUsage")
         self._kept.append(
-            (
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            )
+            {
+                "sm_clock_mhz": self._reading("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+                "memory_clock_mhz": self._reading("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+                "temperature_c": self._reading(
+                    "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU
+                ),
+                "power_w": None if power_mw is None else power_mw / 1e3,
+            }
         )
         return False
+
+    def _reading(self, question: str, *details) -> float | None:
+        """None of what the card cannot tell, as virtual ones cannot."""
+        try:
+            return float(getattr(self._nvml, question)(self._handle, *details))
+        except self._nvml.NVMLError_NotSupported:
+            return None
 
     def conditions(self) -> Conditions | None:
         """Medians over the samples kept since the last call, then it starts anew; None of none."""
         if not self._kept:
             return None
-        sm, memory, temperature, power = (float(median(c)) for c in zip(*self._kept, strict=True))
+        told = {name: [sample[name] for sample in self._kept] for name in self._kept[0]}
         found = Conditions(
-            sm_clock_mhz=sm,
-            memory_clock_mhz=memory,
-            temperature_c=temperature,
-            power_w=power,
+            **{n: None if None in values else median(values) for n, values in told.items()},
             throttled=self._dropped_samples,
             reasons=tuple(sorted(self._dropped)),
         )
@@ -110,4 +117,7 @@ def _event_reasons(nvml: ModuleType, handle) -> int:
             return int(ask(handle))
         except nvml.NVMLError:
             pass
-    return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    try:
+        return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    except nvml.NVMLError_NotSupported:
+        return 0  # it cannot tell

@@ -65,12 +65,15 @@ class LayerTime(_Row):
 
 
 class Conditions(_Row):
-    """What a GPU reported while a run was measured: medians over the samples that were kept."""
+    """What a GPU reported while a run was measured: medians over the samples that were kept.
 
-    sm_clock_mhz: Seconds
-    memory_clock_mhz: Seconds
-    temperature_c: Finite
-    power_w: Finite
+    None of what the card cannot tell.
+    """
+
+    sm_clock_mhz: Seconds | None = None
+    memory_clock_mhz: Seconds | None = None
+    temperature_c: Finite | None = None
+    power_w: Finite | None = None
     throttled: Annotated[int, Field(ge=0)]  # samples dropped because the card was throttled
     reasons: tuple[str, ...] = ()  # why, as NVML names it
 

@@ -88,6 +88,7 @@ def test_events_come_from_either_library_that_is_there(name):
     made.record(last)
     made.wait(last)
     assert 0.001 < made.between_s(first, last) < 0.1
+    assert made.card.startswith(gpus()[0].name)
 
 
 def test_a_table_is_profiled_and_written(device, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from latprof import cuda
 from latprof.cuda import Instrumented, Running
+from latprof.errors import CannotRun, DeviceNotHere
 from latprof.onnx_model import build, random_input
 from lookup_tables.network import INPUT, Architecture, Network
 from pruner.trace import trace
@@ -25,7 +26,7 @@ GPU = DEVICE.model_copy(update={"kind": "cuda"})
 class HostClock:
     """Events that note the host's time; keeps what was asked of it in order."""
 
-    name, stream, graph_stream = "host", 1, 2
+    name, card, stream, graph_stream = "host", "toy 80GB", 1, 2
 
     def __init__(self):
         self.asked = []
@@ -153,6 +154,27 @@ def test_outputs_of_any_type_and_size_are_bound(clock, tmp_path):
     )
     feed = {"x": np.ones((1, 4, 2, 2), np.float32)}
     assert Running(str(path), feed, GPU.model_copy(update={"precision": "fp16"})).run_s() > 0
+
+
+def test_a_process_that_runs_another_card_measures_nothing(clock):
+    other = GPU.model_copy(update={"processor": "NVIDIA X"})
+    model = build(RESNET, RESNET.dense).SerializeToString()
+    with pytest.raises(DeviceNotHere, match=r"runs on toy 80GB .* the device is NVIDIA X"):
+        Running(model, {INPUT: random_input(RESNET)}, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({}, "a smaller --batch"), ({"enable_cuda_graph": "1"}, "leave out --cuda-graph")],
+)
+def test_what_the_runtime_refuses_is_said_in_one_line(clock, monkeypatch, options, says):
+    def out_of_memory(*arguments):
+        raise RuntimeError("Failed to allocate memory\nat some line")
+
+    monkeypatch.setattr(cuda, "_open", out_of_memory)
+    device = GPU.model_copy(update={"provider_options": options})
+    with pytest.raises(CannotRun, match=f"Failed to allocate memory .*{says}"):
+        Running(b"", {INPUT: random_input(RESNET)}, device)
 
 
 def test_a_device_that_runs_graphs_runs_nothing_else(clock, monkeypatch):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from latprof.nvml import THROTTLING, Monitor, reasons
+from lookup_tables.table import Conditions
 from tests.toys import DEVICE
 
 GPU = DEVICE.model_copy(update={"kind": "cuda"})
@@ -20,6 +21,7 @@ def played_back(masks):
     clocks = iter(range(1000, 2000, 10))
     remaining = iter(masks)
     return SimpleNamespace(
+        NVMLError_NotSupported=type("NotSupported", (Exception,), {}),
         NVML_CLOCK_SM=1,
         NVML_CLOCK_MEM=2,
         NVML_TEMPERATURE_GPU=0,
@@ -74,6 +76,20 @@ def test_an_older_driver_is_asked_by_the_older_name():
 
     nvml.nvmlDeviceGetCurrentClocksEventReasons = unknown
     assert Monitor(GPU, nvml).throttled()
+
+
+def test_what_a_card_cannot_tell_is_left_out():
+    nvml = played_back([0, 0])
+
+    def cannot(handle):
+        raise nvml.NVMLError_NotSupported
+
+    nvml.nvmlDeviceGetPowerUsage = nvml.nvmlDeviceGetCurrentClocksThrottleReasons = cannot
+    monitor = Monitor(GPU, nvml)
+    assert not monitor.throttled()
+    found = monitor.conditions()
+    assert (found.power_w, found.temperature_c, found.sm_clock_mhz) == (None, 61, 1000)
+    assert Conditions.model_validate_json(found.model_dump_json(exclude_none=True)) == found
 
 
 def test_a_card_that_only_throttles_is_complained_about_with_the_reason():
