@@ -7,7 +7,6 @@ The tables stay in the work folder, so that it can be interrupted.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -39,7 +38,7 @@ def main(
     errors = [
         {widths: t.validation(network, widths).rmspe for widths in ("menu", "any")} for t in tables
     ]
-    content = {"device": device.model_dump(), **asdict(found), "rmspe_of_each": errors}
+    content = {"device": device.model_dump(), **found.model_dump(), "rmspe_of_each": errors}
     print(save(f"repeatability_{network}_{device.name}", content))
 
 

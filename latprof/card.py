@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from latprof.errors import OptionError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import write_whole
-from lookup_tables.manifest import expected, read_sealed
 from lookup_tables.network import Network
+from lookup_tables.repeats import Repeatability
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable, Run, Validation, repeats_path
 
@@ -108,8 +107,8 @@ def _judged(widths: str, judged: Validation) -> list[str]:
 
 
 def _repeatability(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
-    paths = {n.name: repeats_path(table.folder, n.name) for n in networks}
-    found = {name: json.loads(read_sealed(path)) for name, path in paths.items() if expected(path)}
+    paths = (repeats_path(table.folder, network.name) for network in networks)
+    found = [repeats for path in paths if (repeats := Repeatability.load(path))]
     yield from ("", "## How well it repeats", "")
     if not found:
         yield "Not measured yet: `latprof repeat` does."
@@ -117,13 +116,10 @@ def _repeatability(table: LatencyTable, networks: Sequence[Network]) -> Iterator
     yield "Rebuilt in fresh processes: spreads of predicted speedups, and of the entries."
     yield ""
     yield from _head("network", "tables", "predictions, median", "95 %", "entries, median", "95 %")
-    for name, result in found.items():
-        spreads = [
-            f"{result[what][spread]:.2%}"
-            for what in ("predictions", "entries")
-            for spread in ("median_spread", "p95_spread")
-        ]
-        yield _row([name, str(result["tables"]), *spreads])
+    for repeats in found:
+        both = (repeats.predictions, repeats.entries)
+        spreads = [f"{x:.2%}" for spread in both for x in (spread.median_spread, spread.p95_spread)]
+        yield _row([repeats.network, str(repeats.tables), *spreads])
 
 
 def _staircases(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:

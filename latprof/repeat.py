@@ -6,11 +6,9 @@ time shows what a figure is worth.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,32 +18,12 @@ from latprof.errors import OptionError
 from lookup_tables.device import Device
 from lookup_tables.diff import compare_tables, entry_shares, speedups
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.files import only_writer, write_whole
+from lookup_tables.files import only_writer
 from lookup_tables.network import Network
+from lookup_tables.repeats import Repeatability, Spread
 from lookup_tables.table import LatencyTable, repeats_path
 
 Report = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Relative standard deviations over the tables."""
-
-    count: int
-    median_spread: float
-    p95_spread: float
-    worst_spread: float
-
-
-@dataclass(frozen=True, slots=True)
-class Repeatability:
-    """What rebuilding a table several times changed."""
-
-    network: str
-    tables: int
-    entries: Spread
-    predictions: Spread  # speedups of random networks, half on the menu, half at any width
-    flagged: tuple[int, ...]  # entries that `latprof diff` flags, first table against each other
 
 
 def repeat(
@@ -60,9 +38,11 @@ def repeat(
     """Profile `times` tables, each in a process of its own, into folder/1 … folder/times.
 
     What is there already is kept, so an interrupted repeat continues. The result is also written
-    beside the table. Raises OptionError if a profile fails, and TableError if another process is
-    writing into the table then: the same call goes on.
+    beside the table. Raises TableError for a table that does not hold this network, OptionError if
+    a profile fails, and TableError if another process is writing into the table then: the same call
+    goes on.
     """
+    table.require_network(network)
     device = table.device
     plan = table.plan(network.name)
     usage = _as_options(device)
@@ -83,7 +63,7 @@ def repeat(
     result = repeatability(network, tables)
     path = repeats_path(table.folder, network.name)
     with only_writer(table.folder):
-        write_whole(path, json.dumps(asdict(result), indent=1) + "\n")
+        result.save(path)
         table.seal(network.name, [path.name])
     report(times, times, "compared")
     return result

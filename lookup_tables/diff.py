@@ -12,7 +12,6 @@ repeats a tenth.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -21,8 +20,8 @@ import numpy as np
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
-from lookup_tables.manifest import expected, read_sealed
 from lookup_tables.network import Network
+from lookup_tables.repeats import Repeatability
 from lookup_tables.table import LatencyTable, Run, repeats_path, undisturbed
 
 BETWEEN = 0.04  # relative, of one entry between processes on a shared machine
@@ -137,10 +136,8 @@ def between_processes(table: LatencyTable, network: str) -> float:
 
     The 95th percentile over entries: the calmer ones are not what raises false alarms.
     """
-    path = repeats_path(table.folder, network)
-    if not expected(path):
-        return BETWEEN
-    return float(json.loads(read_sealed(path))["entries"]["p95_spread"])
+    repeats = Repeatability.load(repeats_path(table.folder, network))
+    return BETWEEN if repeats is None else repeats.entries.p95_spread
 
 
 def _shares(table: LatencyTable, network: Network) -> dict[LayerSpec, list[float]]:

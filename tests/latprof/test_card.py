@@ -33,7 +33,15 @@ def test_a_card_tells_device_error_repeatability_and_method(table):
 def test_repeats_are_on_the_card_once_they_were_measured(table):
     spread = {"count": 9, "median_spread": 0.01, "p95_spread": 0.02, "worst_spread": 0.03}
     repeats_path(table.folder, "chain").write_text(
-        json.dumps({"tables": 5, "entries": spread, "predictions": spread, "flagged": [0]})
+        json.dumps(
+            {
+                "network": "chain",
+                "tables": 5,
+                "entries": spread,
+                "predictions": spread,
+                "flagged": [0],
+            }
+        )
     )
     assert "| chain | 5 | 1.00% | 2.00% | 1.00% | 2.00% |" in write_card(table, False).read_text()
 

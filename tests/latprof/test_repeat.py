@@ -3,10 +3,13 @@ import math
 
 import pytest
 
+from latprof.detect import this_device
 from latprof.errors import OptionError
+from latprof.profile import _keep_plan
 from latprof.repeat import _as_options, repeat, repeatability
+from lookup_tables.errors import TableError
 from lookup_tables.network import Network
-from lookup_tables.table import repeats_path
+from lookup_tables.table import LatencyTable, repeats_path
 from tests.lookup_tables.test_diff import disturbed_copy
 from tests.toys import DEVICE, synthetic_table, tiny_network
 
@@ -39,10 +42,10 @@ def network_file(tmp_path):
 
 
 def real_table(tmp_path):
-    from latprof.detect import this_device
-    from lookup_tables.table import LatencyTable
-
-    return LatencyTable.create(tmp_path / "table", this_device())
+    """A table of this machine that was begun for the tiny network."""
+    table = LatencyTable.create(tmp_path / "table", this_device())
+    _keep_plan(table, TINY, 2, 0)
+    return table
 
 
 def test_tables_are_rebuilt_in_processes_of_their_own_and_the_result_kept_beside_the_table(
@@ -56,6 +59,13 @@ def test_tables_are_rebuilt_in_processes_of_their_own_and_the_result_kept_beside
     saved = json.loads(repeats_path(table.folder, "tiny").read_text())
     assert saved["tables"] == 2
     assert (tmp_path / "again" / "2" / "tiny.jsonl").exists()
+
+
+def test_a_table_without_the_network_is_not_repeated(tmp_path, network_file):
+    table = LatencyTable.create(tmp_path / "table", this_device())
+    with pytest.raises(TableError, match="tiny"):
+        repeat(TINY, table, 2, tmp_path / "again", [], str(network_file))
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_profile_that_fails_is_reported_with_its_own_words(tmp_path, network_file):

@@ -6,6 +6,7 @@ import pytest
 from lookup_tables.diff import compare_tables, entry_shares
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
+from lookup_tables.repeats import Repeatability, Spread
 from lookup_tables.table import LatencyTable, Run, repeats_path
 from tests.toys import synthetic_table
 
@@ -70,8 +71,15 @@ def test_a_table_is_equal_to_itself(table):
 def test_repeats_that_scattered_more_raise_the_bar(table, tmp_path):
     slower = disturbed_copy(table, tmp_path / "b", seed=2, slower=1.3, kind=(16, 16))
     assert compare_tables(NETWORK, table, slower).changed
-    repeats_path(slower.folder, NETWORK.name).write_text('{"entries": {"p95_spread": 0.2}}')
+    spread = Spread(count=9, median_spread=0.1, p95_spread=0.2, worst_spread=0.3)
+    path = repeats_path(slower.folder, NETWORK.name)
+    Repeatability(
+        network=NETWORK.name, tables=2, entries=spread, predictions=spread, flagged=(0,)
+    ).save(path)
     assert not compare_tables(NETWORK, table, slower).changed
+    path.write_text(path.read_text()[:60])
+    with pytest.raises(TableError, match=r"repeats\.json: .* Delete it, and repeat"):
+        compare_tables(NETWORK, table, slower)
 
 
 def test_devices_of_two_tables_are_compared_field_by_field(table, tmp_path):
