@@ -227,7 +227,12 @@ def profile(
 def validate(
     table: TableOption,
     network: NetworkOption,
-    samples: SamplesOption = 40,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=2, help="Unseen architectures in all, half on the menu, half at any width."
+        ),
+    ] = 40,
     seed: SeedOption = 1,
     json_: JsonOption = False,
 ) -> None:
@@ -384,7 +389,7 @@ def repeat(
             lambda done, total, text: bar.update(task, completed=done, total=total, text=text),
         )  # fmt: skip
     if json_:
-        print(json.dumps(asdict(result), indent=1))
+        print(result.model_dump_json(indent=1))
         return
     for what, spread in (("entry", result.entries), ("predicted speedup", result.predictions)):
         print(

@@ -112,7 +112,8 @@ def _judge(table: LatencyTable, network: str, written: Sequence[Validation | Non
     model, runs = LatencyModel(known, table), table.settled_runs(known, "unseen")
     spent_s = sum(one.measuring_s for one in written)
     measured_at = min(one.measured_at for one in written)
-    stopped_by = "complete" if {one.stopped for one in written} == {"complete"} else "budget"
+    reasons = {one.stopped for one in written}
+    stopped_by = reasons.pop() if len(reasons) == 1 else "budget"
     table.append(
         network,
         [

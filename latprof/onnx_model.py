@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lookup_tables.errors import ArchitectureError
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Architecture, Layer, Network
 
@@ -42,6 +43,12 @@ def build(
     Weights are random and keep the scale of activations: zeros and denormals run at other
     speeds than real data. Raises ArchitectureError.
     """
+    sparse = [name for name, density in architecture.density.items() if density < 1]
+    if sparse:
+        raise ArchitectureError(
+            f"layer {sparse[0]} has density {architecture.density[sparse[0]]}: sparse layers "
+            "cannot be written; leave densities out"
+        )
     writer = _Writer(seed, NUMPY[precision])
     layers = network.layer_specs(architecture)
     for layer, spec in layers:

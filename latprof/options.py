@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from latprof.detect import Usage, this_device
-from latprof.errors import OptionError
+from latprof.detect import Usage, gpus, this_device
+from latprof.errors import DeviceNotHere, OptionError
+from lookup_tables.manifest import expected
 from lookup_tables.table import LatencyTable
 
 console = Console(stderr=True)
@@ -26,7 +27,12 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
-SamplesOption = Annotated[int, typer.Option(min=2, help="Unseen architectures to validate on.")]
+SamplesOption = Annotated[
+    int,
+    typer.Option(
+        min=2, help="Unseen architectures to validate on, on the menu and at any width each."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -58,7 +64,7 @@ def seconds(text: str) -> float:
 def network_beside(table: Path, name: str) -> str:
     """What `Network.load` takes: the file of that name beside a table's rows, else the name."""
     beside = table / f"{name}.network.json"
-    return str(beside) if beside.is_file() else name
+    return str(beside) if expected(beside) else name
 
 
 def open_here(folder: Path) -> LatencyTable:
@@ -66,6 +72,11 @@ def open_here(folder: Path) -> LatencyTable:
     table = LatencyTable.open(folder)
     wanted = table.device
     asked = "cpu" if wanted.kind == "cpu" else wanted.processor
+    if wanted.kind == "cuda" and wanted.processor not in (gpu.name for gpu in gpus()):
+        raise DeviceNotHere(
+            f"table {folder} is of the GPU {wanted.processor}, which this machine lacks: it can be "
+            "read here, not measured against"
+        )
     device = this_device(asked, Usage.of(wanted))
     device.require(wanted, f"table {folder} ({wanted.name})")
     return table

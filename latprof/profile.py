@@ -11,7 +11,6 @@ menu and, between the menu's widths, those that the table is least sure of.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from lookup_tables.device import Device
 from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.estimate import FEWEST_RUNS, LatencyModel
 from lookup_tables.files import only_writer
+from lookup_tables.manifest import expected, read_sealed
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.table import IDENTITY, LatencyTable, Plan, Validation
 
@@ -142,7 +142,6 @@ class _Journey:
         if self.table.drop_truncated_line(network.name):
             report(0, 1, "dropped the incomplete last line of an interrupted profile")
         plan = _keep_plan(self.table, network, levels, seed)
-        _keep_network(self.table, network)
         self.designed = design(network, plan.levels, plan.seed)
         self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
         self.seed = plan.seed
@@ -152,6 +151,7 @@ class _Journey:
             self._off_menu = min(self._off_menu, max(1, round(FEW_OFF_MENU * few / LEGS)))
             self.designed = self.designed[: max(few - LEGS * self._off_menu, FEWEST_RUNS)]
         _require_same_runs(self.table, network, self.designed, self.unseen)
+        _keep_network(self.table, network)
         self._spent_before_s = _spent_s(self.table, network)
         self._start_s = time.perf_counter()
         self._bench: Bench | None = None
@@ -401,8 +401,8 @@ def _copy_rows(network: str, folder: Path, copy: Path) -> None:
     copy.mkdir()
     table = LatencyTable(folder, None)
     for path in (folder / IDENTITY, table.path(network), table.prior_path(network)):
-        if path.exists():
-            shutil.copy(path, copy)
+        if expected(path):
+            (copy / path.name).write_bytes(read_sealed(path))
 
 
 def _keep_network(table: LatencyTable, network: Network) -> None:

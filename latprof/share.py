@@ -25,7 +25,7 @@ from pathlib import Path
 from latprof.errors import PlaceError
 from latprof.place import Place
 from lookup_tables.device import NAME, Device
-from lookup_tables.errors import DeviceMismatch, NewerFormat, TableError
+from lookup_tables.errors import ContractError, DeviceMismatch, NewerFormat, TableError
 from lookup_tables.files import only_writer, write_whole
 from lookup_tables.manifest import (
     MANIFEST,
@@ -373,7 +373,21 @@ def _read(place: Place, manifest: Manifest, name: str) -> bytes:
 def _fetch_all(
     place: Place, asked: Manifest, partial: Path, folder: Path, replace: bool, exactly: bool
 ) -> list[str]:
-    """Through a folder beside it, where an interrupted pull goes on; returns what was news."""
+    """Through a folder beside it, where an interrupted pull goes on; returns what was news.
+
+    What is refused leaves no such folder: nothing could go on.
+    """
+    try:
+        _fetch_beside(place, asked, partial)
+        return _take_over(partial, asked, folder, replace, exactly)
+    except PlaceError:
+        raise
+    except ContractError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _fetch_beside(place: Place, asked: Manifest, partial: Path) -> None:
     for path in partial.iterdir():
         if path.name not in asked.files:
             path.unlink()  # of another pull that was interrupted
@@ -382,6 +396,11 @@ def _fetch_all(
     beside = {name: r.model_copy(update={"at": None}) for name, r in asked.files.items()}
     write_whole(partial / MANIFEST, asked.model_copy(update={"files": beside}).to_json())
     _require_readable(partial)
+
+
+def _take_over(
+    partial: Path, asked: Manifest, folder: Path, replace: bool, exactly: bool
+) -> list[str]:
     if expected(folder / IDENTITY):
         with only_writer(folder):
             return _move_in(partial, folder, [*asked.files], replace, exactly)
@@ -401,13 +420,9 @@ def _fetch(place: Place, manifest: Manifest, name: str, target: Path) -> None:
 
 def _require_readable(folder: Path) -> None:
     """Every row parsed: what was pushed broken does not arrive either."""
-    try:
-        table = LatencyTable.open(folder)
-        for network in table.networks():
-            table.rows(network)
-    except TableError:
-        shutil.rmtree(folder)
-        raise
+    table = LatencyTable.open(folder)
+    for network in table.networks():
+        table.rows(network)
 
 
 def _move_in(

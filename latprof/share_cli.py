@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ from latprof.place import Place
 from latprof.share import Shared, pull, push, shared
 from lookup_tables.errors import TableError
 from lookup_tables.files import only_writer, write_whole
-from lookup_tables.manifest import MANIFEST, ROWS, Manifest, load_manifest, read_sealed
+from lookup_tables.manifest import MANIFEST, ROWS, FileRecord, Manifest, load_manifest, read_sealed
 from lookup_tables.network import Network
 from lookup_tables.table import IDENTITY, LatencyTable, home_of
 
@@ -128,28 +129,26 @@ def _sealed_anew(folder: Path) -> tuple[list[dict], list[str]]:
     """
     if not (folder / IDENTITY).is_file():
         raise TableError(f"{folder} is no table's own folder: {IDENTITY} is not in it")
-    with only_writer(folder):
-        return _with_manifest_aside(folder)
-
-
-def _with_manifest_aside(folder: Path) -> tuple[list[dict], list[str]]:
-    manifest, aside = folder / MANIFEST, folder / f"{MANIFEST}.former"
-    version = _version(folder)
-    if manifest.exists():
-        os.replace(manifest, aside)
-    try:
-        found, problems = _verified(LatencyTable.open(folder))
-        for network in found if not problems else ():
-            if network["finished"]:
-                LatencyTable.open(folder).seal(network["network"])
-        if version and (now := load_manifest(folder)):
-            write_whole(manifest, now.model_copy(update={"version": version}).to_json())
-        return (found, problems) if problems else _verified(LatencyTable.open(folder))
-    finally:
-        if aside.exists() and manifest.exists():
-            aside.unlink()
-        elif aside.exists():
-            os.replace(aside, manifest)
+    with only_writer(folder), TemporaryDirectory(prefix="latprof-") as place:
+        copy = Path(place) / "table"
+        copy.mkdir()
+        for path in folder.iterdir():
+            if path.is_file() and path.name != MANIFEST:
+                shutil.copy(path, copy)
+        try:
+            found, problems = _verified(LatencyTable.open(copy))
+        except TableError as error:
+            raise TableError(str(error).replace(str(copy), str(folder))) from None
+        if problems:
+            return found, [text.replace(str(copy), str(folder)) for text in problems]
+        table = LatencyTable.open(copy)
+        finished = [network["network"] for network in found if network["finished"]]
+        names = {name for network in finished for name in table.files(network)}
+        if names:
+            records = {name: FileRecord.of(name, (copy / name).read_bytes()) for name in names}
+            now = Manifest(device=table.device.name, version=_version(folder), files=records)
+            write_whole(folder / MANIFEST, now.to_json())
+        return _verified(LatencyTable.open(folder))
 
 
 def _version(folder: Path) -> int:

@@ -51,11 +51,10 @@ def validation(
             f"{network.name}: no network is left that the table has not seen; it offers too few"
         )
     quiet = undisturbed(unseen_runs)
-    of_kind = [run for run in quiet if model.off_menu(run.architecture) == (widths == "any")]
-    measured_runs = of_kind or quiet
+    measured_runs = _of_kind(model, quiet, widths) or quiet
     everything = [*table.runs(network), *unseen_runs]
     design = table.settled_runs(network, "design")
-    alike = [run for run in design if model.off_menu(run.architecture) == (widths == "any")]
+    alike = _of_kind(model, design, widths)
     measured = np.array([run.ratio for run in measured_runs])
     predicted = model.predict_architectures([run.architecture for run in measured_runs])
     ratios = predicted.latency_s / model.dense_s
@@ -67,7 +66,7 @@ def validation(
     return Validation(
         widths=widths,
         architectures=len(measured_runs),
-        dropped=len(unseen_runs) - len(quiet),
+        dropped=len(_of_kind(model, unseen_runs, widths)) - len(_of_kind(model, quiet, widths)),
         rmspe=_rms(errors),
         bias=float(np.mean(errors)),
         within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
@@ -83,6 +82,10 @@ def validation(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=version("latprof-pruner"),
     )
+
+
+def _of_kind(model: LatencyModel, runs: list[Run], widths: Widths) -> list[Run]:
+    return [run for run in runs if model.off_menu(run.architecture) == (widths == "any")]
 
 
 def flops_line(network: Network, design: list[Run], unseen: list[Run]) -> np.ndarray:
@@ -130,8 +133,8 @@ def validate(
 
     Half of the `samples` are on the menu, half of any widths: one Validation each.
     """
+    model = LatencyModel(network, table)  # first: a table with too little is refused unmeasured
     runs = fresh_runs(network, table, samples, seed, report)
-    model = LatencyModel(network, table)
     spent_s = sum(run.measuring_s for run in runs)
     return [validation(model, table, runs, widths, spent_s) for widths in ("menu", "any")]
 

@@ -144,6 +144,7 @@ class LatencyModel:
                     f"removed: expected shape ({len(widths)}, {blocks}), got {removed.shape}"
                 )
             removed = removed if removed.any() else None
+        self._check_range(widths)
         totals = np.empty((2, len(widths)))
         for start in range(0, len(widths), CHUNK):
             part = slice(start, start + CHUNK)
@@ -270,7 +271,6 @@ class LatencyModel:
         return tables
 
     def _sum_terms(self, widths: np.ndarray, removed: np.ndarray | None) -> np.ndarray:
-        self._check_range(widths)
         columns = np.ascontiguousarray(widths.T)
         positions = [table[column] for table, column in zip(self._positions, columns, strict=True)]
         on_menu = all((position >= 0).all() for position in positions)

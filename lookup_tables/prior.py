@@ -37,7 +37,6 @@ _NEAR, _NEAR_OF_KIND = 0.2, 0.15
 _LENGTH, _LENGTH_OF_KIND = 1.0, 2.0  # octaves of width over which multiples resemble each other
 _NOISE, _FLOOR = 0.1, 0.03  # of a layer in one run, and what more runs do not mend
 _INTERPOLATED = 0.07  # of what the other table says of widths it did not measure
-_FUSED_AWAY = 1e-7  # a share below this is a token, not a time
 
 Shares = dict[LayerSpec, float]
 
@@ -108,7 +107,9 @@ class Prior(BaseModel):
         known = {one.layer: one for one in self.layers}
         there, interpolated = self._shares_of([*shares])
         here = np.array([*shares.values()])
-        usable = np.minimum(here, np.nan_to_num(there)) > _FUSED_AWAY
+        prior_nodes = {spec: one.nodes for spec, one in known.items()}
+        fused = [prior_nodes.get(spec) == 0 or nodes.get(spec) == 0 for spec in shares]
+        usable = ~(np.isnan(there) | fused)  # what was fused away has a token, not a time
         seen = [spec for spec, use in zip(shares, usable, strict=True) if use]
         ratio = np.log(here[usable] / there[usable])
         noise = _NOISE**2 / np.array([counts[spec] for spec in seen]) + _FLOOR**2
@@ -121,7 +122,6 @@ class Prior(BaseModel):
         }
         used = {*seen}
         own = {s: share for s, share in shares.items() if s not in known or s not in used}
-        prior_nodes = {spec: one.nodes for spec, one in known.items()}
         return answer | own, prior_nodes | nodes
 
     def _shares_of(self, specs: Sequence[LayerSpec]) -> tuple[np.ndarray, np.ndarray]:

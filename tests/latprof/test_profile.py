@@ -194,6 +194,15 @@ def test_a_table_begun_with_other_options_is_not_continued(tmp_path):
         profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
 
 
+def test_a_refused_profile_changes_no_file(tmp_path):
+    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()}
+    menus = {g.name: tuple(w for w in (g.width // 4, g.width) if w) for g in NETWORK.groups}
+    with pytest.raises(TableError, match="menu has changed"):
+        profile(NETWORK.with_menu(menus), this_device(), tmp_path / "t", **OPTIONS)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()} == before
+
+
 def test_a_table_of_another_device_is_not_written_into(tmp_path):
     LatencyTable.create(tmp_path / "t", DEVICE)
     with pytest.raises(DeviceMismatch, match="processor: expected"):

@@ -175,6 +175,15 @@ def test_a_pull_never_mixes_with_a_folder_that_is_no_table(table, place, tmp_pat
     (tmp_path / "home" / "thesis.tex").write_text("…")
     with pytest.raises(TableError, match="holds something else than a table"):
         pull(place, DEVICE.name, tmp_path / "home")
+    assert not (tmp_path / "home.partial").exists()
+
+
+def test_a_refused_pull_leaves_no_second_table_behind(table, place, tmp_path):
+    push(table, place)
+    LatencyTable.create(tmp_path / "t", DEVICE.model_copy(update={"runtime_version": "0.1"}))
+    with pytest.raises(DeviceMismatch):
+        pull(place, DEVICE.name, tmp_path / "t")
+    assert not (tmp_path / "t.partial").exists()
 
 
 def test_an_unknown_device_names_those_that_are_there(table, place, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from latprof.design import unseen
 from lookup_tables.calibration import calibrate, layer_shares
 from lookup_tables.errors import ArchitectureError, NotMeasured, TableError
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.estimate import CHUNK, LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable
 from pruner.trace import trace
@@ -118,6 +118,13 @@ def test_unknown_groups_are_refused_before_any_look_up(model_of):
 )
 def test_an_array_of_another_shape_or_range_is_refused(model_of, widths, message):
     with pytest.raises(ValueError, match=message):
+        model_of("chain").predict(widths)
+
+
+def test_a_width_out_of_range_is_named_by_its_place_in_the_whole_array(model_of):
+    widths = np.full((CHUNK + 10, 3), 8)
+    widths[CHUNK + 3, 2] = 99
+    with pytest.raises(ValueError, match=f"architecture {CHUNK + 3}, group"):
         model_of("chain").predict(widths)
 
 

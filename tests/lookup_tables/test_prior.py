@@ -51,6 +51,18 @@ def test_a_prior_of_the_same_costs_changes_nothing(tmp_path):
         assert model.shares[spec] == pytest.approx(share, rel=1e-3)
 
 
+def test_a_layer_that_one_device_fuses_away_says_nothing_of_the_others(tmp_path):
+    model = LatencyModel(NETWORK, synthetic_table(tmp_path / "source", NETWORK, levels=4))
+    prior = Prior.of(model)
+    shares, nodes = dict(model.shares), dict(model.nodes)
+    fused = next(iter(shares))
+    shares[fused], nodes[fused] = 5e-7, 0.0
+    found, _ = prior.corrected(shares, nodes, dict.fromkeys(shares, 3))
+    assert found.pop(fused) == 5e-7
+    for spec, share in found.items():
+        assert share == pytest.approx(model.shares[spec], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("numbers", "is_read"), [(range(100, 116), True), (range(1, 17), True), (range(16), False)]
 )
