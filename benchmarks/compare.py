@@ -23,7 +23,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.pruning import DataDir, Table, Weights, settings
+from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
 from pruner.compare import Member, compare, differing, plan, summary
 
@@ -51,7 +51,10 @@ def main(
     )  # fmt: skip
     name = f"compare/{model}_{table.name}"
     before = json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {}
+    of = problem(base)
     other = differing(before["settings"], plan(base)) if before else []
+    known = before.get("problem", of)  # earlier results do not say
+    other += [what for what in of if known[what] != of[what]]
     if other:
         raise typer.BadParameter(f"{path} is of another comparison (other {', '.join(other)})")
     members = [Member.parse(text) for text in member or []]
@@ -60,7 +63,7 @@ def main(
         architecture = out / row.get("folder", "") / "architecture.json"
         if architecture.exists():
             row["architecture"] = json.loads(architecture.read_text())
-    print(save(name, joined(before, _without_local(found))))
+    print(save(name, {"problem": of} | joined(before, _without_local(found))))
 
 
 def joined(before: dict, found: dict) -> dict:

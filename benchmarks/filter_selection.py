@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, proposals
+from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, problem, proposals
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate
@@ -44,9 +44,9 @@ def main(
 ) -> None:
     run = journey(model, weights, data_dir, table, speedup=speedup)
     (architecture,) = proposals(run, "knapsack", SearchSettings())
-    rows = []
+    rows, of = [], problem(run.settings)
     for seed, (number, way) in product(range(seeds), enumerate(WAYS)):
-        asked = {"way": way, "seed": seed, "epochs": epochs, **architecture.model_dump()}
+        asked = {"way": way, "seed": seed, "epochs": epochs, **architecture.model_dump(), **of}
         path = work / f"{model}_{speedup:g}x_{number}_{seed}.json"
         row = kept_row(path, asked, partial(judge, run, architecture, way, seed, epochs))
         rows.append({"way": way, "seed": seed, **row})

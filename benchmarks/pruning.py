@@ -11,7 +11,10 @@ import typer
 
 from lookup_tables.files import write_whole
 from lookup_tables.network import Architecture
+from lookup_tables.table import LatencyTable
+from pruner import models
 from pruner.methods import METHODS, SearchSettings
+from pruner.origin import digest
 from pruner.prune import Journey
 from pruner.run_folder import Settings
 
@@ -31,6 +34,16 @@ def settings(model: str, weights: Path, data_dir: Path, table: Path, **others) -
 def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) -> Journey:
     """The journey of a pruning run on CIFAR-10."""
     return Journey(settings(model, weights, data_dir, table, **others), lambda *_: None)
+
+
+def problem(base: Settings) -> dict[str, str]:
+    """What results follow from beside their options: the table's rows and the dense weights."""
+    table = LatencyTable.open(base.table)
+    return {
+        "device": table.device.name,
+        "rows_sha256": table.digest(models.short_name(base.model)),
+        **({"weights_sha256": digest(base.weights)} if base.weights else {}),
+    }
 
 
 def proposals(run: Journey, method: str, search: SearchSettings) -> list[Architecture]:

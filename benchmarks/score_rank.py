@@ -17,7 +17,7 @@ from pathlib import Path
 import typer
 from scipy.stats import spearmanr
 
-from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, proposals
+from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, problem, proposals
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy
@@ -43,10 +43,10 @@ def main(
 ) -> None:
     run = journey(model, weights, data_dir, table, speedup=speedup, depth=depth, seed=seed)
     drawn = proposals(run, "random", SearchSettings(candidates, seed, depth=depth))
-    rows = []
+    rows, of = [], problem(run.settings)
     for number, architecture in enumerate(drawn):
         path = work / f"{model}_{speedup:g}x_{depth}_{seed}_{number}.json"
-        asked = {"epochs": epochs, **architecture.model_dump()}
+        asked = {"epochs": epochs, **architecture.model_dump(), **of}
         rows.append(kept_row(path, asked, partial(judge, run, architecture, epochs)))
         print(number, rows[-1], flush=True)
     tuned = [row["fine_tuned"] for row in rows]

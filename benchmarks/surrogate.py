@@ -20,9 +20,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from benchmarks.pruning import DataDir, Table, Weights, journey
+from benchmarks.pruning import DataDir, Table, Weights, journey, problem
 from benchmarks.results import COMMIT, RESULTS, save
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.estimate import PREDICTOR, LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.staircase import Staircase
 from pruner.choices import REMOVED, choices
@@ -141,30 +141,34 @@ def regret(
     budget_s = latency.dense_s / speedup
     values = surrogate.values()
     best = completion.architecture(solve(completion, values, budget_s))
-    problem = {"episodes": episodes, "dense": surrogate.dense, "optimum": surrogate(best)}
     base = Settings(
         model=network.name, weights="", data="", table=str(table), speedup=speedup, depth=depth,
         episodes=episodes,
     )  # fmt: skip
+    asked = {"episodes": episodes, "dense": surrogate.dense, "optimum": surrogate(best)}
+    of = problem(base) | {"predictor": PREDICTOR}
     label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
-    results = _known(label, problem)
+    results = _known(label, asked)
     for name in method or DEFAULT:
         chosen, found = variant(base, name), []
         _require_simulated(base, chosen, name)
         for seed in range(seeds):
             search = for_search(chosen.varied(seed=seed))
             best = best_found(chosen.method, search, surrogate, recorded["importance"], budget_s)
-            found.append(1 - best / problem["optimum"])
+            found.append(1 - best / asked["optimum"])
             print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
         results[name] = {
-            "commit": COMMIT, "regret": found, "mean": float(np.mean(found)), "worst": max(found),
+            "commit": COMMIT, "of": of, "regret": found, "mean": float(np.mean(found)),
+            "worst": max(found),
         }  # fmt: skip
-        save(label, problem | {"methods": results})
+        save(label, asked | {"methods": results})
     print(RESULTS / f"{label}.json")
 
 
 def _require_simulated(base: Settings, chosen: Settings, name: str) -> None:
-    """Refuse a variant's settings that recorded accuracies know nothing of."""
+    """Refuse what recorded accuracies know nothing of: weights' norms, and other settings."""
+    if chosen.method == "magnitude":
+        raise typer.BadParameter("--method magnitude: of weights, accuracies alone are recorded")
     own = {field.name for field in fields(SearchSettings)} - {"episodes", "seed"}
     ignored = [
         setting
@@ -192,11 +196,14 @@ def best_found(
     return max(within)
 
 
-def _known(label: str, problem: dict) -> dict:
-    """Methods that were run on the same problem before: a comparison may grow."""
+def _known(label: str, asked: dict) -> dict:
+    """Methods that were asked the same before: a comparison may grow.
+
+    Of which table, read how, a row says itself.
+    """
     path = RESULTS / f"{label}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    same = all(before.get(key) == value for key, value in problem.items())
+    same = all(before.get(key) == value for key, value in asked.items())
     return before["methods"] if same else {}
 
 
