@@ -36,7 +36,7 @@ from pruner.report import result_rows
 from pruner.rewards import REWARDS
 from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings
 from pruner.trace import trace as trace_model
-from pruner.weights import SAFETENSORS, load_weights, save_weights
+from pruner.weights import SAFETENSORS, load_weights, made_by, save_weights
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,9 +60,18 @@ RankingOption = Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC))
 DepthOption = Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")]
 KeepOption = Annotated[
     list[str] | None,
-    typer.Option(help="A layer whose outputs all stay, by its module's name; several are allowed."),
+    typer.Option(
+        help="A layer whose outputs all stay, by its module's name; several are allowed. With "
+        "--depth its block may still go."
+    ),
 ]
-EpisodesOption = Annotated[int, typer.Option(min=1, help="Architectures a search may score.")]
+EpisodesOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Architectures a search may score; uniform, magnitude and knapsack score one.",
+    ),
+]
 EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
 RateOption = Annotated[float, typer.Option(help="Highest learning rate.")]
@@ -133,6 +142,8 @@ def trace(
     ] = None,
 ) -> None:
     """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
+    if classes is not None and model not in models.MODELS:
+        raise RunError(f"--classes: {model} says itself how many it tells apart; leave it out")
     shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
     with torch.device("meta" if shapes_only else "cpu"):
         built = models.build(model, classes)
@@ -174,7 +185,17 @@ def train(
     """Train a model, from scratch or from weights; continues where it was interrupted."""
     if out.suffix != SAFETENSORS:
         raise RunError(f"--out {out}: weights are written as safetensors; end it in {SAFETENSORS}")
+    recipe = Recipe(
+        epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        label_smoothing=label_smoothing, patience=patience, seed=seed,
+    )  # fmt: skip
     if out.exists():
+        before, now = made_by(out), _training_of(model, data, weights, recipe, half)
+        if before not in (None, now):
+            raise RunError(
+                f"{out} is of another training ({before}; now {now}). "
+                "Give another --out, or delete it"
+            )
         print(f"{out} exists already")
         return
     images = load_data(data, data_dir)
@@ -190,26 +211,29 @@ def train(
         fine_tune(
             built,
             images.train,
-            Recipe(
-                epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
-                label_smoothing=label_smoothing, patience=patience, seed=seed,
-            ),
+            recipe,
             checkpoint,
             report=lambda step, total, text: bar.update(
                 task, completed=step, total=total, text=text
             ),
             held_out=images.held_out,
-            begun_from=f"{model} on {data}, {_contents(model, data, weights)}",
-        )  # fmt: skip
-    save_weights(built, out, half)
+            begun_from=_begun_from(model, data, weights),
+        )
+    save_weights(built, out, half, _training_of(model, data, weights, recipe, half))
     checkpoint.unlink(missing_ok=True)
     print(f"{out}: {accuracy(built, images.held_out):.2%} on held-out training images")
 
 
-def _contents(model: str, data: str, weights: Path | None) -> str:
-    """The files that a training begins from, by what they hold."""
+def _begun_from(model: str, data: str, weights: Path | None) -> str:
+    """What a training begins from: files by what they hold, wherever they lie."""
+    named, of = ("".join(name.rpartition(":")[1:]) for name in (model, data))
     found = [f"{name} {sha256[:12]}" for name, sha256 in digests(model, data, weights).items()]
-    return ", ".join(found) or "from scratch"
+    return f"{named} on {of}, {', '.join(found) or 'from scratch'}"
+
+
+def _training_of(model: str, data: str, weights: Path | None, recipe: Recipe, half: bool) -> str:
+    """What decides the weights that `pruner train` writes."""
+    return f"{_begun_from(model, data, weights)}, {recipe}{', fp16' if half else ''}"
 
 
 @app.command()

@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 
 from pruner import page, pictures
-from pruner.run_folder import WIDTHS_ONLY
+from pruner.run_folder import OF_AGENT, WIDTHS_ONLY
 
 
 def write_comparison(path: Path, title: str, content: dict, dense_accuracy: float) -> None:
@@ -16,7 +16,8 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
         "points lost",
     ]  # fmt: skip
     picture = pictures.comparison(content["summary"], dense_accuracy, content.get("dense_ms"))
-    settings = [[name, str(value)] for name, value in content["settings"].items()]
+    own = _own_settings(content)
+    settings = [[name, str(v)] for name, v in content["settings"].items() if name not in own]
     page.write_page(
         path,
         title,
@@ -40,6 +41,13 @@ def asked(row: dict) -> str:
     if row.get("asked_ms"):
         return f"{row['asked_ms']:g} ms"
     return f"{row['asked']:g}×" if row["asked"] else ""
+
+
+def _own_settings(content: dict) -> set[str]:
+    """What a method has of its own, or was given: not shared by all."""
+    given = (row["method"].partition(":")[2] for row in content["rows"])
+    words = (part.partition("=")[0] for text in given for part in text.split(","))
+    return {*OF_AGENT, *words}
 
 
 def _never_removing(content: dict) -> str:

@@ -82,6 +82,8 @@ def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Dat
     tuple. `seed` chooses the held-out images; keep it within one experiment. Raises DataError if
     the data set is missing or does not fit.
     """
+    if folder is not None and (name == "digits" or ":" in name):
+        raise DataError(f"--data-dir {folder}: {name} needs no folder; leave it out")
     if name not in _LOADERS and ":" in name:
         made = call_function(name, "--data", DataError)
         return made if isinstance(made, Data) else _from_tuple(name, made, seed)
@@ -125,7 +127,8 @@ def require_fit(model: nn.Module, shape: tuple[int, int, int], data: Data) -> No
         expected, found = ("×".join(map(str, s)) for s in (shape, data.shape))
         raise DataError(
             f"the model is made for {expected} images, those of {data.name} are {found}; "
-            "choose the data set or the model that fits"
+            "choose the data set or the model that fits (a function of your own, file.py:function, "
+            "may return this one for any size)"
         )
     outputs = _outputs(model, data)
     if outputs.shape[1] != data.classes:

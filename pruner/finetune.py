@@ -254,6 +254,11 @@ class _Training:
             raise RunError(
                 f"{self.checkpoint} is damaged; delete it, and this training begins anew"
             ) from None
+        if not isinstance(state, dict) or not {"model", "made_by", "step"} <= state.keys():
+            raise RunError(
+                f"{self.checkpoint} is no checkpoint of a training, but it lies where this one's "
+                "would be written; move it away, or choose another --out"
+            )
         shapes = {name: value.shape for name, value in self.model.state_dict().items()}
         found = {name: value.shape for name, value in state["model"].items()}
         if state["made_by"] != self._made_by or found != shapes:

@@ -1,7 +1,7 @@
 """The journey: a model, a table and a budget in; a smaller, fine-tuned, checked network out.
 
-Every step leaves a file in the run's folder and is skipped when the file is there, so an
-interrupted run continues with the same command and arrives at the same result.
+Every step leaves a file in the run's folder and, but for the export, is skipped when the file is
+there, so an interrupted run continues with the same command and arrives at the same result.
 """
 
 from __future__ import annotations
@@ -66,9 +66,8 @@ def prune(
     # Before a folder exists: a wrong table, model or budget leaves nothing behind.
     if settings.depth and not journey.trace.network.blocks:
         raise RunError(f"--depth: {settings.model} has no block that could go; leave it out")
-    require_reachable(journey)
-    _ = journey.data
     require_fit(journey.dense, journey.shape, journey.data)
+    require_reachable(journey)
     if not (Path(out) / "settings.json").exists():
         require_repeatable(journey.data)
     origin = {
@@ -125,7 +124,7 @@ def _require_within(journey: Journey, given: Architecture) -> None:
         if width < lowest:
             raise RunError(
                 f"{journey.settings.architecture}: {name} is {width} wide, the table knows it from "
-                f"{lowest} up only"
+                f"{lowest} up only. Give {lowest} or more"
             )
     latency_s = journey.latency.latency_s(given)
     if latency_s > journey.limit_s * (1 + 1e-9):

@@ -20,10 +20,10 @@ from pruner.filters import DYNAMIC
 THOMPSON = "thompson"
 OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
 WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
+OF_AGENT = ("agent", "reward", "actions", "sensitivity")  # what only some methods listen to
 # What only a search listens to.
 OF_SEARCH = (
-    "method", "agent", "reward", "actions", "sensitivity", "depth", "widths", "keep_width",
-    "episodes", "score_images",
+    "method", *OF_AGENT, "depth", "widths", "keep_width", "episodes", "score_images",
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ class Settings(BaseModel):
 
         Another method comes with its own agent.
         """
-        own = {"agent": None} if "method" in changes else {}
+        own = {"agent": None} if changes.get("method", self.method) != self.method else {}
         return self.of(**(self.model_dump() | own | changes))
 
     @model_validator(mode="after")
@@ -124,7 +124,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _asks_for_what_is_used(self):
         used = _used_by(self.method, self.agent)
-        for name in ("agent", "reward", "actions", "sensitivity"):
+        for name in OF_AGENT:
             usual = _own_agent(self.method) if name == "agent" else _usual(name)
             if name not in used and getattr(self, name) != usual:
                 who = self.method if not used else f"{self.method} with the agent {self.agent}"
@@ -208,7 +208,7 @@ class RunFolder:
     def begin(cls, path: str | Path, settings: Settings, origin: dict) -> RunFolder:
         """A new run, or the one begun there with the same settings; raises RunError.
 
-        `origin` (versions, commit) is written down for a new run and kept for an old one.
+        `origin` is written down for a new run and kept for an old one.
         """
         path = Path(path)
         file = path / "settings.json"
@@ -219,8 +219,8 @@ class RunFolder:
             if settings != run.settings:  # files lie elsewhere by now
                 write_json(file, settings.model_dump())
             return cls(path, settings)
-        others = [f for f in path.iterdir() if f.name != "origin.json"] if path.exists() else []
-        if others:
+        begun = ("origin.json", "origin.json.partial", "settings.json.partial")  # and killed
+        if path.exists() and any(file.name not in begun for file in path.iterdir()):
             raise RunError(f"{path} is not empty and is no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "origin.json", origin)
@@ -243,7 +243,7 @@ class RunFolder:
             write_json(self.seconds, spent)
 
     def origin(self) -> dict:
-        """What the run was begun with: versions and commit."""
+        """What the run was begun with: table, files, images, shape, classes, versions."""
         return read_json(self.path / "origin.json", made_anew=False)
 
     def seconds_spent(self) -> dict[str, float]:

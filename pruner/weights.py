@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -79,13 +79,24 @@ def _layer(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def save_weights(model: nn.Module, path: str | Path, half: bool = False) -> None:
-    """Write a safetensors file; `half` stores floats as fp16."""
+def save_weights(
+    model: nn.Module, path: str | Path, half: bool = False, made_by: str | None = None
+) -> None:
+    """Write a safetensors file; `half` stores floats as fp16, `made_by` says of what it came."""
     state = {
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    write_whole(path, save(state))
+    write_whole(path, save(state, made_by and {"made_by": made_by}))
+
+
+def made_by(path: str | Path) -> str | None:
+    """What `save_weights` was told; None of a file that does not say."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("made_by")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable weights file ({error})") from None
 
 
 def _read(path: Path) -> dict[str, Tensor]:

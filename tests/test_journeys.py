@@ -29,9 +29,10 @@ from pruner import prune as pruner_prune
 from pruner.accuracy import accuracy
 from pruner.data import load_data
 from pruner.filters.dynamic import Phase
+from pruner.models.resnet import CifarResNet
 from pruner.prune import load_run
 from pruner.run_folder import RunFolder, Settings
-from pruner.weights import load_weights
+from pruner.weights import load_weights, save_weights
 from tests.commands import FACTORY, prune_arguments
 from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
 
@@ -362,7 +363,7 @@ def test_a_model_for_images_in_folders_is_trained_and_pruned(
     assert load_run(out)(torch.zeros(1, 3, 224, 224)).shape == (1, 2)
 
 
-def test_with_depth_blocks_are_cut_out_and_the_run_is_loaded_again(
+def test_with_depth_blocks_are_tried_and_the_run_is_loaded_again(
     workshop, tmp_path, pruner, capsys
 ):
     options = prune_arguments(workshop, tmp_path / "run", method="random", episodes=20, epochs=0)
@@ -388,6 +389,11 @@ def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, metho
     made = Architecture.load(tmp_path / "run" / "architecture.json")
     assert made.removed
     assert net.widths(made) == net.widths(net.dense)
+    result = json.loads(capsys.readouterr().out)
+    model, test = load_run(tmp_path / "run"), load_data("digits").test
+    gone = [name for block in net.blocks if block.name in made.removed for name in block.layers]
+    assert not {*gone} & {name for name, _ in model.named_modules()}
+    assert accuracy(model, test) == result["accuracy"]["fine_tuned"]
 
 
 def test_a_network_found_before_is_trained_otherwise_without_another_search(
@@ -728,7 +734,7 @@ def test_validate_measures_without_changing_the_table(workshop, latprof, capsys)
     assert latprof("validate", *arguments, "--json") == 0
     results = json.loads(capsys.readouterr().out)
     assert [result["widths"] for result in results] == ["menu", "any"]
-    assert sum(result["architectures"] for result in results) + results[0]["dropped"] == 10
+    assert sum(result["architectures"] + result["dropped"] for result in results) == 10
     assert (table / "small_resnet.jsonl").read_bytes() == before
 
 
@@ -951,6 +957,12 @@ def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
     code, said, _ = asked(begun, levels=4)
     assert code == 1
     assert f"{rows_of} was begun with 3 levels" in said.err
+    edited = tmp_path / "edited"
+    shutil.copytree(workshop / "table", edited)
+    (edited / rows_of.name).write_text("".join(rows).replace("0.", "1.", 1))
+    code, said, _ = asked(edited)
+    assert code == 1
+    assert f"{edited / rows_of.name}, line " in said.err
 
 
 def test_networks_and_devices_can_be_listed(workshop, latprof, capsys):
@@ -1003,6 +1015,7 @@ def test_validating_a_foreign_table_is_refused(workshop, tmp_path, latprof, caps
     ("changes", "message"),
     [
         ({"speedup": 500}, "The fastest on the menu"),
+        ({"data_dir": "images"}, "--data-dir images: digits needs no folder; leave it out"),
         ({"speedup": -1}, "--speedup must be positive"),
         ({"method": "magic"}, "--method 'magic' is unknown; choose one of lap"),
         ({"ranking": "magic"}, "--ranking 'magic' is unknown"),
@@ -1137,6 +1150,21 @@ def test_a_network_without_blocks_is_not_pruned_in_depth(tmp_path, pruner, capsy
     assert "has no block that could go; leave it out" in capsys.readouterr().err
 
 
+def test_trained_weights_are_never_taken_for_those_of_another_training(tmp_path, pruner, capsys):
+    out = tmp_path / "dense.safetensors"
+    train = ("train", "--model", FACTORY, "--data", "digits", "--out", out, "--epochs")
+    assert pruner(*train, 1) == 0
+    trained = out.read_bytes()
+    assert pruner(*train, 1) == 0
+    assert "exists already" in capsys.readouterr().out
+    for other in ((2,), (1, "--half"), (1, "--seed", 1), (1, "--weights", out)):
+        assert pruner(*train, *other) == 1
+        assert "is of another training (" in capsys.readouterr().err
+    assert pruner(*train, 1, "--weights", tmp_path / "gone.pth") == 1
+    assert f"{tmp_path / 'gone.pth'}: No such file" in capsys.readouterr().err
+    assert out.read_bytes() == trained
+
+
 def test_weights_are_trained_into_safetensors_only(tmp_path, pruner, capsys):
     out = tmp_path / "w.pth"
     assert pruner("train", "--model", FACTORY, "--data", "digits", "--out", out) == 1
@@ -1178,6 +1206,13 @@ def test_a_model_and_a_data_set_that_do_not_fit_are_refused(workshop, tmp_path, 
     assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
     assert pruner("train", "--model", "resnet20", *arguments) == 1
     assert "made for 3×32×32 images, those of digits are 1×8×8" in capsys.readouterr().err
+    weights = tmp_path / "seven.safetensors"
+    save_weights(CifarResNet(1, (8, 8), classes=7, colours=1), weights)
+    seven = {"model": f"{tmp_path}/seven.py:seven", "weights": weights, "speedup": 500}
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **seven)) == 1
+    assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
+    assert pruner("trace", "--model", FACTORY, "--classes", 7, "--out", tmp_path / "n.json") == 1
+    assert "says itself how many it tells apart" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

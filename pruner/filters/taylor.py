@@ -36,7 +36,8 @@ def taylor(trace: Trace, images: Images) -> dict[str, Tensor]:
 def importance(trace: Trace, images: Images) -> dict[str, Tensor]:
     """The same, comparable between groups: group → (width,), and block → (1,).
 
-    A block is worth what its output layer writes into the shortcut.
+    A block is worth what the last of its layers that decide channels writes; of depthwise layers
+    alone, which decide none, nothing.
     """
     squares = _squares(trace, images)
     found = {group.name: torch.zeros(group.width) for group in trace.network.groups}

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.compare import joined
 from pruner.cli import _progress, _Stages
 from pruner.compare import Member, _keep, differing, plan, summary, variant
+from pruner.compare_report import _own_settings
 from pruner.errors import RunError
 from pruner.pareto import draw, save
 from pruner.run_folder import Settings
@@ -135,13 +136,30 @@ def test_a_network_stands_at_the_dense_ones_latency_by_its_speedup_hollow_if_onl
     assert axis.get_xlabel() == "latency, ms"
 
 
-def test_the_picture_shows_methods_and_members_and_leaves_out_what_was_not_measured(tmp_path):
+def test_the_picture_names_methods_and_members_and_is_the_same_file_each_time(tmp_path):
     rows = [row("lap", 0, 0.90, 2.0), row("lap", 0, 0.85, 3.0, asked=3.0)]
     rows.append(row("small", None, 0.8, 2.5, asked=None))
-    rows.append(row("never", 0, 0.9, 2.0) | {"measured": None, "measured_low": None})
-    unmeasured = [{**entry, "measured": None} for entry in summary(rows[:1])]
-    save(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "p.svg")
-    text = (tmp_path / "p.svg").read_text()
-    assert text.startswith("<?xml")
-    save(summary(rows[:3]) + unmeasured, "toy", 0.93, tmp_path / "q.svg")
-    assert (tmp_path / "q.svg").read_text() == text
+    axis = draw(summary(rows), 0.93, dense_ms=6.0).axes[0]
+    labels = axis.get_legend_handles_labels()[1]
+    assert {"lap", "smaller members of the family"} <= {*labels}
+    texts = []
+    for name in ("p.svg", "q.svg"):
+        save(summary(rows), "toy", 0.93, tmp_path / name)
+        texts.append((tmp_path / name).read_text())
+    assert texts[0].startswith("<?xml")
+    assert texts[0] == texts[1]
+
+
+def test_what_a_method_has_of_its_own_is_not_listed_as_shared():
+    content = {"rows": [{"method": "lap:agent=ddpg,epochs=3"}, {"method": "random"}]}
+    own = _own_settings(content)
+    assert {"agent", "reward", "epochs"} <= own
+    assert "batch" not in own
+
+
+def test_the_methods_own_agent_stays_and_other_methods_have_theirs():
+    base = Settings(
+        model="m", weights="w", data="digits", table="t", speedup=2.0, method="lap", agent="ddpg"
+    )
+    assert variant(base, "lap").agent == "ddpg"
+    assert variant(base, "random").agent == "thompson"

@@ -85,7 +85,9 @@ def test_a_frozen_model_answers_as_it_did_and_keeps_its_weights():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(compiled(model, frozen=True)(x), model(x))
+        frozen = compiled(model, frozen=True)
+        assert frozen is not model
+        torch.testing.assert_close(frozen(x), model(x))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -93,7 +95,13 @@ def test_a_frozen_model_answers_as_it_did_and_keeps_its_weights():
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
     data = load_data("digits")
-    losses = {}
+    losses, calls = {}, []
+
+    def counted(model, **options):
+        calls.append(way)
+        return compiled(model, **options)
+
+    monkeypatch.setattr("pruner.finetune.compiled", counted)
     for way, from_ in (("plain", 10_000), ("compiled", 1)):
         monkeypatch.setattr("pruner.finetune.COMPILED_FROM", from_)
         torch.manual_seed(0)
@@ -107,5 +115,6 @@ def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
         )  # fmt: skip
         losses[way] = seen
         assert not any(name.startswith("_orig_mod") for name in model.state_dict())
+    assert calls == ["compiled"]
     assert losses["compiled"] == pytest.approx(losses["plain"], abs=0.05)
     assert losses["plain"][-1] < losses["plain"][0]

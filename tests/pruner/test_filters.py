@@ -214,7 +214,7 @@ def test_coupled_magnitude_weighs_writers_readers_and_norms_on_one_scale(traced)
     assert torch.allclose(found["layer1.0.conv1"], parts / parts.mean(), atol=1e-5)
 
 
-def test_a_block_without_weights_of_its_own_is_worth_nothing():
+def test_a_block_of_depthwise_layers_only_is_worth_nothing():
     class Mixes(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -229,7 +229,11 @@ def test_a_block_without_weights_of_its_own_is_worth_nothing():
             return self.head(torch.flatten(self.pool(x), 1))
 
     traced = trace(Mixes(), (1, 8, 8), "mixes")
-    assert set(importance(traced, IMAGES)) >= {group.name for group in traced.network.groups}
+    (block,) = traced.network.blocks
+    found = importance(traced, IMAGES)
+    assert set(found) == {block.name, *(group.name for group in traced.network.groups)}
+    assert found[block.name].tolist() == [0.0]
+    assert all(found[group.name].sum() > 0 for group in traced.network.groups)
 
 
 def test_dynamic_selection_keeps_the_widths_that_were_asked_for(traced):

@@ -297,6 +297,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         trained(tmp_path / "c.pt")
 
 
+def test_a_file_of_another_kind_is_not_taken_for_a_checkpoint_and_stays(tmp_path):
+    torch.save(tiny_resnet().state_dict(), tmp_path / "c.pt")
+    with pytest.raises(RunError, match=r"c\.pt is no checkpoint of a training.* move it away"):
+        trained(tmp_path / "c.pt")
+
+
 def test_a_few_images_more_than_a_batch_count_as_much_as_the_others():
     model, other = tiny_resnet(), tiny_resnet()
     other.load_state_dict(model.state_dict())
