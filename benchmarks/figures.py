@@ -264,6 +264,9 @@ def compare(what: str) -> Iterator[Row]:
             f"{search_s / 60:.1f} min",
             f"{fine_tune_s / 60:.0f} min",
         ]
+    for row in rows:
+        if "refused" in row:
+            yield [f"`{row['method']}`, {row['asked']:g}× asked", "not reached", *[""] * 5]
 
 
 def regret() -> Iterator[Row]:
