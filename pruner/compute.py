@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
 Here = Callable[[Tensor], Tensor]  # brings a batch to where the models are
 BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")  # without them it is emulated, and slower
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def processor() -> torch.device:
@@ -24,6 +26,8 @@ def processor() -> torch.device:
 def on_processor(*models: nn.Module | None) -> Iterator[Here]:
     """The models on the processor, in the layout that its convolutions like; then back again."""
     device = processor()
+    if device.type == "cpu":
+        keep_freed_memory()
     came_from = {model: _device(model) for model in models if model is not None}
     with ExitStack() as back:
         for model, before in came_from.items():
@@ -32,6 +36,22 @@ def on_processor(*models: nn.Module | None) -> Iterator[Here]:
             if device.type == "cpu":
                 back.enter_context(_depthwise_in_single_precision(model))
         yield lambda x: _placed(x, device)
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let this process use the memory of freed tensors again; returns whether its C library can.
+
+    By default glibc hands large tensors back to the system when they are freed, and it must fill
+    their pages with zeros again at the next training step: on two cores of an AMD EPYC a quarter
+    of MobileNet-V1's, a tenth of ResNet-56's. Up to 2 GB beyond what is in use are kept instead.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (TypeError, OSError, AttributeError):  # Windows, macOS and musl have none
+        return False
+    is_set = mallopt(M_MMAP_THRESHOLD, 1 << 30) or mallopt(M_MMAP_THRESHOLD, 32 << 20)  # old glibc
+    return bool(is_set and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
 
 
 @contextmanager

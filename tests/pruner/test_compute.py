@@ -2,12 +2,21 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from pruner.compute import compiled, fast_arithmetic, half_precision, loss_scaler, on_processor
+from pruner.compute import (
+    compiled,
+    fast_arithmetic,
+    half_precision,
+    keep_freed_memory,
+    loss_scaler,
+    on_processor,
+)
 from pruner.data import load_data
 from pruner.finetune import Recipe, fine_tune
 from tests.toys import tiny_resnet
@@ -22,6 +31,27 @@ def test_models_and_batches_meet_on_the_processor_in_its_layout():
         weight = model.conv1.weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
     assert next(model.parameters()).device.type == "cpu"
+
+
+FAULTS = """
+import resource, sys, torch
+from pruner.compute import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for _ in range(20):
+    torch.ones(16 << 20)  # 64 MB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="this C library decides by itself")
+def test_freed_memory_is_used_again_instead_of_being_asked_for_anew():
+    def page_faults(policy: str) -> int:
+        command = [sys.executable, "-c", FAULTS, policy]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    saved = page_faults("default") - page_faults("kept")
+    assert saved > 18 * (64 << 20) / (2 << 20)  # all but the first, were pages as large as 2 MB
 
 
 def test_single_precision_stays_single_when_it_is_asked_for():
