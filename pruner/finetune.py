@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pruner.reading import ahead
 from pruner.weights import UNREADABLE
 
 SAVE_EVERY = 50  # steps
-COMPILED_FROM = 1000  # steps: shorter trainings end before compiling pays
+COMPILED_FROM = 1e11  # numbers written by layers: shorter trainings end before compiling pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,8 @@ class _Training:
         self.steps_each = max(1, len(images) // recipe.batch)
         self.total = recipe.epochs * self.steps_each
         self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
-        long = self.total >= COMPILED_FROM
-        self.run_model = compiled(model) if long else model
-        folded = long and teacher is not None
-        self.run_teacher = compiled(teacher, frozen=True) if folded else teacher
+        self.run_model, self.run_teacher = model, teacher
+        self.is_prepared = False
         self.plateau = _Plateau()
         self.epochs: list[Epoch] = []
         self._shuffled: tuple[int, Tensor] | None = None
@@ -154,7 +153,10 @@ class _Training:
         coming = ahead(self.images, self._draw, range(self.step, self.total))
         while self.step < self.total and not self._over():
             epoch, start_s = self._epoch(), time.perf_counter()
-            loss, right = self._learn(*next(coming))
+            x, labels = next(coming)
+            if not self.is_prepared:
+                self._prepare(x[:1])
+            loss, right = self._learn(x, labels)
             epoch.add(loss, right, time.perf_counter() - start_s)
             self.step += 1
             smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
@@ -168,6 +170,15 @@ class _Training:
             report(self.step, self.total, text)
         if self.plateau.weights:
             self.model.load_state_dict(self.plateau.weights)
+
+    def _prepare(self, image: Tensor) -> None:
+        """Compile model and teacher where the training is long for an image of this size."""
+        self.is_prepared = True
+        written = _written(self.model, self.here(image))
+        if self.total * self.recipe.batch * written >= COMPILED_FROM:
+            self.run_model = compiled(self.model)
+            if self.run_teacher is not None:
+                self.run_teacher = compiled(self.run_teacher, frozen=True)
 
     def _over(self) -> bool:
         return 0 < self.recipe.patience <= self.plateau.waited
@@ -273,6 +284,23 @@ class _Training:
         self.plateau = _Plateau(**state["plateau"])
         self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]  # none in former ones
         return state["step"]
+
+
+def _written(model: nn.Module, image: Tensor) -> int:
+    """How many numbers a model's layers write for an image (1, c, h, w): its training waits for
+    that on CPU."""
+    written = 0
+
+    def count(layer: nn.Module, inputs: object, output: object) -> None:
+        nonlocal written
+        written += output.numel() if isinstance(output, Tensor) else 0
+
+    layers = [layer for layer in model.modules() if not any(layer.children())]
+    with ExitStack() as hooks, torch.no_grad():
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(count).remove)
+        model.eval()(image)
+    return written
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:

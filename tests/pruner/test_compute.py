@@ -1,6 +1,7 @@
 """Where and how PyTorch computes; what only a GPU can show is in tests/gpu."""
 
 import copy
+import math
 import shutil
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
         return compiled(model, **options)
 
     monkeypatch.setattr("pruner.finetune.compiled", counted)
-    for way, from_ in (("plain", 10_000), ("compiled", 1)):
+    for way, from_ in (("plain", math.inf), ("compiled", 1)):
         monkeypatch.setattr("pruner.finetune.COMPILED_FROM", from_)
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -148,3 +149,17 @@ def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
     assert calls == ["compiled"]
     assert losses["compiled"] == pytest.approx(losses["plain"], abs=0.05)
     assert losses["plain"][-1] < losses["plain"][0]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 0), (8, 1)])
+def test_what_is_compiled_follows_from_what_layers_write_not_from_steps(
+    monkeypatch, channels, expected
+):
+    data, calls = load_data("digits"), []
+    monkeypatch.setattr("pruner.finetune.compiled", lambda model: calls.append(1) or model)
+    recipe = Recipe(epochs=1, batch=128, rate=0.05)
+    seen = len(data.train) // 128 * 128
+    monkeypatch.setattr("pruner.finetune.COMPILED_FROM", seen * 4 * 36)
+    layers = nn.Conv2d(1, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10)
+    fine_tune(nn.Sequential(*layers), data.train, recipe)  # writes 36 · channels twice, then 10
+    assert len(calls) == expected
