@@ -44,7 +44,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc hands large tensors back to the system when they are freed, and it must fill
     their pages with zeros again at the next training step: on two cores of an AMD EPYC a quarter
-    of MobileNet-V1's, a tenth of ResNet-56's. Up to 2 GB beyond what is in use are kept instead.
+    of MobileNet-V1's, a tenth of ResNet-56's. Up to 2 GB at the heap's end are kept instead.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

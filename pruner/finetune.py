@@ -28,7 +28,7 @@ from pruner.reading import ahead
 from pruner.weights import UNREADABLE
 
 SAVE_EVERY = 50  # steps
-COMPILED_FROM = 5e11  # numbers written by layers: shorter trainings end before compiling pays
+COMPILED_FROM = 5e11  # numbers that layers write: shorter trainings end before compiling pays
 
 
 @dataclass(frozen=True, slots=True)
