@@ -71,7 +71,7 @@ from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import LatencyTable, home_of
+from lookup_tables.table import LatencyTable, home_of, named_apart
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -195,7 +195,7 @@ def profile(
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
     usage = Usage(threads, batch, precision, cuda_graph, algorithm_search)
     target = this_device(device, usage)
-    folder = out or home_of(target.name)
+    target, folder = _home(target, out)
     loaded = _network_or_onnx(network, onnx_file, folder)
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
@@ -420,7 +420,7 @@ def transfer(
     folder makes it a whole one.
     """
     target = this_device(device, Usage(threads, batch, precision))
-    folder = out or home_of(target.name)
+    target, folder = _home(target, out)
     loaded = _network(network, source)
     with _interruptible(folder), progress() as bar:
         task = bar.add_task(f"{loaded.name} on {target.name}", total=1, text="")
@@ -536,6 +536,20 @@ def _interruptible(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def _home(target: Device, out: Path | None) -> tuple[Device, Path]:
+    """Where the device's rows go; without --out past the tables of others of the same name."""
+    if out is not None:
+        return target, out
+    named, differing = named_apart(target)
+    home = home_of(named.name)
+    if differing:
+        what = "; ".join(f"{field}: {b} there, {a} here" for field, (a, b) in differing.items())
+        print(
+            f"{home_of(target.name)} is of another device ({what}): using {home}", file=sys.stderr
+        )
+    return named, home
 
 
 def _network_or_onnx(network: str | None, file: Path | None, table: Path) -> Network:

@@ -37,7 +37,8 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.
 PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 HOME_HELP = (
-    "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else tables/DEVICE."
+    "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else "
+    "tables/DEVICE; to measure, DEVICE_avx2, say, where another device of that name has a table."
 )
 ArchitectureOption = Annotated[
     Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import chain, count, zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -146,6 +147,30 @@ def home_of(device: str) -> Path:
     """The folder of a device's table unless another one is named."""
     is_checkout = (DATA.parents[1] / "pyproject.toml").is_file()
     return (DATA if is_checkout else ELSEWHERE) / device
+
+
+def named_apart(device: Device) -> tuple[Device, dict[str, tuple[object, object]]]:
+    """The device by a name whose home is free or holds its own rows already.
+
+    Processors of one name differ: a virtual machine may hide their vector units, another runtime
+    may run on them. Where NAME's table is of another one, the first thing that differs is added:
+    `amd_epyc_1t_avx2`, then `amd_epyc_1t_avx2_2`. Also returns all that differs, as (here, there).
+    Raises TableError for a table in the way that cannot be read.
+    """
+    taken = _differences_at(home_of(device.name), device)
+    if not taken:
+        return device, {}
+    here = str(next(iter(taken.values()))[0]).lower()
+    told = f"{device.name}_{re.sub('[^a-z0-9.]+', '-', here).strip('-')}"
+    names = chain([told], (f"{told}_{number}" for number in count(2)))
+    free = next(name for name in names if not _differences_at(home_of(name), device))
+    return device.model_copy(update={"name": free}), taken
+
+
+def _differences_at(folder: Path, device: Device) -> dict[str, tuple[object, object]]:
+    if not expected(folder / IDENTITY):
+        return {}
+    return device.differences(LatencyTable.open(folder).device, writing=True)
 
 
 class LatencyTable:

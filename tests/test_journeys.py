@@ -929,6 +929,29 @@ def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
     assert not (workshop / "never").exists()
 
 
+def test_a_profile_without_a_folder_leaves_another_devices_table_of_that_name_alone(
+    workshop, tmp_path, monkeypatch, latprof, capsys
+):
+    monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "no_checkout" / "data")
+    monkeypatch.setattr("latprof.profile.TARGET_S", 0.02)
+    monkeypatch.chdir(tmp_path)
+    identity = json.loads((workshop / "table" / "device.json").read_text())
+    taken = tmp_path / "tables" / identity["name"]
+    taken.mkdir(parents=True)
+    other = identity | {"runtime_version": "1.0.0"}
+    (taken / "device.json").write_text(json.dumps(other))
+    network = workshop / "small_resnet.json"
+    assert latprof("profile", "--network", network, "--levels", 3, "--samples", 2) == 0
+    said = capsys.readouterr().err
+    assert f"tables/{identity['name']} is of another device" in said
+    assert f"runtime_version: 1.0.0 there, {identity['runtime_version']} here" in said
+    beside = taken.with_name(f"{identity['name']}_{identity['runtime_version']}")
+    assert (beside / "small_resnet.jsonl").exists()
+    assert json.loads((beside / "device.json").read_text())["name"] == beside.name
+    assert [path.name for path in taken.iterdir()] == ["device.json"]
+    assert json.loads((taken / "device.json").read_text()) == other
+
+
 def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
     workshop, tmp_path, latprof, capsys
 ):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, Run, home_of
+from lookup_tables.table import DATA, LatencyTable, Run, home_of, named_apart
 from tests.lookup_tables.test_network import with_head
 from tests.toys import DEVICE, chain, synthetic_table
 
@@ -134,6 +134,32 @@ def test_tables_go_beside_the_shipped_ones_only_in_a_checkout(monkeypatch, tmp_p
     assert home_of("cpu") == DATA / "cpu"
     monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "lookup_tables" / "data")
     assert home_of("cpu") == Path("tables/cpu")
+
+
+def test_devices_of_one_name_get_homes_of_their_own_and_find_them_again(monkeypatch, tmp_path):
+    monkeypatch.setattr("lookup_tables.table.home_of", lambda name: tmp_path / name)
+
+    def of(vector_units):
+        detail = DEVICE.processor_detail | {"vector_units": vector_units}
+        return DEVICE.model_copy(update={"processor_detail": detail})
+
+    wide, narrow, other = of("avx2 avx512f"), of("avx2"), of("sse")
+    assert named_apart(wide) == (wide, {})
+    LatencyTable.create(tmp_path / wide.name, wide)
+    assert named_apart(wide) == (wide, {})
+    for _ in range(2):  # when it is free, and when it holds the device's own table
+        named, differing = named_apart(narrow)
+        assert named == narrow.model_copy(update={"name": f"{DEVICE.name}_avx2"})
+        assert differing == {"processor_detail.vector_units": ("avx2", "avx2 avx512f")}
+        LatencyTable.create(tmp_path / named.name, named)
+    named, differing = named_apart(other.model_copy(update={"runtime_version": "9.9.9"}))
+    assert named.name == f"{DEVICE.name}_sse"
+    assert differing["runtime_version"] == ("9.9.9", DEVICE.runtime_version)
+    LatencyTable.create(tmp_path / f"{DEVICE.name}_sse", named)
+    assert named_apart(other)[0].name == f"{DEVICE.name}_sse_2"
+    (tmp_path / wide.name / "device.json").write_text("{}")
+    with pytest.raises(TableError):
+        named_apart(narrow)
 
 
 def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
