@@ -434,7 +434,10 @@ def _move_in(
     for, which only `replace` may bring.
     """
     table, pulled = LatencyTable.open(folder), LatencyTable.open(partial)
-    table.device.require(pulled.device, f"what was pulled into {partial}", writing=True)
+    try:
+        table.device.require(pulled.device, f"what was pulled into {partial}", writing=True)
+    except DeviceMismatch as error:
+        raise DeviceMismatch(f"{error}; or pull it into a folder of its own with --out") from None
     content = {name: (partial / name).read_bytes() for name in names}
     here = {*names, *(name for network in pulled.networks() for name in table.files(network))}
     known = {name: record for name in here if (record := _record_here(folder / name))}

@@ -181,7 +181,7 @@ def test_a_pull_never_mixes_with_a_folder_that_is_no_table(table, place, tmp_pat
 def test_a_refused_pull_leaves_no_second_table_behind(table, place, tmp_path):
     push(table, place)
     LatencyTable.create(tmp_path / "t", DEVICE.model_copy(update={"runtime_version": "0.1"}))
-    with pytest.raises(DeviceMismatch):
+    with pytest.raises(DeviceMismatch, match="a folder of its own with --out"):
         pull(place, DEVICE.name, tmp_path / "t")
     assert not (tmp_path / "t.partial").exists()
 
