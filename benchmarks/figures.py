@@ -52,12 +52,12 @@ LEFT_OUT = (
 Row = list[str]
 
 
-def table_error(machine: str = MACHINE) -> Iterator[Row]:
+def table_error(device: str = f"{MACHINE}_{{threads}}t") -> Iterator[Row]:
     """Every table's own error, on networks measured right after the designed ones."""
     yield ["network", "on the menu", "MACs line", "any width", "MACs line", "unseen", "profile"]
     tables = _read("table_error")["tables"]
     for name, threads, label in _each():
-        found = tables.get(f"{machine}_{threads}t", {}).get("networks", {}).get(name)
+        found = tables.get(device.format(threads=threads), {}).get("networks", {}).get(name)
         if found:
             menu, any_ = found["menu"], found["any"]
             yield [
@@ -164,7 +164,9 @@ def transfer_replayed() -> Iterator[Row]:
 
 
 def _short(device: dict) -> str:
-    return f"{device['processor'].split()[0].removesuffix('(R)')}, {device['threads']}"
+    maker = device["processor"].split()[0].removesuffix("(R)")
+    only = " (AVX2)" if device["processor_detail"].get("vector_units") == "avx2" else ""
+    return f"{maker}{only}, {device['threads']}"
 
 
 def anchors() -> Iterator[Row]:
@@ -338,7 +340,8 @@ MAKERS = {
     )
 }
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
-MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc")
+MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc_{threads}t")
+MAKERS["table_error_amd_epyc_avx2"] = partial(table_error, "amd_epyc_{threads}t_avx2")
 for compared in (RESULTS / "compare").glob("*.json"):  # compare_<network>_<device>
     MAKERS[f"compare_{compared.stem}"] = partial(compare, compared.stem)
 
