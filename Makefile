@@ -44,13 +44,13 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 	  --table runs/demo/table --speedup 1.5 --episodes 60 --epochs 5 --out runs/demo/run
 
 test: setup ## All tests that need neither a GPU nor a browser
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 check: setup ## Style, import rules and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist worksteal
 
 gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any was skipped
 	@nvidia-smi -L || { echo "gpu-check FAILED: no NVIDIA driver answers; nothing was checked"; exit 1; }
