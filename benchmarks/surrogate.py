@@ -145,8 +145,10 @@ def regret(
         model=network.name, weights="", data="", table=str(table), speedup=speedup, depth=depth,
         episodes=episodes,
     )  # fmt: skip
-    asked = {"episodes": episodes, "dense": surrogate.dense, "optimum": surrogate(best)}
-    of = problem(base) | {"predictor": PREDICTOR}
+    asked = {
+        "of": problem(base) | {"predictor": PREDICTOR}, "episodes": episodes,
+        "dense": surrogate.dense, "optimum": surrogate(best),
+    }  # fmt: skip
     label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
     results = _known(label, asked)
     for name in method or DEFAULT:
@@ -158,8 +160,7 @@ def regret(
             found.append(1 - best / asked["optimum"])
             print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
         results[name] = {
-            "commit": COMMIT, "of": of, "regret": found, "mean": float(np.mean(found)),
-            "worst": max(found),
+            "commit": COMMIT, "regret": found, "mean": float(np.mean(found)), "worst": max(found),
         }  # fmt: skip
         save(label, asked | {"methods": results})
     print(RESULTS / f"{label}.json")
@@ -197,10 +198,7 @@ def best_found(
 
 
 def _known(label: str, asked: dict) -> dict:
-    """Methods that were asked the same before: a comparison may grow.
-
-    Of which table, read how, a row says itself.
-    """
+    """Methods that were asked the same before, of the same table read alike: a file may grow."""
     path = RESULTS / f"{label}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     same = all(before.get(key) == value for key, value in asked.items())
