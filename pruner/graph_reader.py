@@ -34,7 +34,7 @@ _ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _MULTIPLIES = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _CONCATS = {torch.cat, torch.concat}
 _FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape, "squeeze"}
-_PASSED_ON = {nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, "contiguous"}
+PASSED_ON = {nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, "contiguous"}
 _MEANS = {torch.mean, "mean", F.adaptive_avg_pool2d, nn.AdaptiveAvgPool2d}
 _MAX_POOLS = {nn.MaxPool2d, F.max_pool2d, torch.max_pool2d}
 _AVG_POOLS = {nn.AvgPool2d, F.avg_pool2d}
@@ -92,7 +92,7 @@ class GraphReader:
 
     def _read_operation(self, node: fx.Node) -> None:
         kind, module = self._operation(node)
-        if kind is not nn.Linear and kind not in _FLATTENS | _PASSED_ON:
+        if kind is not nn.Linear and kind not in _FLATTENS | PASSED_ON:
             for source in node.all_input_nodes:
                 tensor = self.assembly.tensors.get(source)
                 if tensor and tensor.flattened > 1:
@@ -297,7 +297,7 @@ _READERS: list[tuple[object, Callable]] = [
     (_MEANS, GraphReader._read_global_pool),
     (_UPSAMPLES, GraphReader._read_upsample),
     (_FLATTENS, GraphReader._read_flatten),
-    (_PASSED_ON, GraphReader._read_passed_on),
+    (PASSED_ON, GraphReader._read_passed_on),
 ]
 
 

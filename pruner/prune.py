@@ -257,7 +257,9 @@ class Journey:
     def cut(self, architecture: Architecture) -> nn.Module:
         """The pruned model: best-ranked filters, weights refitted, BatchNorm measured anew."""
         kept = keep_best(self.trace.network, architecture, self.filter_scores)
-        traced = self.reconstruction.refit(kept) if self.settings.reconstruct else self.trace
+        traced = self.trace
+        if self.settings.reconstruct:
+            traced = self.reconstruction.refit(kept, architecture.removed)
         return self._recalibrated(cut(traced, architecture, kept))
 
     def select(self, architecture: Architecture) -> nn.Module:

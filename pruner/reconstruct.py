@@ -1,4 +1,4 @@
-"""Reconstruction: a layer's remaining inputs take over from the ones that were pruned.
+"""Reconstruction: what stays of a network takes over from what was pruned.
 
 For every layer that reads pruned channels, the least-squares weights on the channels that stay,
 so that its outputs change as little as possible on training images:
@@ -10,22 +10,33 @@ is one. H is measured once, on the dense network; a candidate then costs one sma
 no images (He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv
 1707.06168, section 3.1, equation 2). Candidates that leave a layer the same inputs share its solve.
 
+Where blocks were removed, the layer before them (`pruner/shortcuts.py`) is fitted to what the last
+of them handed on, less the shortcut that is added to the layer's output:
+
+    W' = argmin E |t − W' x_S|²,   t = (sum behind the last block) − (shortcut beside the layer)
+
+as the paper corrects a residual branch for what its shortcut lost (section 3.3). The BatchNorm
+behind that layer is set to the fitted outputs' mean and spread.
+
 Deviations:
 1. The paper feeds each layer the pruned network's own inputs, layer by layer; here they are the
    dense network's, so that one pass over the images serves all candidates.
+2. The paper removes channels only; here the target of section 3.3 stands for whole blocks.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pruner.compute import on_processor
 from pruner.data import Images, batches
+from pruner.shortcuts import Heir, ends_of_chains, heirs
 from pruner.surgery import Kept, positions
 from pruner.trace import Trace
 
@@ -37,68 +48,145 @@ REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; those not asked f
 
 
 class Reconstruction:
-    """Input moments of every layer that may lose inputs."""
+    """Input moments of every layer that may lose inputs, or whose readers may be removed."""
 
     def __init__(self, trace: Trace, images: Images, seed: int = 0) -> None:
         """Runs the traced network over IMAGES training images."""
         self.trace = trace
         self._normalised = set(trace.batch_norms)  # what follows takes any mean away
-        self._moments: dict[str, Tensor] = {}  # module path → (inputs + 1, inputs + 1)
-        self._fitted: dict[tuple[str, bytes], Tensor] = {}  # (module path, what it reads)
+        self._fitted: dict[tuple, Tensor] = {}  # (module path, what it reads, up to which block)
+        self._heirs = {
+            layer: heir
+            for layer, heir in heirs(trace).items()
+            if _can_refit(trace.module.get_submodule(heir.path))
+        }
         self._measure(images, torch.Generator().manual_seed(seed))
 
-    def refit(self, kept: Kept) -> Trace:
+    def refit(self, kept: Kept, removed: Collection[str] = ()) -> Trace:
         """The trace with weights refitted to what stays; cut it as the original.
 
-        Weights on channels that go are zero in it.
+        `removed` are blocks that go. Weights on channels that go are zero in it.
         """
         module = copy.deepcopy(self.trace.module)
+        refitted = replace(self.trace, module=module)
         for path, moment in self._moments.items():
             reads = positions(self.trace.channels[path].reads, kept)
             layer = module.get_submodule(path)
             if len(reads) < layer.weight.shape[1]:
                 _put(layer, reads, self._fit(path, reads, moment))
-        return replace(self.trace, module=module)
+        for layer, block in ends_of_chains(self.trace.network, removed).items():
+            if heir := self._heirs.get(layer):
+                self._take_over(refitted, heir, block, kept)
+        return refitted
 
     def _fit(self, path: str, reads: Tensor, moment: Tensor) -> Tensor:
         """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
-        key = path, reads.numpy().tobytes()
+        layer = self.trace.module.get_submodule(path)
+        intercept = layer.bias is not None or path in self._normalised
+        return self._remembered(
+            (path, reads.numpy().tobytes()),
+            lambda: _least_squares(layer, reads, moment, _as_it_is(layer, moment), intercept),
+        )
+
+    def _take_over(self, refitted: Trace, heir: Heir, block: str, kept: Kept) -> None:
+        """Fit a layer to the blocks that follow it, up to `block`."""
+        moment, wanted = self._moments[heir.path], self._wanted[heir, block]
+        layer = refitted.module.get_submodule(heir.path)
+        reads = positions(refitted.channels[heir.path].reads, kept)
+        fitted = self._remembered(
+            (heir.path, reads.numpy().tobytes(), block),
+            lambda: _least_squares(layer, reads, moment, wanted, intercept=True),
+        )
+        _put(layer, reads, fitted)
+        if heir.norm is not None:
+            _normalise(refitted.module.get_submodule(heir.norm), layer, moment, fitted[:, -1])
+
+    def _remembered(self, key: tuple, fit: Callable[[], Tensor]) -> Tensor:
         fitted = self._fitted.pop(key, None)
         if fitted is None:
-            layer = self.trace.module.get_submodule(path)
-            intercept = layer.bias is not None or path in self._normalised
-            fitted = _least_squares(layer, reads, moment, intercept)
+            fitted = fit()
         self._fitted[key] = fitted  # now the last to be forgotten
         while sum(each.numel() for each in self._fitted.values()) > REMEMBERED:
             del self._fitted[next(iter(self._fitted))]
         return fitted
 
     def _measure(self, images: Images, generator: torch.Generator) -> None:
-        model = self.trace.module.eval()
-        hooks = []
-        for path in self.trace.channels:
-            layer = model.get_submodule(path)
+        """E x xᵀ of what layers read, by module path, and E x tᵀ of heirs, by heir and block."""
+        measuring = _Measuring(self.trace, self._heirs.values(), generator)
+        count = 0
+        with on_processor(self.trace.module.eval()) as here, torch.no_grad():
+            for x, _ in batches(images, BATCH, IMAGES):
+                measuring.see(here(x))
+                count += len(x)
+        self._moments = {path: moment / count for path, moment in measuring.moments.items()}
+        self._wanted = {key: moment / count for key, moment in measuring.wanted.items()}
+
+
+class _Measuring(fx.Interpreter):
+    """Runs the dense network, and adds up what its layers read beside what they are to write."""
+
+    def __init__(self, trace: Trace, heirs: Collection[Heir], generator: torch.Generator) -> None:
+        super().__init__(trace.module)
+        self._generator = generator
+        self.moments: dict[str, Tensor] = {}  # module path → (inputs + 1, inputs + 1)
+        for path in trace.channels:
+            layer = trace.module.get_submodule(path)
             if _can_refit(layer):
                 size = layer.weight[0].numel() + 1
-                self._moments[path] = torch.zeros(size, size)
-                hooks.append(layer.register_forward_pre_hook(self._hook(path, generator)))
-        count = 0
-        with on_processor(model) as here, torch.no_grad():
-            for x, _ in batches(images, BATCH, IMAGES):
-                model(here(x))
-                count += len(x)
-        for hook in hooks:
-            hook.remove()
-        for moment in self._moments.values():
-            moment /= count
+                self.moments[path] = torch.zeros(size, size)
+        self.wanted: dict[tuple[Heir, str], Tensor] = {}  # (heir, block) → (inputs + 1, outputs)
+        self._heirs = {heir.path: heir for heir in heirs}
+        self._targets: dict[fx.Node, list[tuple[Heir, str]]] = {}
+        for heir in heirs:
+            for block, node in heir.sums.items():
+                self._targets.setdefault(node, []).append((heir, block))
+        self._shortcuts = {heir.shortcut for heir in heirs if heir.shortcut}
 
-    def _hook(self, path: str, generator: torch.Generator):
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            patches = _patches(layer, inputs[0].float().cpu(), generator)
-            rows = F.pad(patches, (0, 1), value=1.0)
-            self._moments[path].addmm_(rows.T, rows, alpha=len(inputs[0]) / len(rows))
+    def see(self, x: Tensor) -> None:
+        """A batch of images."""
+        self._read: dict[Heir, tuple[Tensor, Places]] = {}  # patches of this batch, and where
+        self._passed: dict[fx.Node, Tensor] = {}  # outputs of shortcuts
+        self._sums: dict[Heir, Tensor] = {}
+        self._others: dict[Heir, Tensor] = {}  # of what follows, the part that heirs do not write
+        self._images = len(x)
+        self.run(x)
 
-        return add
+    def run_node(self, node: fx.Node):
+        """Runs as it is, with what a layer reads seen before and what it writes after."""
+        if node.op == "call_module" and node.target in self.moments:
+            (source,) = node.all_input_nodes
+            self._see_input(node.target, self.env[source])
+        value = super().run_node(node)
+        if node in self._shortcuts:
+            self._passed[node] = value
+        for heir in self._heirs.values():
+            if node is heir.sum:
+                self._sums[heir] = self._at_places(heir, value)
+            if node is heir.output:
+                other = self._at_places(heir, value) - self._sums[heir]
+                if heir.shortcut:
+                    other = other + self._at_places(heir, self._passed[heir.shortcut])
+                self._others[heir] = other
+        for heir, block in self._targets.get(node, ()):
+            rows, _ = self._read[heir]
+            outputs = self._at_places(heir, value) - self._others[heir]
+            moment = rows.T @ outputs * (self._images / len(rows))
+            self.wanted[heir, block] = self.wanted.get((heir, block), 0.0) + moment
+        return value
+
+    def _at_places(self, heir: Heir, maps: Tensor) -> Tensor:
+        return _at(maps.float().cpu(), self._read[heir][1])
+
+    def _see_input(self, path: str, x: Tensor) -> None:
+        layer, x = self.module.get_submodule(path), x.float().cpu()
+        places = _places(layer, x, self._generator)
+        rows = F.pad(_patches(layer, x, places), (0, 1), value=1.0)
+        self.moments[path].addmm_(rows.T, rows, alpha=self._images / len(rows))
+        if path in self._heirs:
+            self._read[self._heirs[path]] = rows, places
+
+
+Places = tuple[Tensor, Tensor]  # rows and columns of a map, each (images, PATCHES)
 
 
 def _can_refit(layer: nn.Module) -> bool:
@@ -108,36 +196,59 @@ def _can_refit(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and layer.in_features <= LARGEST
 
 
-def _patches(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-    """What single outputs read: (patches, inputs), in the order of the weights."""
+def _places(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Places | None:
+    """Which outputs of a convolution are looked at, for each image; None for a linear layer."""
     if isinstance(layer, nn.Linear):
+        return None
+    sizes = zip(
+        x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True
+    )
+    height, width = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+    shape = (len(x), PATCHES)
+    top = torch.randint(height, shape, generator=generator)
+    return top, torch.randint(width, shape, generator=generator)
+
+
+def _patches(layer: nn.Module, x: Tensor, places: Places | None) -> Tensor:
+    """What single outputs read: (patches, inputs), in the order of the weights."""
+    if places is None:
         return x.flatten(0, -2) if x.dim() > 2 else x
     (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
     ph, pw = layer.padding
     x = F.pad(x, (pw, pw, ph, ph))
-    height = (x.shape[2] - dh * (kh - 1) - 1) // sh + 1
-    width = (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
-    shape = (len(x), PATCHES)
-    top = torch.randint(height, shape, generator=generator) * sh
-    left = torch.randint(width, shape, generator=generator) * sw
-    rows = top[..., None, None] + (torch.arange(kh) * dh)[:, None]
-    columns = left[..., None, None] + torch.arange(kw) * dw
+    rows = (places[0] * sh)[..., None, None] + (torch.arange(kh) * dh)[:, None]
+    columns = (places[1] * sw)[..., None, None] + torch.arange(kw) * dw
     image = torch.arange(len(x))[:, None, None, None]
     # (n, patches, kh, kw, channels) → channels first, as the weights are.
     taken = x.permute(0, 2, 3, 1)[image, rows, columns]
     return taken.permute(0, 1, 4, 2, 3).reshape(len(x) * PATCHES, -1)
 
 
-def _least_squares(layer: nn.Module, reads: Tensor, moment: Tensor, intercept: bool) -> Tensor:
-    """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equation."""
-    rows, inputs = layer.weight.detach().flatten(1), _inputs(layer, reads)
+def _at(maps: Tensor, places: Places) -> Tensor:
+    """(patches, channels): the maps' values at the places, in the order of `_patches`."""
+    image = torch.arange(len(maps))[:, None]
+    return maps.permute(0, 2, 3, 1)[image, places[0], places[1]].flatten(0, 1)
+
+
+def _as_it_is(layer: nn.Module, moment: Tensor) -> Tensor:
+    """(inputs + 1, filters): moments of what the layer reads with what it writes."""
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    return moment @ torch.cat([layer.weight.detach().flatten(1), bias[:, None]], dim=1).T
+
+
+def _least_squares(
+    layer: nn.Module, reads: Tensor, moment: Tensor, wanted: Tensor, intercept: bool
+) -> Tensor:
+    """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equations.
+
+    `moment`: (inputs + 1, inputs + 1), `wanted`: (inputs + 1, filters).
+    """
+    inputs = _inputs(layer, reads)
     if intercept:
-        inputs = torch.cat([inputs, torch.tensor([rows.shape[1]])])
-    bias = torch.zeros(len(rows), 1) if layer.bias is None else layer.bias.detach()[:, None]
-    wanted = torch.cat([rows, bias], dim=1) @ moment[:, inputs]
+        inputs = torch.cat([inputs, torch.tensor([len(moment) - 1])])
     gram = moment[inputs][:, inputs]
     gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-    return torch.linalg.solve(gram, wanted.T).T
+    return torch.linalg.solve(gram, wanted[inputs]).T
 
 
 def _put(layer: nn.Module, reads: Tensor, fitted: Tensor) -> None:
@@ -149,6 +260,23 @@ def _put(layer: nn.Module, reads: Tensor, fitted: Tensor) -> None:
         layer.weight.copy_(weight.reshape(layer.weight.shape))
         if layer.bias is not None:
             layer.bias.copy_(fitted[:, len(inputs)])
+
+
+def _normalise(norm: nn.BatchNorm2d, layer: nn.Module, moment: Tensor, constant: Tensor) -> None:
+    """Let BatchNorm hand on what a layer that was fitted to outputs behind it writes, + constant.
+
+    Its statistics and its scale are those of the layer's outputs, its shift their mean.
+    """
+    weight, mean = layer.weight.flatten(1), moment[-1, :-1]
+    covariance = moment[:-1, :-1] - mean[:, None] * mean
+    written = weight @ mean
+    variance = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
+    bias = 0.0 if layer.bias is None else layer.bias
+    with torch.no_grad():
+        norm.running_mean.copy_(written + bias)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(written + constant)
 
 
 def _inputs(layer: nn.Module, reads: Tensor) -> Tensor:

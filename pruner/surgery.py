@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
-from lookup_tables.network import Architecture, Network
+from lookup_tables.network import Architecture, Block, Network
 from pruner.graph_reader import Segment, shape_of
 from pruner.trace import Trace
 
@@ -50,9 +51,7 @@ def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architectu
     nodes = {node.name: node for node in model.graph.nodes}
     for block in trace.network.blocks:
         if block.name in architecture.removed:
-            output, source = (nodes[trace.node_of[name]] for name in (block.output, block.input))
-            while shape_of(output) != shape_of(source):  # a flatten counts as its layer's output
-                (output,) = output.all_input_nodes
+            source, output = ends(trace, block, nodes)
             output.replace_all_uses_with(source)
             # A later block's input may be this output: follow the rewiring.
             nodes[output.name] = source
@@ -60,6 +59,14 @@ def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architectu
         model.graph.eliminate_dead_code()
         model.delete_all_unused_submodules()
         model.recompile()
+
+
+def ends(trace: Trace, block: Block, nodes: Mapping[str, fx.Node]) -> tuple[fx.Node, fx.Node]:
+    """What a block reads and what it hands on, of the `nodes` of one graph by their names."""
+    source, output = (nodes[trace.node_of[name]] for name in (block.input, block.output))
+    while shape_of(output) != shape_of(source):  # a flatten counts as its layer's output
+        (output,) = output.all_input_nodes
+    return source, output
 
 
 def positions(segments: tuple[Segment, ...], kept: Kept) -> Tensor:

@@ -1,13 +1,17 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from lookup_tables.network import Architecture
-from pruner import reconstruct
+from pruner import models, reconstruct
 from pruner.data import load_data
 from pruner.reconstruct import Reconstruction
+from pruner.shortcuts import ends_of_chains, heirs
 from pruner.surgery import cut
 from pruner.trace import trace
+from tests.toys import tiny_resnet
 
 IMAGES = load_data("digits").train
 
@@ -97,3 +101,140 @@ def test_the_dense_network_is_left_as_it_is():
     unchanged = Reconstruction(traced, IMAGES).refit(kept)
     assert all(torch.equal(unchanged.module.state_dict()[n], v) for n, v in before.items())
     assert not torch.equal(refitted.module.second.weight, traced.module.second.weight)
+
+
+class Linear(nn.Module):
+    """A stem and two blocks without activations: the stem could do what the blocks add."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        make = nn.BatchNorm2d if norm else lambda channels: nn.Identity()
+        self.stem, self.stem_norm = nn.Conv2d(1, 8, 3, padding=1, bias=not norm), make(8)
+        self.one, self.one_norm = nn.Conv2d(8, 8, 1, bias=not norm), make(8)
+        self.two, self.two_norm = nn.Conv2d(8, 8, 1, bias=not norm), make(8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.stem_norm(self.stem(x))
+        x = x + self.one_norm(self.one(x))
+        x = x + self.two_norm(self.two(x))
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+def all_kept(traced):
+    return {g.name: torch.arange(g.width) for g in traced.network.groups}
+
+
+def without(traced, removed, taken_over):
+    """What the network without some blocks computes."""
+    kept = all_kept(traced)
+    if taken_over:
+        traced = Reconstruction(traced, IMAGES).refit(kept, removed)
+    return outputs(cut(traced, Architecture(removed=tuple(removed)), kept))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("removed", [["one"], ["two"], ["one", "two"]])
+def test_what_removed_blocks_add_is_added_by_the_layer_before_them(norm, removed):
+    torch.manual_seed(0)
+    traced = trace(Linear(norm).eval(), (1, 8, 8), "linear")
+    dense = outputs(traced.module)
+    lost, left = ((without(traced, removed, t) - dense).pow(2).mean() for t in (False, True))
+    assert {block.name for block in traced.network.blocks} == {"one", "two"}
+    assert left < 0.05 * lost  # the ridge costs a little
+
+
+def read_by(path, model):
+    """What a module of the model reads."""
+    seen = []
+    hook = model.get_submodule(path).register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    outputs(model)
+    hook.remove()
+    return seen[0]
+
+
+def test_where_blocks_and_channels_are_missing_what_is_read_next_stays_nearer_to_what_it_was():
+    for removed, widths, reader in [
+        (("layer1.0",), {}, "layer1.1.conv1"),
+        (("layer1.1",), {"layer1.0.conv1": 8}, "layer2.0.conv1"),
+        (("layer1.0", "layer1.1"), {}, "layer2.0.conv1"),
+        (("layer2.1",), {"layer2.0.conv1": 12}, "pool"),
+    ]:
+        torch.manual_seed(0)
+        traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+        architecture = Architecture(widths=widths, removed=removed)
+        kept = all_kept(traced) | {name: torch.arange(width) for name, width in widths.items()}
+        refitted = Reconstruction(traced, IMAGES).refit(kept, removed)
+        dense = read_by(reader, traced.module)
+        plain, mended = (read_by(reader, cut(t, architecture, kept)) for t in (traced, refitted))
+        lost, left = ((found - dense).pow(2).mean() for found in (plain, mended))
+        print(removed, float(left / lost))
+
+
+def test_a_chain_of_removed_blocks_ends_where_a_block_stays():
+    network = trace(models.build("resnet20", 10), (3, 32, 32), "resnet20").network
+    ends = ends_of_chains(network, {"layer1.0", "layer1.2", "layer2.1", "layer2.2"})
+    assert ends == {
+        "conv1": "layer1.0",
+        "layer1.1.conv2": "layer1.2",
+        "layer2.0.conv2": "layer2.2",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "without_heir"),
+    [
+        ("resnet20", (3, 32, 32), set()),
+        ("mobilenet_v2_32", (3, 32, 32), set()),
+        ("resnet18", (3, 64, 64), {"maxpool"}),  # its first block reads a pool
+    ],
+)
+def test_every_removable_block_behind_a_convolution_has_an_heir(model, shape, without_heir):
+    traced = trace(models.build(model, 10).eval(), shape, model)
+    read = {block.input for block in traced.network.blocks}
+    assert read - set(heirs(traced)) == without_heir
+
+
+class InPlace(nn.Module):
+    """Two blocks; activations and additions overwrite what they read, or do not."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.inplace, self.relu = inplace, nn.ReLU(inplace=inplace)
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def added(self, part, x):
+        if self.inplace:
+            part += x
+            return self.relu(part)
+        return self.relu(part + x)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        x = self.added(self.first(x), x)
+        x = self.added(self.second(x), x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_what_is_overwritten_in_place_is_measured_before():
+    found = []
+    for inplace in (True, False):
+        torch.manual_seed(0)
+        traced = trace(InPlace(inplace).eval(), (1, 8, 8), "blocks")
+        refitted = Reconstruction(traced, IMAGES).refit(all_kept(traced), ["second"])
+        found.append(refitted.module.state_dict())
+    assert not torch.equal(found[0]["first.weight"], traced.module.first.weight)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_network_whose_blocks_stay_is_refitted_as_if_they_could_not_go():
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    refitted = Reconstruction(traced, IMAGES).refit(all_kept(traced))
+    assert all(
+        torch.equal(refitted.module.state_dict()[name], value)
+        for name, value in traced.module.state_dict().items()
+    )
