@@ -21,7 +21,7 @@ from lookup_tables.network import Architecture, Network
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable
 from pruner import models
-from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
+from pruner.accuracy import accuracy, onnx_accuracy, recalibrate, score
 from pruner.completion import Completion
 from pruner.data import Data, Images, image_marks, load_data, require_fit, require_repeatable
 from pruner.errors import ModelError, RunError, SearchError
@@ -46,6 +46,7 @@ from pruner.weights import load_weights, save_weights
 Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
 CLEARLY = 0.999
 SCORED_ONCE = ("uniform", "magnitude", "knapsack")
+FEW_IMAGES = 100  # of fewer BatchNorm sees too little
 RESCORED = 5  # the search's best, scored again on all held-out images
 
 
@@ -256,11 +257,14 @@ class Journey:
 
     def cut(self, architecture: Architecture) -> nn.Module:
         """The pruned model: best-ranked filters, weights refitted, BatchNorm measured anew."""
+        return self._recalibrated(self._refitted(architecture))
+
+    def _refitted(self, architecture: Architecture) -> nn.Module:
         kept = keep_best(self.trace.network, architecture, self.filter_scores)
         traced = self.trace
         if self.settings.reconstruct:
             traced = self.reconstruction.refit(kept, architecture.removed)
-        return self._recalibrated(cut(traced, architecture, kept))
+        return cut(traced, architecture, kept)
 
     def select(self, architecture: Architecture) -> nn.Module:
         """The pruned model whose filters were chosen while they trained."""
@@ -280,7 +284,9 @@ class Journey:
 
     def score(self, architecture: Architecture, count: int | None = None) -> float:
         """Accuracy before fine-tuning, on held-out training images."""
-        return accuracy(self.cut(architecture), self.judged_by, count, fast=True)
+        if min(count or FEW_IMAGES, len(self.judged_by)) < FEW_IMAGES:
+            return accuracy(self.cut(architecture), self.judged_by, count, fast=True)
+        return score(self._refitted(architecture), self.judged_by, count)
 
 
 def search(journey: Journey, run: RunFolder) -> Architecture:

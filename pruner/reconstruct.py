@@ -10,18 +10,20 @@ is one. H is measured once, on the dense network; a candidate then costs one sma
 no images (He et al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", arXiv
 1707.06168, section 3.1, equation 2). Candidates that leave a layer the same inputs share its solve.
 
-Where blocks were removed, the layer before them (`pruner/shortcuts.py`) is fitted to what the last
-of them handed on, less the shortcut that is added to the layer's output:
+Where blocks were removed, the layer before them, their heir (`pruner/shortcuts.py`), is fitted to
+what it wrote and what they added to that:
 
-    W' = argmin E |t − W' x_S|²,   t = (sum behind the last block) − (shortcut beside the layer)
+    W' = argmin E |t − W' x_S|²,   t = W x + (sum behind the last block) − (what the first one read)
 
-as the paper corrects a residual branch for what its shortcut lost (section 3.3). The BatchNorm
-behind that layer is set to the fitted outputs' mean and spread.
+as the paper lets a branch make up for what its shortcut lost (section 3.3). The BatchNorm behind
+the heir is set to the mean and the spread of what was fitted.
 
 Deviations:
 1. The paper feeds each layer the pruned network's own inputs, layer by layer; here they are the
    dense network's, so that one pass over the images serves all candidates.
-2. The paper removes channels only; here the target of section 3.3 stands for whole blocks.
+2. The paper removes channels only, and a branch makes up for its own shortcut; here it takes over
+   from whole blocks. What it wrote counts before its activation, what they read behind it: a line
+   through what an activation had cut off fits worse (docs/decisions/score.md).
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; those not asked f
 
 
 class Reconstruction:
-    """Input moments of every layer that may lose inputs, or whose readers may be removed."""
+    """What layers read in the dense network, and what blocks added behind them, as moments."""
 
     def __init__(self, trace: Trace, images: Images, seed: int = 0) -> None:
         """Runs the traced network over IMAGES training images."""
@@ -123,7 +125,7 @@ class Reconstruction:
 
 
 class _Measuring(fx.Interpreter):
-    """Runs the dense network, and adds up what its layers read beside what they are to write."""
+    """Runs the dense network, and adds up what its layers read beside what heirs are to write."""
 
     def __init__(self, trace: Trace, heirs: Collection[Heir], generator: torch.Generator) -> None:
         super().__init__(trace.module)
@@ -135,55 +137,59 @@ class _Measuring(fx.Interpreter):
                 size = layer.weight[0].numel() + 1
                 self.moments[path] = torch.zeros(size, size)
         self.wanted: dict[tuple[Heir, str], Tensor] = {}  # (heir, block) → (inputs + 1, outputs)
-        self._heirs = {heir.path: heir for heir in heirs}
-        self._targets: dict[fx.Node, list[tuple[Heir, str]]] = {}
+        self._shortcuts = {heir.shortcut for heir in heirs if heir.shortcut}
+        self._by_path = {heir.path: heir for heir in heirs}
+        self._by_sum = {heir.sum: heir for heir in heirs}
+        self._by_output = {heir.output: heir for heir in heirs}
+        self._followed: dict[fx.Node, list[tuple[Heir, str]]] = {}  # by the sum behind a block
         for heir in heirs:
             for block, node in heir.sums.items():
-                self._targets.setdefault(node, []).append((heir, block))
-        self._shortcuts = {heir.shortcut for heir in heirs if heir.shortcut}
+                self._followed.setdefault(node, []).append((heir, block))
 
     def see(self, x: Tensor) -> None:
         """A batch of images."""
-        self._read: dict[Heir, tuple[Tensor, Places]] = {}  # patches of this batch, and where
-        self._passed: dict[fx.Node, Tensor] = {}  # outputs of shortcuts
-        self._sums: dict[Heir, Tensor] = {}
-        self._others: dict[Heir, Tensor] = {}  # of what follows, the part that heirs do not write
         self._images = len(x)
+        self._passed: dict[fx.Node, Tensor] = {}  # outputs of shortcuts
+        self._read: dict[Heir, tuple[Tensor, Places]] = {}  # patches, and where they lie
+        self._sum: dict[Heir, Tensor] = {}  # at these places, as all that follows
+        self._not_its_own: dict[Heir, Tensor] = {}  # less what it wrote, of what a block reads
         self.run(x)
 
     def run_node(self, node: fx.Node):
-        """Runs as it is, with what a layer reads seen before and what it writes after."""
+        """Runs as it is. What is overwritten in place later was seen before."""
         if node.op == "call_module" and node.target in self.moments:
             (source,) = node.all_input_nodes
             self._see_input(node.target, self.env[source])
         value = super().run_node(node)
         if node in self._shortcuts:
             self._passed[node] = value
-        for heir in self._heirs.values():
-            if node is heir.sum:
-                self._sums[heir] = self._at_places(heir, value)
-            if node is heir.output:
-                other = self._at_places(heir, value) - self._sums[heir]
-                if heir.shortcut:
-                    other = other + self._at_places(heir, self._passed[heir.shortcut])
-                self._others[heir] = other
-        for heir, block in self._targets.get(node, ()):
-            rows, _ = self._read[heir]
-            outputs = self._at_places(heir, value) - self._others[heir]
-            moment = rows.T @ outputs * (self._images / len(rows))
-            self.wanted[heir, block] = self.wanted.get((heir, block), 0.0) + moment
+        if heir := self._by_sum.get(node):
+            self._sum[heir] = self._at_places(heir, value)
+        if heir := self._by_output.get(node):
+            less = self._at_places(heir, value) - self._sum[heir]
+            if heir.shortcut:
+                less = less + self._at_places(heir, self._passed[heir.shortcut])
+            self._not_its_own[heir] = less
+        for heir, block in self._followed.get(node, ()):
+            self._see_wanted(heir, block, value)
         return value
-
-    def _at_places(self, heir: Heir, maps: Tensor) -> Tensor:
-        return _at(maps.float().cpu(), self._read[heir][1])
 
     def _see_input(self, path: str, x: Tensor) -> None:
         layer, x = self.module.get_submodule(path), x.float().cpu()
         places = _places(layer, x, self._generator)
         rows = F.pad(_patches(layer, x, places), (0, 1), value=1.0)
         self.moments[path].addmm_(rows.T, rows, alpha=self._images / len(rows))
-        if path in self._heirs:
-            self._read[self._heirs[path]] = rows, places
+        if path in self._by_path:
+            self._read[self._by_path[path]] = rows, places
+
+    def _see_wanted(self, heir: Heir, block: str, value: Tensor) -> None:
+        rows, _ = self._read[heir]
+        wanted = self._at_places(heir, value) - self._not_its_own[heir]
+        moment = rows.T @ wanted * (self._images / len(rows))
+        self.wanted[heir, block] = self.wanted.get((heir, block), 0.0) + moment
+
+    def _at_places(self, heir: Heir, maps: Tensor) -> Tensor:
+        return _at(maps.float().cpu(), self._read[heir][1])
 
 
 Places = tuple[Tensor, Tensor]  # rows and columns of a map, each (images, PATCHES)

@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from pruner.accuracy import accuracy, onnx_accuracy, recalibrate
+from pruner.accuracy import accuracy, onnx_accuracy, recalibrate, score
 from pruner.data import load_data
 from pruner.errors import ExportError, RunError
 from pruner.export import export_onnx, largest_difference
@@ -169,6 +169,30 @@ def test_recalibration_restores_statistics_that_were_lost():
     assert accuracy(model, DATA.held_out) < before - 0.2
     recalibrate(model, DATA.train, 500)
     assert accuracy(model, DATA.held_out) > before - 0.05
+
+
+def test_a_score_is_the_accuracy_with_statistics_of_the_images_that_are_judged():
+    model = trained(recipe=Recipe(epochs=6, batch=64, rate=0.1))
+    right = accuracy(model, DATA.held_out)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.fill_(3.0)
+    lost, found = accuracy(model, DATA.held_out), score(model, DATA.held_out)
+    assert lost < right - 0.2
+    assert found > right - 0.05
+    recalibrate(model, DATA.held_out, 200)
+    assert score(model, DATA.held_out, 200) == pytest.approx(
+        accuracy(model, DATA.held_out, 200), abs=0.011
+    )
+
+
+def test_a_score_leaves_the_model_as_it_is():
+    model = trained()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = accuracy(model, DATA.held_out)
+    score(model, DATA.held_out)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert accuracy(model, DATA.held_out) == expected
 
 
 def test_recalibration_leaves_weights_and_momentum_alone():

@@ -152,7 +152,9 @@ def test_all_candidates_are_judged_by_images_that_were_read_once(tmp_path):
     read = []
     for share in (2, 4):
         groups = journey.trace.network.groups
-        journey.score(Architecture(widths={g.name: g.width // share for g in groups}), 300)
+        architecture = Architecture(widths={g.name: g.width // share for g in groups})
+        journey.score(architecture, 300)
+        journey.cut(architecture)
         read.append((train.read, held_out.read))
     assert read[0] == read[1]
     assert min(read[0]) > 0

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from lookup_tables.network import Architecture
@@ -153,22 +151,24 @@ def read_by(path, model):
     return seen[0]
 
 
-def test_where_blocks_and_channels_are_missing_what_is_read_next_stays_nearer_to_what_it_was():
-    for removed, widths, reader in [
+@pytest.mark.parametrize(
+    ("removed", "widths", "reader"),
+    [
         (("layer1.0",), {}, "layer1.1.conv1"),
         (("layer1.1",), {"layer1.0.conv1": 8}, "layer2.0.conv1"),
         (("layer1.0", "layer1.1"), {}, "layer2.0.conv1"),
         (("layer2.1",), {"layer2.0.conv1": 12}, "pool"),
-    ]:
-        torch.manual_seed(0)
-        traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
-        architecture = Architecture(widths=widths, removed=removed)
-        kept = all_kept(traced) | {name: torch.arange(width) for name, width in widths.items()}
-        refitted = Reconstruction(traced, IMAGES).refit(kept, removed)
-        dense = read_by(reader, traced.module)
-        plain, mended = (read_by(reader, cut(t, architecture, kept)) for t in (traced, refitted))
-        lost, left = ((found - dense).pow(2).mean() for found in (plain, mended))
-        print(removed, float(left / lost))
+    ],
+)
+def test_what_is_read_behind_removed_blocks_stays_nearer_to_what_it_was(removed, widths, reader):
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    architecture = Architecture(widths=widths, removed=removed)
+    kept = all_kept(traced) | {name: torch.arange(width) for name, width in widths.items()}
+    refitted = Reconstruction(traced, IMAGES).refit(kept, removed)
+    dense = read_by(reader, traced.module)
+    plain, mended = (read_by(reader, cut(t, architecture, kept)) for t in (traced, refitted))
+    assert (mended - dense).pow(2).mean() < 0.7 * (plain - dense).pow(2).mean()
 
 
 def test_a_chain_of_removed_blocks_ends_where_a_block_stays():
