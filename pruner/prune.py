@@ -45,6 +45,7 @@ from pruner.weights import load_weights, save_weights
 
 Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
 CLEARLY = 0.999
+SCORE = 2  # raised whenever the same candidates are scored otherwise
 SCORED_ONCE = ("uniform", "magnitude", "knapsack")
 FEW_IMAGES = 100  # of fewer BatchNorm sees too little
 RESCORED = 5  # the search's best, scored again on all held-out images
@@ -78,6 +79,7 @@ def prune(
         "classes": journey.data.classes,
         "table": table_identity(journey.table, journey.priced.name),
         "priced_by": journey.priced.name,
+        "score": SCORE,
         "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
         "files_sha256": files_read(settings),
         "images": image_marks(journey.data),

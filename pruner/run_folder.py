@@ -216,6 +216,8 @@ class RunFolder:
             run = cls(path, cls.open(path).settings)
             _require_same(path, run.settings, settings, run.origin().get("files_sha256", {}))
             require_same_origin(path, run.origin(), origin, settings)
+            if not run.architecture.exists():
+                _require_same_score(path, run.origin(), origin)
             if settings != run.settings:  # files lie elsewhere by now
                 write_json(file, settings.model_dump())
             return cls(path, settings)
@@ -297,6 +299,15 @@ def _require_same(path: Path, before: Settings, now: Settings, known_files: dict
         raise RunError(
             f"{path} was begun with other settings: {'; '.join(differing)}. "
             "Continue with the same ones, or choose another --out"
+        )
+
+
+def _require_same_score(path: Path, before: dict, now: dict) -> None:
+    """Refuse to go on with a search whose former scores would meet others."""
+    if before.get("score", 1) != now["score"]:
+        raise RunError(
+            f"{path}: its search was begun by a version that scored candidates otherwise. "
+            "Finish it with that version, or choose another --out"
         )
 
 

@@ -339,6 +339,21 @@ def test_a_run_outlives_its_tables_judgement_but_not_another_way_to_read_it(
     assert "its rows or how they are read have changed" in capsys.readouterr().err
 
 
+def test_a_search_is_not_continued_by_a_version_that_scores_otherwise(
+    workshop, tmp_path, pruner, capsys, monkeypatch
+):
+    out = tmp_path / "run"
+    options = prune_arguments(workshop, out, method="uniform", epochs=0)
+    assert pruner("prune", *options) == 0
+    monkeypatch.setattr("pruner.prune.SCORE", 0)
+    capsys.readouterr()
+    assert pruner("prune", *options) == 0, "what was found stays found"
+    (out / "result.json").unlink()
+    (out / "architecture.json").unlink()
+    assert pruner("prune", *options) == 1
+    assert "scored candidates otherwise" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("data", "model", "make"),
     [("imagenet", "mobilenet_v2", imagenet_folder), ("food101", "resnet18", food101_folder)],
