@@ -6,12 +6,13 @@ there, so an interrupted run continues with the same command and arrives at the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from lookup_tables.errors import BudgetError
@@ -38,7 +39,7 @@ from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
 from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings, read_json, write_json
-from pruner.surgery import cut, keep_best, shrink
+from pruner.surgery import Kept, cut, keep_best, shrink
 from pruner.task import SearchLog, Task, read_log
 from pruner.trace import Trace, trace
 from pruner.weights import load_weights, save_weights
@@ -263,15 +264,17 @@ class Journey:
 
     def _refitted(self, architecture: Architecture) -> nn.Module:
         kept = keep_best(self.trace.network, architecture, self.filter_scores)
-        traced = self.trace
-        if self.settings.reconstruct:
-            traced = self.reconstruction.refit(kept, architecture.removed)
-        return cut(traced, architecture, kept)
+        return cut(self._traced_for(kept, architecture.removed), architecture, kept)
+
+    def _traced_for(self, kept: Kept, removed: Collection[str]) -> Trace:
+        """The trace to cut, refitted to what stays unless the settings forbid it."""
+        return self.reconstruction.refit(kept, removed) if self.settings.reconstruct else self.trace
 
     def select(self, architecture: Architecture) -> nn.Module:
         """The pruned model whose filters were chosen while they trained."""
+        all_of_them = {g.name: torch.arange(g.width) for g in self.trace.network.groups}
         traced, kept = select(
-            self.trace,
+            self._traced_for(all_of_them, architecture.removed),
             architecture,
             self.data.train,
             Phase(regenerated=self.settings.regenerate),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lookup_tables.network import Architecture
-from pruner.accuracy import accuracy, recalibrate
+from pruner.accuracy import accuracy, recalibrate, score
 from pruner.compute import on_processor, processor
 from pruner.data import load_data
 from pruner.filters.dynamic import Phase, select
@@ -92,11 +92,14 @@ def test_files_are_read_ahead_of_the_gpu_and_training_learns_the_same(tmp_path, 
 
 def test_a_network_is_cut_refitted_and_scored(trained):
     traced = trace(trained, (1, 8, 8), "tiny")
-    architecture = halved(traced.network)
+    architecture = Architecture(widths=halved(traced.network).widths, removed=("layer1.1",))
     kept = keep_best(traced.network, architecture, importance(traced, DATA.train))
-    model = cut(Reconstruction(traced, DATA.train).refit(kept), architecture, kept)
+    refitted = Reconstruction(traced, DATA.train).refit(kept, architecture.removed)
+    model = cut(refitted, architecture, kept)
     recalibrate(model, DATA.train, 500, fast=True)
-    assert accuracy(model, DATA.held_out, fast=True) > 0.2
+    found = accuracy(model, DATA.held_out, fast=True)
+    assert found > 0.2
+    assert score(model, DATA.held_out) == pytest.approx(found, abs=0.1)
 
 
 def test_filters_are_chosen_while_they_train(trained):

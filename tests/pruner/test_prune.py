@@ -8,11 +8,13 @@ import torch
 
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
-from pruner import origin, prune
+from pruner import models, origin, prune
 from pruner.errors import RunError, SearchError
+from pruner.filters.dynamic import Phase, select
 from pruner.finetune import Recipe
 from pruner.run_folder import RunFolder, Settings
 from pruner.task import SearchLog
+from pruner.weights import save_weights
 from tests.toys import synthetic_table, tiny_network
 
 TINY = tiny_network()
@@ -113,3 +115,25 @@ def test_a_method_that_removes_no_block_is_reproduced_without_depth():
     settings = SETTINGS.varied(method="uniform", depth=True)
     assert "--depth" not in settings.options()
     assert "--depth" in SETTINGS.varied(depth=True).options()
+
+
+@pytest.mark.parametrize("reconstruct", [True, False])
+def test_dynamic_selection_begins_where_removed_blocks_were_taken_over(
+    tmp_path, monkeypatch, reconstruct
+):
+    save_weights(models.build("digits_resnet", 10), tmp_path / "dense.safetensors")
+    settings = Settings(
+        model="digits_resnet", weights=str(tmp_path / "dense.safetensors"), data="digits",
+        table="none is needed", speedup=1.5, ranking="dynamic", reconstruct=reconstruct,
+    )  # fmt: skip
+    journey, begun = prune.Journey(settings, lambda *_: None), []
+
+    def briefly(traced, architecture, images, *_, **__):
+        begun.append(traced)
+        return select(traced, architecture, images, Phase(steps=1, interval=1))
+
+    monkeypatch.setattr(prune, "select", briefly)
+    journey.select(Architecture(removed=("layer1.1",)))
+    path = "layer1.0.conv2.weight"
+    dense, before = (t.module.get_parameter(path) for t in (journey.trace, begun[0]))
+    assert torch.equal(dense, before) is not reconstruct
