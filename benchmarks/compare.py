@@ -26,6 +26,7 @@ import typer
 from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
 from pruner.compare import Member, compare, differing, plan, summary
+from pruner.run_folder import Settings
 
 LOCAL = ("folder", "source")  # true of this machine only
 
@@ -42,12 +43,13 @@ def main(
     depth: bool = False,
     episodes: int = 300,
     epochs: int = 30,
+    rate: float = Settings.model_fields["rate"].default,
     unseen: Annotated[bool, typer.Option(help="fine-tune without the held-out images")] = False,
     out: Path = Path("runs/compare"),
 ) -> None:
     base = settings(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
-        epochs=epochs, patience=epochs if unseen else 0,
+        epochs=epochs, rate=rate, patience=epochs if unseen else 0,
     )  # fmt: skip
     name = f"compare/{model}_{table.name}"
     before = json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {}
