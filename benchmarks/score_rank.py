@@ -68,6 +68,7 @@ def judge(run: Journey, architecture: Architecture, epochs: int) -> dict[str, fl
     }
     model = run.cut(architecture)
     found["reconstructed"] = accuracy(model, held_out, IMAGES, fast=True)
+    found["as_searched"] = run.score(architecture, IMAGES)
     fine_tune(model, run.data.train, Recipe(epochs=epochs, distill=0.5), None, run.dense)
     return found | {"fine_tuned": accuracy(model, run.data.test)}
 

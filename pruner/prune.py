@@ -153,7 +153,7 @@ class Journey:
 
     @cached_property
     def recalibrated_by(self) -> Images:
-        """Training images that every candidate sees."""
+        """Training images that BatchNorm is measured on; see `score` for when candidates are."""
         return ReadOnce(self.data.train)
 
     @cached_property
@@ -239,7 +239,8 @@ class Journey:
     @cached_property
     def reconstruction(self) -> Reconstruction:
         self.report("load", 0, 1, "measuring what layers read")
-        return Reconstruction(self.trace, self.data.train, self.settings.seed)
+        depth = self.settings.depth or bool(self.given and self.given.removed)
+        return Reconstruction(self.trace, self.data.train, self.settings.seed, depth)
 
     def task(self, score: Callable[[Architecture], float], kept: Path | None = None) -> Task:
         """The problem as a search method sees it.
@@ -272,9 +273,12 @@ class Journey:
 
     def select(self, architecture: Architecture) -> nn.Module:
         """The pruned model whose filters were chosen while they trained."""
-        all_of_them = {g.name: torch.arange(g.width) for g in self.trace.network.groups}
+        traced = self.trace
+        if architecture.removed:
+            all_of_them = {g.name: torch.arange(g.width) for g in traced.network.groups}
+            traced = self._traced_for(all_of_them, architecture.removed)
         traced, kept = select(
-            self._traced_for(all_of_them, architecture.removed),
+            traced,
             architecture,
             self.data.train,
             Phase(regenerated=self.settings.regenerate),

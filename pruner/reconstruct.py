@@ -38,7 +38,7 @@ from torch import Tensor, fx, nn
 
 from pruner.compute import on_processor
 from pruner.data import Images, batches
-from pruner.shortcuts import Heir, ends_of_chains, heirs
+from pruner.shortcuts import Heir, heirs
 from pruner.surgery import Kept, positions
 from pruner.trace import Trace
 
@@ -52,16 +52,16 @@ REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; those not asked f
 class Reconstruction:
     """What layers read in the dense network, and what blocks added behind them, as moments."""
 
-    def __init__(self, trace: Trace, images: Images, seed: int = 0) -> None:
-        """Runs the traced network over IMAGES training images."""
+    def __init__(self, trace: Trace, images: Images, seed: int = 0, depth: bool = True) -> None:
+        """Runs the traced network over IMAGES training images; `depth`: blocks may go."""
         self.trace = trace
         self._normalised = set(trace.batch_norms)  # what follows takes any mean away
         self._fitted: dict[tuple, Tensor] = {}  # (module path, what it reads, up to which block)
-        self._heirs = {
-            layer: heir
-            for layer, heir in heirs(trace).items()
+        self._heirs = [
+            heir
+            for heir in (heirs(trace) if depth else ())
             if _can_refit(trace.module.get_submodule(heir.path))
-        }
+        ]
         self._measure(images, torch.Generator().manual_seed(seed))
 
     def refit(self, kept: Kept, removed: Collection[str] = ()) -> Trace:
@@ -76,8 +76,9 @@ class Reconstruction:
             layer = module.get_submodule(path)
             if len(reads) < layer.weight.shape[1]:
                 _put(layer, reads, self._fit(path, reads, moment))
-        for layer, block in ends_of_chains(self.trace.network, removed).items():
-            if heir := self._heirs.get(layer):
+        for heir in self._heirs:
+            gone = self.trace.network.block_of.get(heir.path) in removed
+            if not gone and (block := heir.last(removed)):
                 self._take_over(refitted, heir, block, kept)
         return refitted
 
@@ -114,7 +115,7 @@ class Reconstruction:
 
     def _measure(self, images: Images, generator: torch.Generator) -> None:
         """E x xᵀ of what layers read, by module path, and E x tᵀ of heirs, by heir and block."""
-        measuring = _Measuring(self.trace, self._heirs.values(), generator)
+        measuring = _Measuring(self.trace, self._heirs, generator)
         count = 0
         with on_processor(self.trace.module.eval()) as here, torch.no_grad():
             for x, _ in batches(images, BATCH, IMAGES):
@@ -137,9 +138,8 @@ class _Measuring(fx.Interpreter):
                 size = layer.weight[0].numel() + 1
                 self.moments[path] = torch.zeros(size, size)
         self.wanted: dict[tuple[Heir, str], Tensor] = {}  # (heir, block) → (inputs + 1, outputs)
-        self._shortcuts = {heir.shortcut for heir in heirs if heir.shortcut}
         self._by_path = {heir.path: heir for heir in heirs}
-        self._by_sum = {heir.sum: heir for heir in heirs}
+        self._by_part = {heir.wrote: heir for heir in heirs}
         self._by_output = {heir.output: heir for heir in heirs}
         self._followed: dict[fx.Node, list[tuple[Heir, str]]] = {}  # by the sum behind a block
         for heir in heirs:
@@ -149,10 +149,9 @@ class _Measuring(fx.Interpreter):
     def see(self, x: Tensor) -> None:
         """A batch of images."""
         self._images = len(x)
-        self._passed: dict[fx.Node, Tensor] = {}  # outputs of shortcuts
         self._read: dict[Heir, tuple[Tensor, Places]] = {}  # patches, and where they lie
-        self._sum: dict[Heir, Tensor] = {}  # at these places, as all that follows
-        self._not_its_own: dict[Heir, Tensor] = {}  # less what it wrote, of what a block reads
+        self._wrote: dict[Heir, Tensor] = {}  # at these places, as all that follows
+        self._not_its_own: dict[Heir, Tensor] = {}  # what the first block reads, less that
         self.run(x)
 
     def run_node(self, node: fx.Node):
@@ -161,15 +160,10 @@ class _Measuring(fx.Interpreter):
             (source,) = node.all_input_nodes
             self._see_input(node.target, self.env[source])
         value = super().run_node(node)
-        if node in self._shortcuts:
-            self._passed[node] = value
-        if heir := self._by_sum.get(node):
-            self._sum[heir] = self._at_places(heir, value)
+        if heir := self._by_part.get(node):
+            self._wrote[heir] = self._at_places(heir, value)
         if heir := self._by_output.get(node):
-            less = self._at_places(heir, value) - self._sum[heir]
-            if heir.shortcut:
-                less = less + self._at_places(heir, self._passed[heir.shortcut])
-            self._not_its_own[heir] = less
+            self._not_its_own[heir] = self._at_places(heir, value) - self._wrote[heir]
         for heir, block in self._followed.get(node, ()):
             self._see_wanted(heir, block, value)
         return value
@@ -189,7 +183,7 @@ class _Measuring(fx.Interpreter):
         self.wanted[heir, block] = self.wanted.get((heir, block), 0.0) + moment
 
     def _at_places(self, heir: Heir, maps: Tensor) -> Tensor:
-        return _at(maps.float().cpu(), self._read[heir][1])
+        return _at(maps, self._read[heir][1]).float().cpu()
 
 
 Places = tuple[Tensor, Tensor]  # rows and columns of a map, each (images, PATCHES)

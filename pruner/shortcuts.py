@@ -1,7 +1,7 @@
-"""Which layer can take over from blocks that are removed: the last one that writes what they read.
+"""Which layer can take over from blocks that are removed: the last one that adds to what they read.
 
 Block after block adds its part to what passes through a stage. Where some of them go, the layer
-before them, the heir, still adds its own part to a shortcut, and can be fitted to add theirs too:
+before them, their heir, still adds its own part, and can be fitted to add theirs too:
 
     heir ──(+)── act ──┬── block ──(+)── act ──┬── block ──(+)── act ── …
     shortcut ┘         └───────────┘           └───────────┘
@@ -22,68 +22,90 @@ from pruner.trace import Trace
 
 @dataclass(frozen=True, eq=False)
 class Heir:
-    """A convolution, what is added to its output, and the blocks that follow.
+    """A convolution, and the blocks that follow one another behind it.
 
-    `sums`: for each of the blocks that follow one another behind it, the node where it adds its
-    part, before an activation that is the heir's as well.
+    `sums`: for each of these blocks, in their order, the node where it adds its part, before an
+    activation that stands in front of the first block as well.
     """
 
     path: str  # of its module
     norm: str | None  # path of the BatchNorm behind it
-    shortcut: fx.Node | None  # what is added to its output
-    sum: fx.Node  # the two added, before the activation
-    output: fx.Node  # and behind it
+    wrote: fx.Node  # its own part, before anything is added
+    output: fx.Node  # what the first block reads
     sums: dict[str, fx.Node]
 
+    def last(self, removed: Collection[str]) -> str | None:
+        """Of the removed blocks that directly follow it, the last; None where the first stays."""
+        last = None
+        for block in self.sums:
+            if block not in removed:
+                break
+            last = block
+        return last
 
-def heirs(trace: Trace) -> dict[str, Heir]:
-    """Layer that a removable block reads → its heir, where one can be fitted.
 
-    None is known for layers other than plain convolutions, and where BatchNorm cannot scale.
+def heirs(trace: Trace) -> list[Heir]:
+    """The layers before removable blocks that can be fitted to stand for them.
+
+    There is none where something else reads what the block does, where that is not written by a
+    plain convolution, as behind a pool or a sum of its own, and where BatchNorm cannot scale.
     """
-    found, layers = {}, {layer.name: layer for layer in trace.network.layers}
+    layers = {layer.name: layer for layer in trace.network.layers}
     nodes = {node.name: node for node in trace.module.graph.nodes}
+    calls = {n.target: n for n in trace.module.graph.nodes if n.op == "call_module"}
+    found = []
     for block in trace.network.blocks:
-        layer, norm = layers[block.input], trace.batch_norms.get(block.input)
-        if layer.kind != "conv" or (norm and not trace.module.get_submodule(norm).affine):
-            continue
-        if norm is None and trace.module.get_submodule(layer.name).bias is None:
-            continue
-        shortcut = nodes[trace.node_of[layer.residual]] if layer.residual else None
-        output = nodes[trace.node_of[layer.name]]
+        read = layers[block.input]
         sums = {
-            later.name: _sum(trace, layer, layers[later.output], ends(trace, later, nodes)[1])
-            for later in _chain(trace.network, layer.name)
+            later.name: _sum(trace, read, layers[later.output], ends(trace, later, nodes)[1])
+            for later in _chain(trace.network, block)
         }
-        found[layer.name] = Heir(
-            layer.name, norm, shortcut, _sum(trace, layer, layer, output), output, sums
-        )
+        if sums and (layer := _writer(trace, layers, read)):
+            norm = trace.batch_norms.get(layer.name)
+            output = nodes[trace.node_of[read.name]]
+            found.append(Heir(layer.name, norm, calls[norm or layer.name], output, sums))
     return found
 
 
-def ends_of_chains(network: Network, removed: Collection[str]) -> dict[str, str]:
-    """Layer that removed blocks leave without its reader → the last block of those behind it."""
-    stands_for: dict[str, str] = {}  # output of a removed block → the layer read in its place
-    last = {}
-    for block in network.blocks:
-        if block.name in removed:
-            layer = stands_for.get(block.input, block.input)
-            stands_for[block.output] = layer
-            last[layer] = block.name
-    return last
+def _writer(trace: Trace, layers: dict[str, Layer], read: Layer) -> Layer | None:
+    """The convolution with most inputs of those whose outputs, added, are what a block reads."""
+    candidates = [read]
+    beside = layers.get(read.residual)
+    if beside and beside.name not in read.inputs:
+        if _readers(trace.network, beside.name) == {read.name}:
+            candidates.append(beside)  # what a projection is fused with that runs last
+    able = [layer for layer in candidates if _can_take_over(trace, layer, read)]
+    return max(able, key=lambda layer: _inputs(trace, layer), default=None)
 
 
-def _chain(network: Network, layer: str) -> Iterator[Block]:
-    """The removable blocks that follow one another from a layer's output on."""
-    for block in network.blocks:
-        if block.input == layer:
-            yield block
-            layer = block.output
+def _can_take_over(trace: Trace, layer: Layer, read: Layer) -> bool:
+    if layer.kind != "conv" or (layer is not read and layer.activation != "none"):
+        return False
+    norm = trace.batch_norms.get(layer.name)
+    if norm is None:
+        return trace.module.get_submodule(layer.name).bias is not None
+    return trace.module.get_submodule(norm).affine
 
 
-def _sum(trace: Trace, heir: Layer, last: Layer, output: fx.Node) -> fx.Node:
-    """Of a layer's output the node before an activation that it shares with the heir."""
-    if heir.activation == last.activation != "none":
+def _inputs(trace: Trace, layer: Layer) -> int:
+    return trace.module.get_submodule(layer.name).weight[0].numel()
+
+
+def _chain(network: Network, block: Block) -> Iterator[Block]:
+    """A block and the removable ones that follow, as long as each is all that reads its input."""
+    follows = {each.input: each for each in network.blocks}
+    while block and _readers(network, block.input) <= set(block.layers):
+        yield block
+        block = follows.get(block.output)
+
+
+def _readers(network: Network, layer: str) -> set[str]:
+    return {each.name for each in network.layers if layer in (*each.inputs, each.residual)}
+
+
+def _sum(trace: Trace, read: Layer, last: Layer, output: fx.Node) -> fx.Node:
+    """Of a block's output the node before an activation that what the first one reads has too."""
+    if read.activation == last.activation != "none":
         while _is_passed_on(trace, output):
             (output,) = output.all_input_nodes
         (output,) = output.all_input_nodes

@@ -6,7 +6,7 @@ from lookup_tables.network import Architecture
 from pruner import models, reconstruct
 from pruner.data import load_data
 from pruner.reconstruct import Reconstruction
-from pruner.shortcuts import ends_of_chains, heirs
+from pruner.shortcuts import heirs
 from pruner.surgery import cut
 from pruner.trace import trace
 from tests.toys import tiny_resnet
@@ -171,32 +171,72 @@ def test_what_is_read_behind_removed_blocks_stays_nearer_to_what_it_was(removed,
     assert (mended - dense).pow(2).mean() < 0.7 * (plain - dense).pow(2).mean()
 
 
-def test_a_chain_of_removed_blocks_ends_where_a_block_stays():
-    network = trace(models.build("resnet20", 10), (3, 32, 32), "resnet20").network
-    ends = ends_of_chains(network, {"layer1.0", "layer1.2", "layer2.1", "layer2.2"})
-    assert ends == {
+def test_a_layer_takes_over_from_the_removed_blocks_up_to_the_first_that_stays():
+    traced = trace(models.build("resnet20", 10).eval(), (3, 32, 32), "resnet20")
+    removed = {"layer1.0", "layer1.2", "layer2.1", "layer2.2"}
+    assert {heir.path: last for heir in heirs(traced) if (last := heir.last(removed))} == {
         "conv1": "layer1.0",
         "layer1.1.conv2": "layer1.2",
         "layer2.0.conv2": "layer2.2",
+        "layer2.1.conv2": "layer2.2",  # which goes itself
     }
 
 
 @pytest.mark.parametrize(
-    ("model", "shape", "without_heir"),
+    ("model", "shape", "without"),
     [
         ("resnet20", (3, 32, 32), set()),
         ("mobilenet_v2_32", (3, 32, 32), set()),
-        ("resnet18", (3, 64, 64), {"maxpool"}),  # its first block reads a pool
+        ("resnet18", (3, 64, 64), {"layer1.0"}),  # reads a pool
+        ("resnet50", (3, 64, 64), set()),
     ],
 )
-def test_every_removable_block_behind_a_convolution_has_an_heir(model, shape, without_heir):
+def test_every_removable_block_behind_a_convolution_has_an_heir(model, shape, without):
     traced = trace(models.build(model, 10).eval(), shape, model)
-    read = {block.input for block in traced.network.blocks}
-    assert read - set(heirs(traced)) == without_heir
+    first = {next(iter(heir.sums)) for heir in heirs(traced)}
+    assert {block.name for block in traced.network.blocks} - first == without
+
+
+def test_of_a_projection_and_the_layer_beside_it_the_one_that_reads_more_takes_over():
+    traced = trace(models.build("resnet18", 10).eval(), (3, 64, 64), "resnet18")
+    paths = [heir.path for heir in heirs(traced)]
+    assert paths == ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
+    network = {layer.name: layer for layer in traced.network.layers}
+    assert network["layer2.0.downsample.0"].residual == "layer2.0.conv2"
+
+
+class Fork(nn.Module):
+    """Two blocks read the stem; with `skip` the head reads what lies between two blocks in turn."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.stem, self.one, self.two = (nn.Conv2d(n, 8, 3, padding=1) for n in (1, 8, 8))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        first = torch.relu(x + self.one(x))
+        second = first if self.skip else x
+        second = torch.relu(second + self.two(second))
+        return self.head(torch.cat([first, second], dim=1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("removed", [["one"], ["two"], ["one", "two"]])
+def test_what_others_read_as_well_is_not_changed_for_a_removed_block(skip, removed):
+    torch.manual_seed(0)
+    traced = trace(Fork(skip).eval(), (1, 8, 8), "fork")
+    kept = all_kept(traced)
+    refitted = Reconstruction(traced, IMAGES).refit(kept, removed)
+    found, before = refitted.module.state_dict(), traced.module.state_dict()
+    changed = {name for name in before if not torch.equal(found[name], before[name])}
+    takes_over = skip and "one" in removed  # of the two behind it the head reads both
+    assert changed == ({"stem.weight", "stem.bias"} if takes_over else set())
 
 
 class InPlace(nn.Module):
-    """Two blocks; activations and additions overwrite what they read, or do not."""
+    """Three blocks; activations and additions overwrite what they read, or do not."""
 
     def __init__(self, inplace: bool) -> None:
         super().__init__()
@@ -204,18 +244,17 @@ class InPlace(nn.Module):
         self.stem = nn.Conv2d(1, 8, 3, padding=1)
         self.first = nn.Conv2d(8, 8, 3, padding=1)
         self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, padding=1)
         self.head = nn.Linear(8, 10)
 
-    def added(self, part, x):
-        if self.inplace:
-            part += x
-            return self.relu(part)
-        return self.relu(part + x)
+    def added(self, to, other):
+        return self.relu(to.add_(other) if self.inplace else to + other)
 
     def forward(self, x):
         x = self.relu(self.stem(x))
         x = self.added(self.first(x), x)
-        x = self.added(self.second(x), x)
+        x = self.added(x, self.second(x))
+        x = self.added(x, self.third(x))
         return self.head(x.mean((2, 3)))
 
 
@@ -224,17 +263,23 @@ def test_what_is_overwritten_in_place_is_measured_before():
     for inplace in (True, False):
         torch.manual_seed(0)
         traced = trace(InPlace(inplace).eval(), (1, 8, 8), "blocks")
-        refitted = Reconstruction(traced, IMAGES).refit(all_kept(traced), ["second"])
+        refitted = Reconstruction(traced, IMAGES).refit(all_kept(traced), ["first", "third"])
         found.append(refitted.module.state_dict())
-    assert not torch.equal(found[0]["first.weight"], traced.module.first.weight)
+    for heir in ("stem", "second"):
+        assert not torch.equal(
+            found[0][f"{heir}.weight"], traced.module.get_parameter(f"{heir}.weight")
+        )
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_a_network_whose_blocks_stay_is_refitted_as_if_they_could_not_go():
     torch.manual_seed(0)
     traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
-    refitted = Reconstruction(traced, IMAGES).refit(all_kept(traced))
-    assert all(
-        torch.equal(refitted.module.state_dict()[name], value)
-        for name, value in traced.module.state_dict().items()
+    kept = all_kept(traced) | {"layer1.0.conv1": torch.arange(8)}
+    one, other = (
+        Reconstruction(traced, IMAGES, depth=depth).refit(kept).module.state_dict()
+        for depth in (True, False)
     )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    before = traced.module.state_dict()
+    assert {n for n in one if not torch.equal(one[n], before[n])} == {"layer1.0.conv2.weight"}
