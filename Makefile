@@ -109,6 +109,9 @@ ifdef WEIGHTS_DIR
 	for blocks in --depth --no-depth; do \
 	  $(BIN)/python -m benchmarks.score_rank --data-dir $(DATA_DIR) --table $(TABLE) $$blocks \
 	    --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th || exit 1; done
+	$(BIN)/python -m benchmarks.score_found --data-dir $(DATA_DIR) --table $(TABLE) \
+	  --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th \
+	  $(addprefix --comparison resnet56_amd_epyc_,1t 1t_avx2 1t_26)
 	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \

@@ -49,6 +49,10 @@ PUBLISHED = {
 LEFT_OUT = (
     "lap/ddpg/widths",
 )  # what `lap:agent=ddpg` was once called, and found on another machine
+GENERATIONS = {  # by maker, family and model, of those that share a name with others
+    ("AMD", "25", "1"): "Zen 3",
+    ("AMD", "26", "2"): "Zen 5",
+}
 Row = list[str]
 
 
@@ -165,8 +169,10 @@ def transfer_replayed() -> Iterator[Row]:
 
 def _short(device: dict) -> str:
     maker = device["processor"].split()[0].removesuffix("(R)")
-    only = " (AVX2)" if device["processor_detail"].get("vector_units") == "avx2" else ""
-    return f"{maker}{only}, {device['threads']}"
+    detail = device["processor_detail"]
+    only = "AVX2" if detail.get("vector_units") == "avx2" else None
+    only = GENERATIONS.get((maker, detail.get("cpu_family"), detail.get("model")), only)
+    return f"{maker} ({only}), {device['threads']}" if only else f"{maker}, {device['threads']}"
 
 
 def anchors() -> Iterator[Row]:
@@ -286,6 +292,25 @@ def regret() -> Iterator[Row]:
         yield row
 
 
+def score_found() -> Iterator[Row]:
+    """How scores rank what searches found as fine-tuning did, comparison by comparison."""
+    ways = {
+        "as_it_is": "as cut", "recalibrated": "BatchNorm anew",
+        "channels_refitted": "and weights refitted", "blocks_taken_over": "and blocks taken over",
+        "as_searched": "as searches score",
+    }  # fmt: skip
+    yield ["comparison, asked", "networks", *ways.values()]
+    ranks = _read("score_found_resnet56")["rank_correlation"]
+    for name, rank in ranks.items():
+        yield [
+            f"`{name.split(',')[0]}`, {name.split()[-1].replace('x', '×')}",
+            str(rank["networks"]),
+            *(f"{rank[way]:.2f}" for way in ways),
+        ]
+    means = (float(np.mean([rank[way] for rank in ranks.values()])) for way in ways)
+    yield ["mean", "", *(f"**{mean:.2f}**" for mean in means)]
+
+
 def filter_selection() -> Iterator[Row]:
     """Accuracy of one architecture by what chose its filters, the best first."""
     yield ["chosen by", "after 400 steps with masks", "after fine-tuning, mean", "seeds"]
@@ -336,12 +361,15 @@ MAKERS = {
         transfer_replayed,
         anchors,
         regret,
+        score_found,
         filter_selection,
     )
 }
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc_{threads}t")
 MAKERS["table_error_amd_epyc_avx2"] = partial(table_error, "amd_epyc_{threads}t_avx2")
+MAKERS["table_error_amd_epyc_zen3"] = partial(table_error, "amd_epyc_{threads}t_1")
+MAKERS["table_error_amd_epyc_zen5"] = partial(table_error, "amd_epyc_{threads}t_26")
 for compared in (RESULTS / "compare").glob("*.json"):  # compare_<network>_<device>
     MAKERS[f"compare_{compared.stem}"] = partial(compare, compared.stem)
 

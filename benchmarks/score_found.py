@@ -2,8 +2,8 @@
 
 The networks of a saved comparison (`benchmarks/compare.py`) are scored before fine-tuning in
 several ways, on held-out training images as a search does; `rank_correlation` is Spearman's with
-their test accuracy after the comparison's fine-tuning, within each budget. So no training is
-needed, and the networks are those that a search has to tell apart, by all methods.
+their test accuracy after fine-tuning by the comparison's recipe, within each budget. So no training
+is needed, and the networks are those that a search has to tell apart, by all methods.
 
     python -m benchmarks.score_found --weights FILE --data-dir FOLDER --table FOLDER
 """
@@ -22,6 +22,7 @@ from benchmarks.results import RESULTS, save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate, score
 from pruner.prune import Journey
+from pruner.run_folder import OF_SEARCH
 from pruner.surgery import cut, keep_best
 
 WAYS = ("as_it_is", "recalibrated", "channels_refitted", "blocks_taken_over", "as_searched")
@@ -41,7 +42,7 @@ def main(
     for name in comparison:
         saved = json.loads((RESULTS / "compare" / f"{name}.json").read_text())
         epochs = saved["settings"]["epochs"]
-        for row in (row for row in saved["rows"] if "architecture" in row):
+        for row in (row for row in saved["rows"] if _belongs(row)):
             known = {"comparison": name, "epochs": epochs, "fine_tuned": row["accuracy"]}
             known |= {key: row[key] for key in ("method", "asked", "seed")}
             rows.append(known | scores(run, Architecture(**row["architecture"])))
@@ -74,6 +75,13 @@ def recalibrated(run: Journey, model: nn.Module) -> float:
     """Accuracy after BatchNorm was measured anew on training images."""
     recalibrate(model, run.recalibrated_by, run.settings.recalibration_images, fast=True)
     return accuracy(model, run.judged_by, IMAGES, fast=True)
+
+
+def _belongs(row: dict) -> bool:
+    """Whether a network was found, and trained by the comparison's recipe."""
+    _, _, changes = row["method"].partition(":")
+    names = {change.partition("=")[0] for change in changes.split(",") if change}
+    return "architecture" in row and names <= {*OF_SEARCH}
 
 
 def _rank(rows: list[dict], way: str) -> float:
