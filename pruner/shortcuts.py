@@ -71,9 +71,9 @@ def _writer(trace: Trace, layers: dict[str, Layer], read: Layer) -> Layer | None
     """The convolution with most inputs of those whose outputs, added, are what a block reads."""
     candidates = [read]
     beside = layers.get(read.residual)
-    if beside and beside.name not in read.inputs:
-        if _readers(trace.network, beside.name) == {read.name}:
-            candidates.append(beside)  # what a projection is fused with that runs last
+    joins_only = beside and _readers(trace.network, beside.name) == {read.name}
+    if joins_only and beside.name not in read.inputs:
+        candidates.append(beside)  # what a projection is fused with that runs last
     able = [layer for layer in candidates if _can_take_over(trace, layer, read)]
     return max(able, key=lambda layer: _inputs(trace, layer), default=None)
 
