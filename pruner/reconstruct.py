@@ -53,7 +53,10 @@ class Reconstruction:
     """What layers read in the dense network, and what blocks added behind them, as moments."""
 
     def __init__(self, trace: Trace, images: Images, seed: int = 0, depth: bool = True) -> None:
-        """Runs the traced network over IMAGES training images; `depth`: blocks may go."""
+        """Runs the traced network over IMAGES training images.
+
+        Without `depth` nothing is measured that stands for removed blocks, and none is taken over.
+        """
         self.trace = trace
         self._normalised = set(trace.batch_norms)  # what follows takes any mean away
         self._fitted: dict[tuple, Tensor] = {}  # (module path, what it reads, up to which block)

@@ -124,7 +124,8 @@ def test_dynamic_selection_begins_where_removed_blocks_were_taken_over(
     save_weights(models.build("digits_resnet", 10), tmp_path / "dense.safetensors")
     settings = Settings(
         model="digits_resnet", weights=str(tmp_path / "dense.safetensors"), data="digits",
-        table="none is needed", speedup=1.5, ranking="dynamic", reconstruct=reconstruct,
+        table="none is needed", speedup=1.5, ranking="dynamic", depth=True,
+        reconstruct=reconstruct,
     )  # fmt: skip
     journey, begun = prune.Journey(settings, lambda *_: None), []
 
