@@ -5,7 +5,8 @@ several ways, on held-out training images as a search does; `rank_correlation` i
 their test accuracy after fine-tuning by the comparison's recipe, within each budget. So no training
 is needed, and the networks are those that a search has to tell apart, by all methods.
 
-    python -m benchmarks.score_found --weights FILE --data-dir FOLDER --table FOLDER
+    python -m benchmarks.score_found --weights FILE --data-dir FOLDER --table FOLDER \\
+      --comparison resnet56_amd_epyc_1t
 """
 
 from __future__ import annotations
