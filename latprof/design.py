@@ -21,6 +21,7 @@ _PRIMES = (2, 3, 5, 7, 11, 13)
 LEVELS = tuple(sorted((*_PRIMES, *_BINARY_FIELDS)))
 _MOST_MISSES = 1000  # draws that gave nothing new before a network counts as exhausted
 SMALLER = 12  # extra runs of thin and shallow networks, so that calibration holds for them too
+_MOST_KEPT = 0.8  # share of the groups that keep their full width in a wide, shallow network
 
 
 def design(network: Network, levels: int, seed: int) -> list[Architecture]:
@@ -108,8 +109,9 @@ def unseen(
 
     `menu` maps groups to widths; without it the network's own.
 
-    Where the network has removable blocks, every fourth on the menu also loses a random part of
-    them. A network with too few architectures on its menu gets other widths instead, and loses
+    Where the network has removable blocks, every second of either kind also loses a random part of
+    them, and every fourth keeps some groups' full width as well, as networks do that a search
+    found. A network with too few architectures on its menu gets other widths instead, and loses
     blocks more often. A longer list begins with the shorter one.
     """
     rng = np.random.default_rng([seed, 2])
@@ -120,11 +122,10 @@ def unseen(
     while len(found) < count and misses < _MOST_MISSES:
         off_menu = len(found) % 2 == 1 or misses > _MOST_MISSES // 2
         stuck = misses > _MOST_MISSES // 4
-        remove = bool(network.blocks) and (len(found) % 8 == 6 or stuck)
-        architecture = any_width(network, rng) if off_menu else _random(network, menu, rng, remove)
-        if off_menu and remove:
-            removed = _some_blocks(network, rng)
-            architecture = Architecture(widths=architecture.widths, removed=removed)
+        architecture = any_width(network, rng) if off_menu else _random(network, menu, rng)
+        if network.blocks and (len(found) % 4 >= 2 or stuck):
+            lose = _shallower if len(found) % 8 >= 4 else _without_blocks
+            architecture = lose(network, architecture, rng)
         misses += 1
         if architecture.model_dump_json() not in taken:
             misses = 0
@@ -207,12 +208,33 @@ def _smaller(network: Network, menu, rng: np.random.Generator) -> Architecture:
         or menu[group.name][:1]
         for group in network.groups
     }
-    return _random(network, thinner, rng, remove=bool(network.blocks))
+    return _without_blocks(network, _random(network, thinner, rng), rng)
 
 
-def _random(network: Network, menu, rng: np.random.Generator, remove: bool) -> Architecture:
+def _shallower(
+    network: Network, architecture: Architecture, rng: np.random.Generator
+) -> Architecture:
+    """Without some blocks, and with some groups' full width; one group at least keeps its own."""
+    kept = rng.random(len(network.groups)) < rng.uniform(0, _MOST_KEPT)
+    if len(kept):
+        kept[rng.integers(len(kept))] = False
+    full = {
+        group.name: group.width for group, keep in zip(network.groups, kept, strict=True) if keep
+    }
+    widened = Architecture(widths={**architecture.widths, **full})
+    return _without_blocks(network, widened, rng)
+
+
+def _random(network: Network, menu, rng: np.random.Generator) -> Architecture:
     widths = {group.name: int(rng.choice(menu[group.name])) for group in network.groups}
-    return Architecture(widths=widths, removed=_some_blocks(network, rng) if remove else ())
+    return Architecture(widths=widths)
+
+
+def _without_blocks(
+    network: Network, architecture: Architecture, rng: np.random.Generator
+) -> Architecture:
+    removed = _some_blocks(network, rng) if network.blocks else ()
+    return Architecture(widths=architecture.widths, removed=removed)
 
 
 def _some_blocks(network: Network, rng: np.random.Generator) -> tuple[str, ...]:

@@ -465,13 +465,13 @@ def _keep_plan(table: LatencyTable, network: Network, levels: int, seed: int) ->
 def _require_same_runs(
     table: LatencyTable, network: Network, designed: list[Architecture], tests: list[Architecture]
 ) -> None:
-    """A menu that changed meanwhile chooses other runs; rows of both must not mix."""
+    """Another menu or version chooses other runs; rows of both must not mix."""
     chosen = {"design": designed, "unseen": tests}
     for run in table.runs(network):
         listed: list[Architecture] = chosen[run.purpose]
         if run.run < len(listed) and run.architecture != listed[run.run]:
             raise TableError(
                 f"{table.path(network.name)}: {run.purpose} run {run.run} was of another "
-                "architecture: the network's menu has changed since. Profile into another folder "
-                "with --out"
+                "architecture: the network's menu, or which networks this version measures, has "
+                "changed since. Profile into another folder with --out"
             )

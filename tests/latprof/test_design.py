@@ -84,7 +84,25 @@ def test_unseen_architectures_are_new_and_differ():
     menu, other = tests[::2], tests[1::2]
     assert all(a.widths[g.name] in g.choices for a in menu for g in network.groups)
     assert all(any(a.widths[g.name] not in g.choices for g in network.groups) for a in other)
-    assert np.mean([bool(a.removed) for a in menu]) == pytest.approx(0.25, abs=0.1)
+    for kind in (menu, other):
+        assert np.mean([bool(a.removed) for a in kind]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_table_is_judged_by_shallow_networks_thin_and_wide_ones_alike():
+    network = Network.load("resnet56")
+    full = sum(group.width for group in network.groups)
+    shallow = [a for a in unseen(network, 96, 0) if len(a.removed) >= 9]
+    width = np.array([sum(a.widths.values()) / full for a in shallow])
+    assert len(shallow) >= 24
+    assert (width > 0.75).sum() >= 6
+    assert (width < 0.65).sum() >= 6
+
+
+@given(st.integers(0, 1000))
+def test_a_network_without_blocks_is_designed_as_if_there_were_none_in_any(seed):
+    network = chain(16, 16, 16, 8)
+    drawn = [*design(network, 3, seed), *unseen(network, 20, seed)]
+    assert not any(architecture.removed for architecture in drawn)
 
 
 def test_a_longer_list_of_unseen_architectures_begins_with_the_shorter_one():
