@@ -26,7 +26,7 @@ from latprof.validate import measured_beside_dense
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import DATA, LatencyTable, undisturbed
+from lookup_tables.table import DATA, LatencyTable, named_apart, undisturbed
 from pruner.choices import KEPT
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly
@@ -43,7 +43,7 @@ def main(
     samples: int = 6,  # of each kind at each speedup
     tables: Path = DATA,
 ) -> None:
-    device = this_device("cpu", Usage(threads))
+    device, _ = named_apart(this_device("cpu", Usage(threads)))
     table = LatencyTable.open(tables / device.name)
     device.require(table.device, str(table.folder))
     result = f"found_{device.name}"

@@ -15,7 +15,7 @@ from benchmarks.results import save
 from latprof.detect import Usage, this_device
 from latprof.repeat import repeat
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import DATA, LatencyTable, named_apart
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     work: Path = Path("runs/repeatability"),
     samples: int = 20,
 ) -> None:
-    device = this_device("cpu", Usage(threads))
+    device, _ = named_apart(this_device("cpu", Usage(threads)))
     table = LatencyTable.open(DATA / device.name)
     device.require(table.device, str(table.folder))
     folder = work / f"{network}_{device.name}"

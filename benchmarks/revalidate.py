@@ -12,13 +12,13 @@ from benchmarks.results import save
 from latprof.detect import this_device
 from latprof.validate import validate
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table import DATA, LatencyTable, named_apart
 
 NETWORKS, SAMPLES, SEED = ("resnet56", "resnet20", "mobilenet_v1", "vgg16_32"), 40, 1
 
 
 def main() -> None:
-    device = this_device()
+    device, _ = named_apart(this_device())
     table = LatencyTable.open(DATA / device.name)
     device.require(table.device, f"table {device.name}")
     results = {}
