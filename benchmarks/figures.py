@@ -366,6 +366,7 @@ MAKERS = {
     )
 }
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
+MAKERS["found_amd_epyc_zen5"] = partial(found, "amd_epyc_1t_26")
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc_{threads}t")
 MAKERS["table_error_amd_epyc_avx2"] = partial(table_error, "amd_epyc_{threads}t_avx2")
 MAKERS["table_error_amd_epyc_zen3"] = partial(table_error, "amd_epyc_{threads}t_1")
