@@ -97,6 +97,7 @@ bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle m
 	$(BIN)/python -m benchmarks.transfer_replayed
 	$(BIN)/python -m benchmarks.first_use
 	$(BIN)/python -m benchmarks.found
+	$(BIN)/python -m benchmarks.one_channel
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
 endif
@@ -111,7 +112,7 @@ ifdef WEIGHTS_DIR
 	    --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th || exit 1; done
 	$(BIN)/python -m benchmarks.score_found --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th \
-	  $(addprefix --comparison resnet56_amd_epyc_,1t 1t_avx2 1t_26)
+	  $(addprefix --comparison resnet56_amd_epyc_,1t 1t_avx2 1t_26_first_table)
 	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \

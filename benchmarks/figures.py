@@ -209,6 +209,28 @@ def found(device: str) -> Iterator[Row]:
         ]
 
 
+def one_channel(result: str) -> Iterator[Row]:
+    """What the network's time changes by where one group is narrower by a channel, by a block."""
+    rows = _read(f"one_channel_{result}")["rows"]
+    steps = sorted({row["fewer"] for row in rows})
+    yield ["layer", "channels"] + [
+        f"{n} fewer: {what}" for n in steps for what in ("predicted", "measured")
+    ]
+    for group in dict.fromkeys(row["group"] for row in rows):
+        of = {row["fewer"]: row for row in rows if row["group"] == group}
+        shown = [
+            text
+            for n in steps
+            for text in (
+                (_signed(of[n]["predicted"] - 1), f"**{_signed(of[n]['measured'] - 1)}**")
+                if n in of
+                else ("", "")
+            )
+        ]
+        width = next(iter(of.values()))["width"]
+        yield [f"`{group}`", str(width), *shown]
+
+
 def repeatability() -> Iterator[Row]:
     """Tables rebuilt in fresh processes: relative spreads, and what `latprof diff` flagged."""
     yield [
@@ -367,6 +389,7 @@ MAKERS = {
 }
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
 MAKERS["found_amd_epyc_zen5"] = partial(found, "amd_epyc_1t_26")
+MAKERS["one_channel_vgg16"] = partial(one_channel, "vgg16_32_amd_epyc_1t_26")
 MAKERS["table_error_amd_epyc"] = partial(table_error, "amd_epyc_{threads}t")
 MAKERS["table_error_amd_epyc_avx2"] = partial(table_error, "amd_epyc_{threads}t_avx2")
 MAKERS["table_error_amd_epyc_zen3"] = partial(table_error, "amd_epyc_{threads}t_1")
