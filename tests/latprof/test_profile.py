@@ -199,7 +199,7 @@ def test_a_refused_profile_changes_no_file(tmp_path):
     profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     before = {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()}
     menus = {g.name: tuple(w for w in (g.width // 4, g.width) if w) for g in NETWORK.groups}
-    with pytest.raises(TableError, match="menu, or which networks this version measures, has changed"):
+    with pytest.raises(TableError, match="menu, or which networks this version"):
         profile(NETWORK.with_menu(menus), this_device(), tmp_path / "t", **OPTIONS)
     assert {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()} == before
 
