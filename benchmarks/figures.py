@@ -218,15 +218,10 @@ def one_channel(result: str) -> Iterator[Row]:
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
         of = {row["fewer"]: row for row in rows if row["group"] == group}
-        shown = [
-            text
-            for n in steps
-            for text in (
-                (_signed(of[n]["predicted"] - 1), f"**{_signed(of[n]['measured'] - 1)}**")
-                if n in of
-                else ("", "")
-            )
-        ]
+        shown = []
+        for n in steps:
+            ends = (of[n]["predicted"] - 1, of[n]["measured"] - 1) if n in of else None
+            shown += [_signed(ends[0]), f"**{_signed(ends[1])}**"] if ends else ["", ""]
         width = next(iter(of.values()))["width"]
         yield [f"`{group}`", str(width), *shown]
 
