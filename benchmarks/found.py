@@ -20,13 +20,13 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.here import table_here
 from benchmarks.results import RESULTS, save
-from latprof.detect import Usage, this_device
 from latprof.validate import measured_beside_dense
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.staircase import Staircase
-from lookup_tables.table import DATA, LatencyTable, named_apart, undisturbed
+from lookup_tables.table import DATA, LatencyTable, undisturbed
 from pruner.choices import KEPT
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly
@@ -43,9 +43,7 @@ def main(
     samples: int = 6,  # of each kind at each speedup
     tables: Path = DATA,
 ) -> None:
-    device, _ = named_apart(this_device("cpu", Usage(threads)))
-    table = LatencyTable.open(tables / device.name)
-    device.require(table.device, str(table.folder))
+    device, table = table_here(threads, tables)
     result = f"found_{device.name}"
     path = RESULTS / f"{result}.json"
     known = json.loads(path.read_text())["networks"] if networks and path.exists() else {}

@@ -13,20 +13,18 @@ from __future__ import annotations
 import numpy as np
 import typer
 
+from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.detect import Usage, this_device
 from latprof.validate import measured_beside_dense
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
-from lookup_tables.table import DATA, LatencyTable, named_apart, undisturbed
+from lookup_tables.table import undisturbed
 
 BLOCK = 16  # channels
 
 
 def main(network: str = "vgg16_32", threads: int = 1) -> None:
-    device, _ = named_apart(this_device("cpu", Usage(threads)))
-    table = LatencyTable.open(DATA / device.name)
-    device.require(table.device, str(table.folder))
+    device, table = table_here(threads)
     net = table.load_network(network)
     model = LatencyModel(net, table)
     asked = [

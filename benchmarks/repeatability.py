@@ -11,11 +11,11 @@ from pathlib import Path
 
 import typer
 
+from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.detect import Usage, this_device
 from latprof.repeat import repeat
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, named_apart
+from lookup_tables.table import LatencyTable
 
 
 def main(
@@ -25,9 +25,7 @@ def main(
     work: Path = Path("runs/repeatability"),
     samples: int = 20,
 ) -> None:
-    device, _ = named_apart(this_device("cpu", Usage(threads)))
-    table = LatencyTable.open(DATA / device.name)
-    device.require(table.device, str(table.folder))
+    device, table = table_here(threads)
     folder = work / f"{network}_{device.name}"
     options = ["--samples", str(samples)]
     found = repeat(

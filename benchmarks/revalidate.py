@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.detect import this_device
 from latprof.validate import validate
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, named_apart
 
 NETWORKS, SAMPLES, SEED = ("resnet56", "resnet20", "mobilenet_v1", "vgg16_32"), 40, 1
 
 
 def main() -> None:
-    device, _ = named_apart(this_device())
-    table = LatencyTable.open(DATA / device.name)
-    device.require(table.device, f"table {device.name}")
+    _, table = table_here()
     results = {}
     for name in NETWORKS:
         results[name] = {

@@ -1,0 +1,17 @@
+"""This device's table, where two devices may share a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latprof.detect import Usage, this_device
+from lookup_tables.device import Device
+from lookup_tables.table import DATA, LatencyTable, named_apart
+
+
+def table_here(threads: int = 1, tables: Path = DATA) -> tuple[Device, LatencyTable]:
+    """This device by the name its table has, and that table; raises DeviceMismatch, TableError."""
+    device, _ = named_apart(this_device("cpu", Usage(threads)))
+    table = LatencyTable.open(tables / device.name)
+    device.require(table.device, str(table.folder))
+    return device, table
