@@ -108,7 +108,7 @@ def enter_quota() -> None:
 
 
 def quota_possible() -> bool:
-    return os.access(_CGROUPS, os.W_OK) and (_CGROUPS / "cpu.cfs_quota_us").exists() or (
+    return (os.access(_CGROUPS, os.W_OK) and (_CGROUPS / "cpu.cfs_quota_us").exists()) or (
         os.geteuid() == 0 and _CGROUPS.is_dir()
     )
 

@@ -19,7 +19,7 @@ from latprof.compare import compare as compare_files
 from latprof.compare import require_batch
 from latprof.design import LEVELS
 from latprof.detect import SEARCHES, Usage, gpus, this_device
-from latprof.errors import DeviceNotHere, OptionError
+from latprof.errors import DeviceNotHere, Disturbed, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
 from latprof.options import (
@@ -73,6 +73,8 @@ from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable, home_of, named_apart
 
+DISTURBED_EXIT = 6
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
@@ -90,12 +92,14 @@ def main() -> None:
     """Run the command; a user's mistake is one line on standard error, not a traceback.
 
     Exit codes: 0 done, 1 wrong input, 2 wrong usage, 3 this machine is not the device asked for,
-    4 the error asked for was not reached, 5 two tables differ.
+    4 the error asked for was not reached, 5 two tables differ, 6 this machine is too busy to measure.
     """
     try:
         app()
     except (DeviceNotHere, DeviceMismatch) as error:
         sys.exit(_complain(error, 3))
+    except Disturbed as error:
+        sys.exit(_complain(error, DISTURBED_EXIT))
     except ContractError as error:
         sys.exit(_complain(error, 1))
     except OSError as error:  # a full disk, a folder that may not be written
@@ -509,6 +513,9 @@ def compare(
         "speedup_low": result.speedup_low,
         "speedup_high": result.speedup_high,
         "pairs": result.pairs,
+        "sessions": result.sessions,
+        "quiet_sessions": result.quiet_sessions,
+        "unselected_speedup": result.unselected_speedup,
     }
     if json_:
         print(json.dumps(answer, indent=1))
@@ -517,6 +524,11 @@ def compare(
         f"{answer['dense_ms']:.3f} ms → {answer['latency_ms']:.3f} ms: {result.speedup:.3f}× "
         f"({result.speedup_low:.3f} … {result.speedup_high:.3f}) over {result.pairs} pairs"
     )
+    if result.quiet_sessions < result.sessions:
+        print(
+            f"{result.sessions - result.quiet_sessions} of {result.sessions} sessions were disturbed "
+            f"and do not count; with them it would be {result.unselected_speedup:.3f}×"
+        )
 
 
 app.command("push")(push_command)

@@ -12,10 +12,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from latprof.cores import Cores
-from latprof.errors import CannotRun, Throttled
-from latprof.measure import Rounds, run_rounds, runtime
+from latprof.errors import CannotRun, Disturbed, Throttled
+from latprof.machine import Snapshot
+from latprof.measure import run_rounds, runtime, what_disturbs
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError, DeviceMismatch
+from lookup_tables.noise import Rounds, rounds_that_count
 from lookup_tables.table import DISTURBED
 
 REPEATS = 7  # fresh sessions: where a session's memory lies moves its time
@@ -23,6 +25,8 @@ MOST_REPEATS = 3 * REPEATS  # on a machine that is seldom quiet
 ROUNDS, WARM_UP = 60, 5
 PRECISIONS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 HEAVY_S, FEWEST = 0.15, 10  # a round that takes so long needs so few
+FEWEST_SESSIONS, FEWEST_ROUNDS = 3, 4  # that count; fewer are a refusal
+HOPELESS = 3  # sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,53 +39,85 @@ class Comparison:
     speedup_low: float
     speedup_high: float
     pairs: int
+    sessions: int  # fresh pairs of sessions that were opened
+    quiet_sessions: int  # those that count
+    unselected_speedup: float  # what all rounds of all sessions would say
 
 
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions.
 
     Raises ContractError for files that cannot be run or that read other shapes, DeviceMismatch for
-    files of another precision than the device's, Throttled where a GPU never ran freely.
+    files of another precision than the device's, Throttled where a GPU never ran freely, Disturbed
+    where the machine is too busy.
     """
     for path in (dense, pruned):
         require_precision(Path(path), device.precision)
     require_alike(Path(dense), Path(pruned), device.batch)
+    before = Snapshot.take()
     series: list[Rounds] = []
-    quiet_s = 0.0
     with Cores(device) as cores:
-        while len(quiet_sessions(series)) < REPEATS and len(series) < MOST_REPEATS:
+        while len(series) < MOST_REPEATS and not _is_hopeless(series):
+            levels = [levels[0] for rounds in series if (levels := rounds.levels_s())]
+            quiet_s = min(levels, default=0.0)
             series.append(_rounds(Path(dense), Path(pruned), device, quiet_s, cores))
-            quiet_s = min(float(np.percentile(rounds.dense_s, 25)) for rounds in series)
-    ratios, dense_times, pairs_kept = [], [], 0
-    for rounds in quiet_sessions(series):
-        kept = rounds.kept(quiet_s)
-        ratios.append(float(np.median(rounds.pruned_s[kept] / rounds.beside_s[kept])))
-        dense_times.append(float(np.median(rounds.beside_s[kept])))
-        pairs_kept += int(kept.sum())
+            if sum(map(_is_enough, quiet_rounds(series))) >= REPEATS:
+                break
+    counted = [
+        (rounds, kept)
+        for rounds, kept in zip(series, quiet_rounds(series), strict=True)
+        if _is_enough(kept)
+    ]
+    if len(counted) < FEWEST_SESSIONS:
+        raise Disturbed(
+            f"{dense} and {pruned} cannot be compared now, {len(counted)} of {len(series)} sessions "
+            f"found an undisturbed moment: {what_disturbs(before)}. Try again when that has ended"
+        )
+    ratios = [float(np.median(r.pruned_s[kept] / r.beside_s[kept])) for r, kept in counted]
     ratio = float(np.median(ratios))
-    dense_time_s = float(np.median(dense_times))
+    dense_s = float(np.median([np.median(r.beside_s[kept]) for r, kept in counted]))
     return Comparison(
-        dense_s=dense_time_s,
-        latency_s=ratio * dense_time_s,
+        dense_s=dense_s,
+        latency_s=ratio * dense_s,
         speedup=1 / ratio,
         speedup_low=1 / max(ratios),
         speedup_high=1 / min(ratios),
-        pairs=pairs_kept,
+        pairs=int(sum(kept.sum() for _, kept in counted)),
+        sessions=len(series),
+        quiet_sessions=len(counted),
+        unselected_speedup=1 / float(np.median(np.concatenate([_ratios(r) for r in series]))),
     )
 
 
-def quiet_sessions(series: Sequence[Rounds]) -> list[Rounds]:
-    """Those in which the dense network was about as fast as in the fastest.
+def _ratios(rounds: Rounds) -> np.ndarray:
+    return rounds.pruned_s / rounds.beside_s
 
-    Judged by the dense network alone, never by the ratio. A few will do where the others never
-    found a quiet moment.
+
+def quiet_rounds(series: Sequence[Rounds]) -> list[np.ndarray]:
+    """The rounds that count of each session; none of a session whose level was another.
+
+    A session's memory moves its level by a few percent; what lies further off met a slow phase.
     """
-    if not series:
-        return []
-    dense_s = np.array([np.percentile(rounds.dense_s, 25) for rounds in series])
-    return [
-        rounds for rounds, s in zip(series, dense_s, strict=True) if s <= DISTURBED * min(dense_s)
-    ]
+    levels = [rounds.levels_s() for rounds in series]
+    met = [each for each in levels if each is not None]
+    if not met:
+        return [rounds.undisturbed() for rounds in series]
+    best = np.min(met, axis=0)
+    kept = []
+    for rounds, level in zip(series, levels, strict=True):
+        near = level is not None and bool(np.all(np.array(level) <= DISTURBED * best))
+        (of_session,) = rounds_that_count([rounds])
+        kept.append(of_session & near)
+    return kept
+
+
+def _is_enough(kept: np.ndarray) -> bool:
+    return int(kept.sum()) >= FEWEST_ROUNDS
+
+
+def _is_hopeless(series: Sequence[Rounds]) -> bool:
+    """Whether the first sessions hardly had a round with its processors all the time."""
+    return len(series) >= HOPELESS and not any(_is_enough(r.undisturbed()) for r in series)
 
 
 def require_batch(path: Path, batch: int) -> None:
@@ -119,7 +155,7 @@ def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Co
         first.run_s(), second.run_s()
     count = FEWEST if heavy else ROUNDS
     monitor = runtime(device).Monitor(device)
-    rounds = run_rounds(first.run_s, second.run_s, count, quiet_s, cores, monitor)
+    rounds = run_rounds(first.run, second.run, count, quiet_s, cores, monitor)
     if all(rounds.throttled):
         raise Throttled(monitor.complaint())
     return rounds

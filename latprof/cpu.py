@@ -17,8 +17,10 @@ from pydantic_core import from_json
 
 from latprof.attribution import NodeTime, attribute
 from latprof.errors import OptionError
+from latprof.machine import Waits, waited_s
 from lookup_tables.device import Device
 from lookup_tables.network import Architecture, Network
+from lookup_tables.noise import Timing
 from lookup_tables.table import LayerTime
 
 PROVIDER = "CPUExecutionProvider"
@@ -32,13 +34,16 @@ class Running:
 
     def __init__(self, model: onnx.ModelProto | bytes | str, feed: dict, device: Device) -> None:
         self._session = _open(model, device)
+        self._waits = Waits(device.threads)
         self._feed = feed
+
+    def run(self) -> Timing:
+        """Run once; returns the seconds it took, and how many of them it waited to run."""
+        return _timed(self._session, self._feed, self._waits)
 
     def run_s(self) -> float:
         """Run once; returns the seconds it took."""
-        start_s = time.perf_counter()
-        self._session.run(None, self._feed)
-        return time.perf_counter() - start_s
+        return self.run().seconds
 
 
 class Instrumented:
@@ -55,15 +60,18 @@ class Instrumented:
         self._layers = network.layer_specs(architecture)
         self._folder = tempfile.TemporaryDirectory(prefix="latprof-")
         self._session = _open(model, device, profile_into=Path(self._folder.name))
+        self._waits = Waits(device.threads)
         self._feed = feed
         self._runs = 0
 
+    def run(self) -> Timing:
+        """Run once; returns what it took, the profiler's own time included."""
+        self._runs += 1
+        return _timed(self._session, self._feed, self._waits)
+
     def run_s(self) -> float:
         """Run once; returns the seconds it took, the profiler's own included."""
-        self._runs += 1
-        start_s = time.perf_counter()
-        self._session.run(None, self._feed)
-        return time.perf_counter() - start_s
+        return self.run().seconds
 
     def layer_times(self, dense_s: np.ndarray, kept: np.ndarray) -> tuple[LayerTime, ...]:
         """Close the session; every layer's seconds, whatever the runtime made of it.
@@ -105,6 +113,14 @@ class Monitor:
 
     def conditions(self) -> None:
         return None
+
+
+def _timed(session: ort.InferenceSession, feed: dict, waits: Waits) -> Timing:
+    before = waits.now_s()
+    start_s = time.perf_counter()
+    session.run(None, feed)
+    took_s = time.perf_counter() - start_s
+    return Timing(took_s, waited_s(took_s, before, waits.now_s()))
 
 
 def _open(model, device: Device, profile_into: Path | None = None) -> ort.InferenceSession:

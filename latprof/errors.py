@@ -25,3 +25,7 @@ class Throttled(ContractError):
 
 class UnmeasuredLayer(ContractError):
     """A layer that no runtime node was named after."""
+
+
+class Disturbed(ContractError):
+    """A machine too busy to be measured on: the message says with what."""

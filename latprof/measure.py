@@ -2,9 +2,8 @@
 
 The dense network and the pruned one run by turns; a second series of rounds does the same with the
 runtime's profiler on in the pruned one. Everything is stored relative to the dense runs before and
-after: machines drift by 5 – 15 % within minutes, ratios hardly do. Rounds in which the dense
-network itself was slow are set aside, because in a disturbed phase even the ratio shifts by several
-percent. The two series are kept apart because a third network between the two
+after: machines drift by 5 – 15 % within minutes, ratios hardly do. Which rounds count is decided in
+lookup_tables/noise.py; where too few do, the measurement is refused. The two series are kept apart because a third network between the two
 changes what they find in the caches (benchmarks/interference.py).
 """
 
@@ -21,10 +20,20 @@ import numpy as np
 
 from latprof.cores import Cores
 from latprof.detect import uuid_of
-from latprof.errors import Throttled
+from latprof.errors import Disturbed, Throttled
+from latprof.machine import Snapshot, disturbances
 from latprof.onnx_model import build, random_input
 from lookup_tables.device import Device
 from lookup_tables.network import INPUT, Architecture, Network
+from lookup_tables.noise import (
+    QUIET,
+    Rounds,
+    Timing,
+    is_quiet,
+    is_undisturbed,
+    rounds_that_count,
+    undisturbed,
+)
 from lookup_tables.table import Conditions, LayerTime
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
@@ -38,9 +47,10 @@ SESSIONS = 3  # of both networks, a part of the rounds each
 # numbers, from one session; most layers are in several runs of the design.
 WHOLE, LAYERS = 0.4, 0.6
 PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
-ENOUGH = 6  # quiet rounds
+HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
+FEWEST_KEPT = 3  # rounds of a measurement; fewer are a refusal
+WAIT_S = (1.0, 4.0, 15.0)  # before a disturbed measurement is tried again
 MOST_CORES = 8  # tried at the start
-QUIET = 1.08  # a round counts if the dense runs around it took at most this much of the quiet time
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,66 +71,6 @@ class Sample:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-@dataclass(frozen=True, slots=True)
-class Rounds:
-    """Pruned runs, each between two runs of the dense network: n of them and n + 1 dense ones."""
-
-    dense: list[float]
-    pruned: list[float]
-    throttled: list[bool]
-
-    @property
-    def dense_s(self) -> np.ndarray:
-        return np.array(self.dense)
-
-    @property
-    def pruned_s(self) -> np.ndarray:
-        return np.array(self.pruned)
-
-    @property
-    def beside_s(self) -> np.ndarray:
-        """(n,) the dense network beside each pruned run: the mean of before and after."""
-        return (self.dense_s[:-1] + self.dense_s[1:]) / 2
-
-    @property
-    def _worse_s(self) -> np.ndarray:
-        """(n,) the slower one of the dense runs before and after each pruned run."""
-        return np.maximum(self.dense_s[:-1], self.dense_s[1:])
-
-    def quiet(self, quiet_s: float) -> np.ndarray:
-        """Which pruned runs had quiet dense runs before and after: (n,) booleans."""
-        return ~np.array(self.throttled) & (self._worse_s <= QUIET * quiet_s)
-
-    def kept(self, quiet_s: float) -> np.ndarray:
-        """Which pruned runs count: (n,) booleans; ENOUGH, or a quarter of those not throttled.
-
-        Both dense runs around them must be near the quiet level: what the machine did in between
-        is then likely to have been quiet too.
-        """
-        quiet = self.quiet(quiet_s)
-        if quiet.sum() >= ENOUGH:
-            return quiet
-        usable, worse = ~np.array(self.throttled), self._worse_s
-        level = max(quiet_s, float(np.percentile(self.dense_s, 25)))
-        kept = usable & (worse <= QUIET * level)
-        if kept.sum() * 4 >= usable.sum():
-            return kept
-        return usable & (worse <= np.percentile(worse[usable], 25))
-
-
-def pooled(series: list[Rounds], quiet_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """(dense seconds, pruned seconds) of the rounds that count, over several pairs of sessions.
-
-    A session that met no quiet moment has no say if the others met enough of them.
-    """
-    kept = [rounds.quiet(quiet_s) for rounds in series]
-    if sum(map(np.sum, kept)) < ENOUGH:
-        kept = [rounds.kept(quiet_s) for rounds in series]
-    both = [(r.beside_s[k], r.pruned_s[k]) for r, k in zip(series, kept, strict=True)]
-    beside_s, pruned_s = map(np.concatenate, zip(*both, strict=True))
-    return beside_s, pruned_s
-
-
 def runtime(device: Device):
     """The module that runs networks on such a device: latprof.cpu or latprof.cuda.
 
@@ -133,33 +83,36 @@ def runtime(device: Device):
 
 
 def run_rounds(
-    run_dense_s: Callable[[], float],
-    run_pruned_s: Callable[[], float],
+    run_dense: Callable[[], Timing],
+    run_pruned: Callable[[], Timing],
     wanted: int,
     quiet_s: float,
     cores: Cores,
     monitor,
 ) -> Rounds:
-    """Rounds until so many were quiet, or until patience ends.
+    """Rounds until so many were quiet, until patience ends, or until there is no hope.
 
-    `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown. What is slow goes on
-    from another core.
+    `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown. What is slow or has
+    to wait goes on from another core.
     """
     limit_s = quiet_s * QUIET or np.inf
     # Several cores are quiet at once more rarely, and there is no other place to go to.
     most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
-    rounds, quiet = Rounds([run_dense_s()], [], []), 0
-    before_quiet = rounds.dense[0] <= limit_s
+    rounds = Rounds([run_dense()], [], [])
+    quiet = held = 0
+    dense_was_quiet = is_quiet(rounds.dense[0], limit_s)
     while len(rounds.pruned) < most:
-        rounds.pruned.append(run_pruned_s())
-        rounds.dense.append(run_dense_s())
+        rounds.pruned.append(run_pruned())
+        rounds.dense.append(run_dense())
         rounds.throttled.append(monitor.throttled())
-        after_quiet = rounds.dense[-1] <= limit_s and not rounds.throttled[-1]
-        quiet += before_quiet and after_quiet
-        before_quiet = after_quiet
-        if quiet >= wanted:
+        dense_is_quiet = is_quiet(rounds.dense[-1], limit_s) and not rounds.throttled[-1]
+        this_counts = dense_was_quiet and dense_is_quiet and is_undisturbed(rounds.pruned[-1])
+        quiet += this_counts
+        held += all(map(is_undisturbed, (*rounds.dense[-2:], rounds.pruned[-1])))
+        dense_was_quiet = dense_is_quiet
+        if quiet >= wanted or (not held and len(rounds.pruned) >= HOPELESS * wanted):
             break
-        cores.saw(after_quiet)
+        cores.saw(dense_is_quiet and is_undisturbed(rounds.pruned[-1]))
     return rounds
 
 
@@ -183,12 +136,24 @@ class Bench:
         self._dense = [dense, *opened]
         self._monitor = self._runtime.Monitor(device)
         self._cores = Cores(device)
-        self._dense_medians = [] if slow else [self._first_level_s()]
+        self._dense_medians = [] if slow else self._first_levels_s()
 
     def measure(self, architecture: Architecture, instrumented: bool = True) -> Sample:
-        """Run an architecture beside the dense network until enough quiet rounds are in."""
-        with self._cores:
-            return self._measure(architecture, instrumented)
+        """Run an architecture beside the dense network until enough quiet rounds are in.
+
+        What was disturbed is tried again, later and later. Raises Disturbed, saying by what, where
+        the machine stays busy.
+        """
+        for wait_s in (*WAIT_S, None):
+            before = Snapshot.take()
+            try:
+                with self._cores:
+                    return self._measure(architecture, instrumented)
+            except Disturbed as error:
+                if wait_s is None:
+                    raise Disturbed(_busy(before)) from error
+                time.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def _measure(self, architecture: Architecture, instrumented: bool) -> Sample:
         start_s = time.perf_counter()
@@ -196,9 +161,9 @@ class Bench:
         series, (beside, share) = [], self._plan(instrumented)
         for dense in beside:
             pruned = self._runtime.Running(model, self._feed, self.device)
-            series.append(self._rounds(dense, pruned.run_s, share))
-            self._dense_medians.append(float(np.median(series[-1].dense_s)))
-        beside_s, pruned_s = pooled(series, self._quiet_s())
+            series.append(self._rounds(dense, pruned.run, share))
+            self._note(series[-1])
+        beside_s, pruned_s = self._counted(series)
         graph_ratio = self._graph_ratio(pruned)
         del pruned  # its memory is needed for the instrumented copy
         dense_s = float(np.median(beside_s))
@@ -243,8 +208,9 @@ class Bench:
         profiled = self._runtime.Instrumented(
             self.network, architecture, model, self._feed, self.device
         )
-        rounds = self._rounds(dense, profiled.run_s, LAYERS)
-        kept = rounds.kept(self._quiet_s())
+        rounds = self._rounds(dense, profiled.run, LAYERS)
+        (kept,) = rounds_that_count([rounds], self._quiet_s())
+        _require_enough(int(kept.sum()), "its layers' rounds")
         beside_s = float(np.median(rounds.beside_s[kept]))
         times = profiled.layer_times(rounds.beside_s, kept)
         return tuple(
@@ -260,28 +226,44 @@ class Bench:
         ratios = [pruned_s / dense_s for dense_s, pruned_s in pairs]
         return float(np.median(ratios)) if ratios else None
 
-    def _first_level_s(self) -> float:
-        """The dense network's time on the core where it is lowest just now."""
+    def _first_levels_s(self) -> list[float]:
+        """The dense network's time on the core where it is lowest just now; none if it waited."""
         medians = []
         with self._cores:
             for _ in range(min(len(self._cores), MOST_CORES)):
-                times = [self._dense[0].run_s() for _ in range(WARM_UP + FEWEST)]
-                medians.append(float(np.median(times[WARM_UP:])))
+                times = [self._dense[0].run() for _ in range(WARM_UP + FEWEST)][WARM_UP:]
+                held = undisturbed(times)
+                if held.any():
+                    medians.append(float(np.median(np.array([t.seconds for t in times])[held])))
                 self._cores.move()
-        return min(medians)
+        return [min(medians)] if medians else []
+
+    def _note(self, rounds: Rounds) -> None:
+        """Remember what the dense network took while it had its processors."""
+        levels = rounds.levels_s()
+        if levels is not None:
+            self._dense_medians.append(float(np.median(rounds.beside_s[rounds.undisturbed()])))
+
+    def _counted(self, series: list[Rounds]) -> tuple[np.ndarray, np.ndarray]:
+        """(dense seconds, pruned seconds) of the rounds that count, over several sessions."""
+        kept = rounds_that_count(series, self._quiet_s())
+        _require_enough(sum(int(each.sum()) for each in kept), "its rounds")
+        both = [(r.beside_s[k], r.pruned_s[k]) for r, k in zip(series, kept, strict=True)]
+        beside_s, pruned_s = map(np.concatenate, zip(*both, strict=True))
+        return beside_s, pruned_s
 
     def _quiet_s(self) -> float:
         return float(np.percentile(self._dense_medians, 10)) if self._dense_medians else 0.0
 
-    def _rounds(self, dense, run_pruned_s: Callable[[], float], share: float = 1.0) -> Rounds:
+    def _rounds(self, dense, run_pruned: Callable[[], Timing], share: float = 1.0) -> Rounds:
         """One series of rounds of a dense session and a pruned one; the warm-up is left out."""
-        run_pruned_s()  # a session's first run is slow, and says nothing about the others
-        round_s = dense.run_s() + run_pruned_s()
+        run_pruned()  # a session's first run is slow, and says nothing about the others
+        round_s = dense.run().seconds + run_pruned().seconds
         for _ in range(self._warm_up(round_s) - 1):
-            dense.run_s(), run_pruned_s()
+            dense.run(), run_pruned()
         wanted = math.ceil(share * self._wanted(round_s))
         rounds = run_rounds(
-            dense.run_s, run_pruned_s, wanted, self._quiet_s(), self._cores, self._monitor
+            dense.run, run_pruned, wanted, self._quiet_s(), self._cores, self._monitor
         )
         if all(rounds.throttled):
             raise Throttled(self._monitor.complaint())
@@ -299,3 +281,25 @@ class Bench:
     def _build(self, architecture: Architecture) -> bytes:
         model = build(self.network, architecture, self.device.batch, self.device.precision)
         return model.SerializeToString()
+
+
+def _require_enough(count: int, what: str) -> None:
+    if count < FEWEST_KEPT:
+        raise Disturbed(f"{count} of {what} were undisturbed")
+
+
+def _busy(before: Snapshot) -> str:
+    """Why measuring was given up, and what to do."""
+    return (
+        f"this machine is too busy to measure on: {what_disturbs(before)}. Nothing that was measured "
+        "is lost; end that work, or wait for it, then run the same command again"
+    )
+
+
+def what_disturbs(before: Snapshot) -> str:
+    """What took processors away since `before`, in one line."""
+    found = disturbances(before, Snapshot.take())
+    return "; ".join(found[:4]) or (
+        "its runs were kept from their processors, by what the system does not tell (was this "
+        "process stopped?)"
+    )

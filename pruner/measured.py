@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pruner.errors import RunError
 
-DEVICE_NOT_HERE = 3  # latprof's exit code
+DEVICE_NOT_HERE, TOO_BUSY = 3, 6  # latprof's exit codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotMeasured:
     """Time two ONNX files alternately on the table's device.
 
     Returns `latency_ms`, `dense_ms`, `speedup`, `speedup_low`, `speedup_high`; NotMeasured where
-    this machine is not that device. Raises RunError if the profiler fails otherwise.
+    this machine is not that device, or too busy to be measured on. Raises RunError if the profiler fails otherwise.
     """
     command = [sys.executable, "-m", "latprof", "compare", str(dense), str(pruned)]
     command += ["--table", str(table), "--json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode == DEVICE_NOT_HERE:
+    if answer.returncode in (DEVICE_NOT_HERE, TOO_BUSY):
         return NotMeasured(answer.stderr.strip())
     if answer.returncode != 0:
         raise RunError(f"`{' '.join(command[1:])}` failed: {answer.stderr.strip()[-500:]}")
