@@ -1,4 +1,4 @@
-"""What else a machine may be doing: busy loops, a CPU quota, a process that is stopped and continued.
+"""What else a machine may do: busy loops, a CPU quota, stopping and continuing a process.
 
 Every disturbance is a context manager around a command's options; what it started ends with it.
 """

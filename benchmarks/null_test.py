@@ -5,8 +5,8 @@
 Networks of six sizes, each compared with itself by `latprof compare`, idle and beside every
 disturbance, with one and two threads. An answer is wrong if it is off by more than 1 % idle or 3 %
 beside a disturbance; a refusal (exit code 6) is no wrong answer. `--tree`: the checkout whose
-`latprof` is asked, for figures of an older one. It can be interrupted: what is in the result file is
-not measured again.
+`latprof` is asked, for figures of an older one. It can be interrupted: what the result file holds
+is not measured again.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from latprof.compare import compare as compare_files
 from latprof.compare import require_batch
 from latprof.design import LEVELS
 from latprof.detect import SEARCHES, Usage, gpus, this_device
+from latprof.doctor import examine
 from latprof.errors import DeviceNotHere, Disturbed, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
@@ -92,7 +93,8 @@ def main() -> None:
     """Run the command; a user's mistake is one line on standard error, not a traceback.
 
     Exit codes: 0 done, 1 wrong input, 2 wrong usage, 3 this machine is not the device asked for,
-    4 the error asked for was not reached, 5 two tables differ, 6 this machine is too busy to measure.
+    4 the error asked for was not reached, 5 two tables differ, 6 this machine is too busy to be
+    measured on.
     """
     try:
         app()
@@ -132,6 +134,23 @@ def devices(
         return
     for name, value in facts.items():
         print(f"{name:18} {value if value != [] else 'none found'}")
+
+
+@app.command()
+def doctor(json_: JsonOption = False) -> None:
+    """Can this machine be measured on now? Load, quota, clocks, and what to change.
+
+    Exit code 6: not while this lasts.
+    """
+    findings = examine()
+    if json_:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            advice = f"\n{'':30} → {finding.advice}" if finding.advice else ""
+            print(f"{finding.state:9} {finding.what:20} {finding.found}{advice}")
+    if any(finding.state == "busy" for finding in findings):
+        raise typer.Exit(DISTURBED_EXIT)
 
 
 @app.command()
@@ -524,10 +543,11 @@ def compare(
         f"{answer['dense_ms']:.3f} ms → {answer['latency_ms']:.3f} ms: {result.speedup:.3f}× "
         f"({result.speedup_low:.3f} … {result.speedup_high:.3f}) over {result.pairs} pairs"
     )
-    if result.quiet_sessions < result.sessions:
+    disturbed = result.sessions - result.quiet_sessions
+    if disturbed:
         print(
-            f"{result.sessions - result.quiet_sessions} of {result.sessions} sessions were disturbed "
-            f"and do not count; with them it would be {result.unselected_speedup:.3f}×"
+            f"{disturbed} of {result.sessions} sessions were disturbed and do not count; with them "
+            f"it would be {result.unselected_speedup:.3f}×"
         )
 
 

@@ -70,8 +70,9 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
     ]
     if len(counted) < FEWEST_SESSIONS:
         raise Disturbed(
-            f"{dense} and {pruned} cannot be compared now, {len(counted)} of {len(series)} sessions "
-            f"found an undisturbed moment: {what_disturbs(before)}. Try again when that has ended"
+            f"{dense} and {pruned} cannot be compared now: {what_disturbs(before)}. "
+            f"{len(counted)} of {len(series)} sessions found an undisturbed moment. Try again when "
+            "that has ended"
         )
     ratios = [float(np.median(r.pruned_s[kept] / r.beside_s[kept])) for r, kept in counted]
     ratio = float(np.median(ratios))

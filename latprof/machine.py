@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -81,15 +82,12 @@ def disturbances(before: Snapshot, after: Snapshot) -> list[str]:
     throttled_s = after.throttled_s - before.throttled_s
     if quota is not None and throttled_s > 0:
         share = min(1.0, throttled_s / passed_s)
-        found.append(
-            (9, f"a CPU quota of {quota:.3g} cores stopped it for {share:.0%} of the time")
-        )
-    named = dict.fromkeys(allowed, 0.0)
+        text = f"a CPU quota of {quota:.3g} cores stopped it for {share:.0%} of the time"
+        found.append((math.inf, text))  # the one that will not end by waiting
     for pid, (name, spent_s, core) in after.processes.items():
         share = (spent_s - before.processes.get(pid, (name, 0.0, core))[1]) / passed_s
         if pid == os.getpid() or share < BUSY or core not in allowed:
             continue
-        named[core] += share
         found.append((share, f"another process ({name}, {pid}) uses {share:.0%} of core {core}"))
     for core in allowed:
         stolen = (after.cores[core][1] - before.cores.get(core, (0.0, 0.0))[1]) / passed_s

@@ -3,8 +3,9 @@
 The dense network and the pruned one run by turns; a second series of rounds does the same with the
 runtime's profiler on in the pruned one. Everything is stored relative to the dense runs before and
 after: machines drift by 5 – 15 % within minutes, ratios hardly do. Which rounds count is decided in
-lookup_tables/noise.py; where too few do, the measurement is refused. The two series are kept apart because a third network between the two
-changes what they find in the caches (benchmarks/interference.py).
+lookup_tables/noise.py; where too few do, the measurement is refused. The two series are kept apart
+because a third network between the two changes what they find in the caches and so their ratio
+(benchmarks/interference.py).
 """
 
 from __future__ import annotations
@@ -291,8 +292,8 @@ def _require_enough(count: int, what: str) -> None:
 def _busy(before: Snapshot) -> str:
     """Why measuring was given up, and what to do."""
     return (
-        f"this machine is too busy to measure on: {what_disturbs(before)}. Nothing that was measured "
-        "is lost; end that work, or wait for it, then run the same command again"
+        f"this machine is too busy to measure on: {what_disturbs(before)}. Nothing that was "
+        "measured is lost; end that work, or wait for it, then run the same command again"
     )
 
 

@@ -3,15 +3,15 @@
 Two questions, both answered from what *both* networks did, by the same limits:
 
 1. Undisturbed: did a run have its processors all the time? The system tells how long its threads
-   were ready but waited (preemption, a CPU quota, a stopped process, the hypervisor). Such runs never
-   count: a run that waited is longer by an amount that has nothing to do with the network.
-2. Quiet: was the machine at its usual speed? A network that takes more than `QUIET` times its own quiet
-   level was slowed by something that no system tells (a neighbour's use of caches, memory or the
-   other hardware thread).
+   were ready but waited: preemption, a CPU quota, a stopped process, the hypervisor. Such a run
+   never counts: what it waited has nothing to do with the network.
+2. Quiet: was the machine at its usual speed? A network that takes more than `QUIET` times its own
+   quiet level was slowed by something that no system tells: a neighbour's use of caches, memory or
+   the other hardware thread.
 
-A selection by one network alone is wrong: where a round is about as long as a scheduler's time slice,
-the wait falls on whichever network is not looked at, and a network compared with itself came out
-up to 37 times slower (`benchmarks/results/null_test_before.json`).
+A selection by one network alone is wrong. Where a round is about as long as a scheduler's time
+slice, the wait falls on whichever network is not looked at: networks compared with themselves came
+out up to 37 times slower (`benchmarks/results/null_test_before.json`).
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def undisturbed(timings: Sequence[Timing]) -> np.ndarray:
 
 
 def is_undisturbed(timing: Timing) -> bool:
+    """Whether a run had its processors all the time."""
     return timing.waited_s <= max(WAITED_S, WAITED * timing.seconds)
 
 
@@ -102,8 +103,8 @@ def rounds_that_count(series: Sequence[Rounds], dense_level_s: float = 0.0) -> l
 
     `dense_level_s`: the dense network's quiet level, 0 while unknown. Where too few rounds were at
     it, the machine is in a slow phase, and the rounds at the quietest level that these series met
-    count; the caller knows it by their dense seconds. Disturbed rounds never count: the answer may be
-    empty.
+    count; the caller knows it by their dense seconds. Disturbed rounds never count: the answer may
+    be empty.
     """
     met = [levels for rounds in series if (levels := rounds.levels_s()) is not None]
     if not met:

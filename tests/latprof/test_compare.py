@@ -3,30 +3,50 @@
 import onnx
 import pytest
 
-from latprof.compare import compare, quiet_sessions, require_precision
+from latprof.compare import compare, quiet_rounds, require_precision
 from latprof.detect import this_device
-from latprof.measure import Rounds
+from latprof.errors import Disturbed
 from latprof.onnx_model import build
 from lookup_tables.errors import DeviceMismatch
+from lookup_tables.noise import Rounds, Timing
 from tests.toys import chain
 
 
-def session(dense_s: float, pruned_s: float = 1.0) -> Rounds:
-    return Rounds([dense_s] * 5, [pruned_s] * 4, [False] * 4)
+def session(dense_s: float, pruned_s: float = 1.0, waited_s: float = 0.0) -> Rounds:
+    pruned = [Timing(pruned_s, waited_s)] * 8
+    return Rounds([Timing(dense_s)] * 9, pruned, [False] * 8)
 
 
-def test_sessions_in_which_the_dense_network_was_slow_do_not_count():
-    quiet, slow = session(1.0), session(1.4)
-    assert quiet_sessions([slow, quiet, slow]) == [quiet]
+def counted(*sessions: Rounds) -> list[bool]:
+    return [bool(kept.any()) for kept in quiet_rounds(sessions)]
 
 
-def test_the_pruned_networks_time_never_decides():
-    sessions = [session(1.0, 0.5), session(1.05, 5.0), session(1.02, 0.1)]
-    assert quiet_sessions(sessions) == sessions
+def test_sessions_in_which_either_network_was_slow_do_not_count():
+    assert counted(session(1.4), session(1.0), session(1.0, 1.4)) == [False, True, False]
+
+
+def test_the_same_rule_holds_for_both_networks():
+    sessions = [session(1.0, 1.05), session(1.05, 5.0), session(1.02, 1.0)]
+    swapped = [Rounds([*r.pruned, r.pruned[0]], r.dense[1:], r.throttled) for r in sessions]
+    assert counted(*sessions) == counted(*swapped) == [True, False, True]
+
+
+def test_a_session_that_had_to_wait_does_not_count_however_fast_it_seems():
+    assert counted(session(1.0, 0.5, waited_s=0.1), session(1.0, 1.0)) == [False, True]
 
 
 def test_before_the_first_session_none_is_quiet():
-    assert quiet_sessions([]) == []
+    assert quiet_rounds([]) == []
+
+
+def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path, monkeypatch):
+    network = chain(8, 8)
+    onnx.save(build(network, network.dense), tmp_path / "net.onnx")
+    always = session(1.0, 1.0, waited_s=0.5)
+    monkeypatch.setattr("latprof.compare._rounds", lambda *_: always)
+    with pytest.raises(Disturbed, match=r"cannot be compared now.*0 of 3 sessions") as refusal:
+        compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_file_of_another_precision_is_not_the_devices(tmp_path):

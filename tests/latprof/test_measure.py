@@ -1,11 +1,10 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from latprof.detect import this_device
-from latprof.errors import Throttled
-from latprof.measure import ENOUGH, PATIENCE, PATIENCE_IN_PLACE, Bench, Rounds
+from latprof.errors import Disturbed, Throttled
+from latprof.measure import PATIENCE, PATIENCE_IN_PLACE, WAIT_S, Bench
 from lookup_tables.network import Architecture
+from lookup_tables.noise import Timing
 from tests.toys import tiny_network
 
 NETWORK = tiny_network()
@@ -30,43 +29,27 @@ def test_an_uninstrumented_run_has_whole_network_times_only(bench):
     assert bench.measure(Architecture(), instrumented=False).layers == ()
 
 
-def rounds(dense, throttled=()):
-    count = len(dense) - 1
-    return Rounds(list(dense), [1.0] * count, [i in throttled for i in range(count)])
-
-
-def test_a_round_counts_if_the_dense_network_was_quiet_before_and_after():
-    kept = rounds([1.0, 1.02, 1.0, 1.5, 1.01, 1.0, 3.0]).kept(quiet_s=1.0)
-    assert kept.tolist() == [True, True, False, False, True, False]
-
-
-def test_throttled_rounds_never_count():
-    kept = rounds([1.0] * 9, throttled={0, 3}).kept(quiet_s=1.0)
-    assert kept.tolist() == [i not in {0, 3} for i in range(8)]
-
-
-@given(st.lists(st.floats(0.5, 50.0), min_size=9, max_size=40), st.floats(0, 1))
-def test_at_least_a_quarter_of_the_rounds_is_kept_or_enough_quiet_ones(dense, quiet_s):
-    kept = rounds(dense).kept(quiet_s)
-    assert kept.sum() >= ENOUGH or kept.sum() * 4 >= len(kept) - 3
-
-
-def test_enough_quiet_rounds_are_not_diluted_by_many_slow_ones():
-    kept = rounds([1.0] * 7 + [1.3] * 60).kept(quiet_s=1.0)
-    assert kept.tolist() == [True] * 6 + [False] * 60
-
-
-def test_the_dense_network_beside_a_round_is_the_mean_of_before_and_after():
-    assert rounds([1.0, 2.0, 4.0]).beside_s.tolist() == [1.5, 3.0]
-
-
 def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypatch):
-    slow = iter([1.0, 1.0] * 1000)
     monkeypatch.setattr(bench, "_dense_medians", [0.5])
-    monkeypatch.setattr(bench._dense[0], "run_s", lambda: next(slow))
-    series = bench._rounds(bench._dense[0], lambda: 1.0)
+    monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(1.0))
+    series = bench._rounds(bench._dense[0], lambda: Timing(1.0))
     patience = PATIENCE if len(bench._cores) > 1 else PATIENCE_IN_PLACE
     assert len(series.pruned) == patience * bench._wanted(2.0)
+
+
+def test_a_series_whose_every_round_waits_is_given_up_early(bench):
+    series = bench._rounds(bench._dense[0], lambda: Timing(1.0, waited_s=0.5))
+    assert len(series.pruned) == bench._wanted(1.0)
+
+
+def test_a_machine_that_stays_busy_is_refused_after_some_patience(bench, monkeypatch):
+    waits = []
+    monkeypatch.setattr("latprof.measure.time.sleep", waits.append)
+    monkeypatch.setattr("latprof.measure.is_undisturbed", lambda _: False)
+    monkeypatch.setattr("lookup_tables.noise.is_undisturbed", lambda _: False)
+    with pytest.raises(Disturbed, match=r"too busy to measure on: .* the same command again"):
+        bench.measure(NETWORK.dense, instrumented=False)
+    assert waits == [*WAIT_S]
 
 
 @pytest.mark.parametrize(
