@@ -25,7 +25,8 @@ MOST_REPEATS = 3 * REPEATS  # on a machine that is seldom quiet
 ROUNDS, WARM_UP = 60, 5
 PRECISIONS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 HEAVY_S, FEWEST = 0.15, 10  # a round that takes so long needs so few
-FEWEST_SESSIONS, FEWEST_ROUNDS = 3, 4  # that count; fewer are a refusal
+FEWEST_SESSIONS, FEWEST_ROUNDS = 5, 4  # that count; fewer are a refusal
+MOST_UNCERTAIN = 0.015  # standard error of a speedup; more is a refusal
 HOPELESS = 3  # sessions
 
 
@@ -75,6 +76,12 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
             "that has ended"
         )
     ratios = [float(np.median(r.pruned_s[kept] / r.beside_s[kept])) for r, kept in counted]
+    if uncertainty(ratios) > MOST_UNCERTAIN:
+        raise Disturbed(
+            f"{dense} and {pruned} cannot be compared now: {what_disturbs(before)}. "
+            f"{len(ratios)} sessions' undisturbed moments agree to ±{uncertainty(ratios):.1%} "
+            "only. Try again when that has ended"
+        )
     ratio = float(np.median(ratios))
     dense_s = float(np.median([np.median(r.beside_s[kept]) for r, kept in counted]))
     return Comparison(
@@ -88,6 +95,13 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
         quiet_sessions=len(counted),
         unselected_speedup=1 / float(np.median(np.concatenate([_ratios(r) for r in series]))),
     )
+
+
+def uncertainty(ratios: Sequence[float]) -> float:
+    """The relative standard error of the median of fresh sessions' ratios."""
+    logs = np.log(ratios)
+    scatter = 1.4826 * np.median(np.abs(logs - np.median(logs)))
+    return float(1.2533 * scatter / np.sqrt(len(ratios)))  # √(π/2): a median's, not a mean's
 
 
 def _ratios(rounds: Rounds) -> np.ndarray:

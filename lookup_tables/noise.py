@@ -59,9 +59,13 @@ class Rounds:
         return (self.dense_s[:-1] + self.dense_s[1:]) / 2
 
     def undisturbed(self) -> np.ndarray:
-        """(n,) rounds in which all three runs had their processors, and no card was throttled."""
+        """(n,) rounds in which all three runs had their processors, and no card was throttled.
+
+        Nor may the run before them have waited: whoever ran meanwhile has emptied the caches.
+        """
         dense, pruned = undisturbed(self.dense), undisturbed(self.pruned)
-        return dense[:-1] & pruned & dense[1:] & ~np.array(self.throttled, dtype=bool)
+        before = np.concatenate([[True], pruned[:-1]])
+        return before & dense[:-1] & pruned & dense[1:] & ~np.array(self.throttled, dtype=bool)
 
     def levels_s(self) -> tuple[float, float] | None:
         """What both networks took here when undisturbed; None where too little was."""

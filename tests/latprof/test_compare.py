@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from latprof.compare import compare, quiet_rounds, require_precision
+from latprof.compare import MOST_UNCERTAIN, compare, quiet_rounds, require_precision, uncertainty
 from latprof.detect import this_device
 from latprof.errors import Disturbed
 from latprof.onnx_model import build
@@ -33,6 +33,11 @@ def test_the_same_rule_holds_for_both_networks():
 
 def test_a_session_that_had_to_wait_does_not_count_however_fast_it_seems():
     assert counted(session(1.0, 0.5, waited_s=0.1), session(1.0, 1.0)) == [False, True]
+
+
+def test_sessions_that_agree_are_certain_and_those_that_do_not_are_not():
+    assert uncertainty([0.5, 0.502, 0.498, 0.501, 0.499]) < MOST_UNCERTAIN
+    assert uncertainty([0.5, 0.55, 0.45, 0.52, 0.47]) > MOST_UNCERTAIN
 
 
 def test_before_the_first_session_none_is_quiet():
