@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,13 @@ class Disturbance:
     quota: bool = False
     stopped: bool = False
 
-    def run(self, command: list[str], cwd: Path, threads: int) -> subprocess.CompletedProcess:
-        """The command beside the disturbance; `threads`: how many it will use."""
+    def run(
+        self, command: list[str], cwd: Path, threads: int, limit_s: float | None = None
+    ) -> subprocess.CompletedProcess:
+        """The command beside the disturbance; `threads`: how many it will use.
+
+        Raises subprocess.TimeoutExpired after `limit_s`; the command has been ended by then.
+        """
         with busy_loops(self):
             process = subprocess.Popen(
                 command,
@@ -46,8 +51,13 @@ class Disturbance:
                 stderr=subprocess.PIPE,
                 preexec_fn=lambda: self._enter(threads),
             )
-            with stopping(process) if self.stopped else _nothing():
-                out, err = process.communicate()
+            with stopping(process) if self.stopped else nullcontext():
+                try:
+                    out, err = process.communicate(timeout=limit_s)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
+                    raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def _enter(self, threads: int) -> None:
@@ -131,8 +141,3 @@ def stopping(process: subprocess.Popen) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -4,9 +4,9 @@
 
 Networks of six sizes, each compared with itself by `latprof compare`, idle and beside every
 disturbance, with one and two threads. An answer is wrong if it is off by more than 1 % idle or 3 %
-beside a disturbance; a refusal (exit code 6) is no wrong answer. `--tree`: the checkout whose
-`latprof` is asked, for figures of an older one. It can be interrupted: what the result file holds
-is not measured again.
+beside a disturbance; a refusal (exit code 6) is no wrong answer, nor is none within `--limit-s`.
+`--tree`: the checkout whose `latprof` is asked, for figures of an older one. It can be interrupted:
+what the result file holds is not measured again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ def main(
     name: str = "after",
     work: Path = Path("runs/null_test"),
     largest_ms: float = max(SIZES_MS),
+    limit_s: float = 90.0,
 ) -> None:
     work.mkdir(parents=True, exist_ok=True)
     result = f"null_test_{name}"
@@ -53,25 +55,25 @@ def main(
         for size_ms, file in files.items():
             if (disturbance.name, size_ms, threads) in have or size_ms > largest_ms:
                 continue
-            cells.append(cell(disturbance, size_ms, file, threads, tree.resolve()))
+            cells.append(cell(disturbance, size_ms, file, threads, tree.resolve(), limit_s))
             print(json.dumps(cells[-1]), flush=True)
-        save(result, {"sizes_ms": SIZES_MS, **summary(cells), "cells": cells})
+            save(result, {"sizes_ms": SIZES_MS, **summary(cells), "cells": cells})
     print(path)
 
 
-def cell(d: Disturbance, size_ms: float, file: Path, threads: int, tree: Path) -> dict:
+def cell(
+    d: Disturbance, size_ms: float, file: Path, threads: int, tree: Path, limit_s: float
+) -> dict:
     """One network against itself beside one disturbance."""
     file = file.resolve()
     command = [sys.executable, "-m", "latprof", "compare", str(file), str(file)]
     start_s = time.perf_counter()
-    answer = d.run([*command, "--threads", str(threads), "--json"], tree, threads)
-    found = {
-        "disturbance": d.name,
-        "size_ms": size_ms,
-        "threads": threads,
-        "exit_code": answer.returncode,
-        "seconds": time.perf_counter() - start_s,
-    }
+    found = {"disturbance": d.name, "size_ms": size_ms, "threads": threads}
+    try:
+        answer = d.run([*command, "--threads", str(threads), "--json"], tree, threads, limit_s)
+    except subprocess.TimeoutExpired:
+        return found | {"exit_code": None, "seconds": limit_s, "wrong": False}
+    found |= {"exit_code": answer.returncode, "seconds": time.perf_counter() - start_s}
     if answer.returncode == 0:
         told = json.loads(answer.stdout)
         off = abs(math.log(told["speedup"]))
@@ -91,6 +93,7 @@ def summary(cells: list[dict]) -> dict:
             "cells": len(of),
             "answered": len(off),
             "refused": sum(c["exit_code"] == REFUSED for c in of),
+            "out_of_time": sum(c["exit_code"] is None for c in of),
             "wrong": sum(c["wrong"] for c in of),
             "worst": math.expm1(max(off)) if off else None,
         }
