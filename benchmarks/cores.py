@@ -21,7 +21,7 @@ from latprof.detect import this_device
 from latprof.measure import Bench
 from latprof.onnx_model import build, random_input
 from lookup_tables.network import INPUT, Network
-from lookup_tables.table import DISTURBED
+from lookup_tables.noise import SLOW_PHASE
 
 NETWORKS = ("resnet56", "mobilenet_v1")
 ALTERNATING_S, RUNS = 60, 30
@@ -53,7 +53,7 @@ def slow_phases(name: str) -> dict:
                 cores.move()
             medians.append([row[core] for core in sorted(row)])
     times_s = np.array(medians)
-    slow = times_s > DISTURBED * np.percentile(times_s, 5)
+    slow = times_s > SLOW_PHASE * np.percentile(times_s, 5)
     return {
         "turns": len(times_s),
         "slow_share_of_each_core": slow.mean(axis=0).tolist(),
@@ -83,7 +83,7 @@ def paired(name: str) -> dict:
         answer[kind] = {
             "median_difference_of_two": float(np.median(np.abs(first / second - 1))),
             "difference_of_two_95": float(np.percentile(np.abs(first / second - 1), 95)),
-            "slow_share": float(np.mean(np.array(slow[kind]) > DISTURBED * quiet_s)),
+            "slow_share": float(np.mean(np.array(slow[kind]) > SLOW_PHASE * quiet_s)),
             "measuring_s": spent_s[kind],
         }
     return answer

@@ -20,7 +20,7 @@ from latprof.compare import require_batch
 from latprof.design import LEVELS
 from latprof.detect import SEARCHES, Usage, gpus, this_device
 from latprof.doctor import examine
-from latprof.errors import DeviceNotHere, Disturbed, OptionError
+from latprof.errors import DISTURBED_EXIT, DeviceNotHere, Disturbed, OptionError
 from latprof.onnx_model import build
 from latprof.onnx_reader import read_onnx
 from latprof.options import (
@@ -74,8 +74,6 @@ from lookup_tables.network import Architecture, Network, network_names
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable, home_of, named_apart
 
-DISTURBED_EXIT = 6
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
@@ -109,6 +107,10 @@ def main() -> None:
         sys.exit(
             _complain(f"{where}{error.strerror or error}; nothing that was written is lost", 1)
         )
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def _complain(error: Exception | str, code: int) -> int:
@@ -236,6 +238,7 @@ def profile(
             report=lambda done, total, text: bar.update(
                 task, completed=done, total=total, text=text
             ),
+            warn=_warn,
         )
     print_validations(loaded.name, folder, [result.menu, result.any], json_)
     if not json_:
@@ -453,6 +456,7 @@ def transfer(
             report=lambda done, total, text: bar.update(
                 task, completed=done, total=total, text=text
             ),
+            warn=_warn,
         )  # fmt: skip
     print_validations(loaded.name, folder, [result.menu, result.any], json_)
 
@@ -535,6 +539,9 @@ def compare(
         "sessions": result.sessions,
         "quiet_sessions": result.quiet_sessions,
         "unselected_speedup": result.unselected_speedup,
+        "slow_phase": result.slow_phase,
+        "expected_low": result.expected_low,
+        "expected_high": result.expected_high,
     }
     if json_:
         print(json.dumps(answer, indent=1))
@@ -543,8 +550,12 @@ def compare(
         f"{answer['dense_ms']:.3f} ms → {answer['latency_ms']:.3f} ms: {result.speedup:.3f}× "
         f"({result.speedup_low:.3f} … {result.speedup_high:.3f}) over {result.pairs} pairs"
     )
-    disturbed = result.sessions - result.quiet_sessions
-    if disturbed:
+    if result.slow_phase:
+        print(
+            f"measured in a slow phase of this machine: {result.slow_phase}. A quiet one would be "
+            f"expected to give {result.expected_low:.3f} … {result.expected_high:.3f}×"
+        )
+    elif disturbed := result.sessions - result.quiet_sessions:
         print(
             f"{disturbed} of {result.sessions} sessions were disturbed and do not count; with them "
             f"it would be {result.unselected_speedup:.3f}×"

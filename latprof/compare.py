@@ -15,10 +15,10 @@ from latprof.cores import Cores
 from latprof.errors import CannotRun, Disturbed, Throttled
 from latprof.machine import Snapshot
 from latprof.measure import run_rounds, runtime, what_disturbs
+from latprof.probe import Speed, in_words
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError, DeviceMismatch
-from lookup_tables.noise import Rounds, rounds_that_count
-from lookup_tables.table import DISTURBED
+from lookup_tables.noise import Rounds, is_slow_phase, rounds_of_sessions, uncertainty
 
 REPEATS = 7  # fresh sessions: where a session's memory lies moves its time
 MOST_REPEATS = 3 * REPEATS  # on a machine that is seldom quiet
@@ -28,6 +28,8 @@ HEAVY_S, FEWEST = 0.15, 10  # a round that takes so long needs so few
 FEWEST_SESSIONS, FEWEST_ROUNDS = 5, 4  # that count; fewer are a refusal
 MOST_UNCERTAIN = 0.015  # standard error of a speedup; more is a refusal
 HOPELESS = 3  # sessions
+# A ratio moves by at most this power of what a slow phase slows down (benchmarks/slow_phases.py).
+SHIFT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,47 +45,48 @@ class Comparison:
     sessions: int  # fresh pairs of sessions that were opened
     quiet_sessions: int  # those that count
     unselected_speedup: float  # what all rounds of all sessions would say
+    slow_phase: str = ""  # in which the whole comparison was made, in words; empty for none
+    expected_low: float | None = None  # what a quiet comparison would be expected to give
+    expected_high: float | None = None
 
 
 def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions.
 
-    Raises ContractError for files that cannot be run or that read other shapes, DeviceMismatch for
+    Sessions of a slow phase are left out, unless all are of one: the answer says so then. Raises
+    ContractError for files that cannot be run or that read other shapes, DeviceMismatch for
     files of another precision than the device's, Throttled where a GPU never ran freely, Disturbed
     where the machine is too busy.
     """
     for path in (dense, pruned):
         require_precision(Path(path), device.precision)
     require_alike(Path(dense), Path(pruned), device.batch)
-    before = Snapshot.take()
+    before, speed = Snapshot.take(), Speed(device)
     series: list[Rounds] = []
     with Cores(device) as cores:
+        speed.probe()
         while len(series) < MOST_REPEATS and not _is_hopeless(series):
             levels = [levels[0] for rounds in series if (levels := rounds.levels_s())]
             quiet_s = min(levels, default=0.0)
             series.append(_rounds(Path(dense), Path(pruned), device, quiet_s, cores))
-            if sum(map(_is_enough, quiet_rounds(series))) >= REPEATS:
+            speed.probe()
+            if sum(map(_is_enough, rounds_of_sessions(series, _slow(speed)))) >= REPEATS:
                 break
-    counted = [
-        (rounds, kept)
-        for rounds, kept in zip(series, quiet_rounds(series), strict=True)
-        if _is_enough(kept)
-    ]
+    speed.remember()
+    counted, slow_phase = _counted(series, speed)
+    refusal = (
+        f"{dense} and {pruned} cannot be compared now: {{}}. {{}}. Try again when that has ended"
+    )
     if len(counted) < FEWEST_SESSIONS:
-        raise Disturbed(
-            f"{dense} and {pruned} cannot be compared now: {what_disturbs(before)}. "
-            f"{len(counted)} of {len(series)} sessions found an undisturbed moment. Try again when "
-            "that has ended"
-        )
-    ratios = [float(np.median(r.pruned_s[kept] / r.beside_s[kept])) for r, kept in counted]
+        found = f"{len(counted)} of {len(series)} sessions found an undisturbed moment"
+        raise Disturbed(refusal.format(what_disturbs(before), found))
+    ratios = [float(np.median(rounds.ratios[kept])) for rounds, kept in counted]
     if uncertainty(ratios) > MOST_UNCERTAIN:
-        raise Disturbed(
-            f"{dense} and {pruned} cannot be compared now: {what_disturbs(before)}. "
-            f"{len(ratios)} sessions' undisturbed moments agree to ±{uncertainty(ratios):.1%} "
-            "only. Try again when that has ended"
-        )
+        found = f"{len(ratios)} sessions agree to ±{uncertainty(ratios):.1%} only"
+        raise Disturbed(refusal.format(slow_phase or what_disturbs(before), found))
     ratio = float(np.median(ratios))
     dense_s = float(np.median([np.median(r.beside_s[kept]) for r, kept in counted]))
+    times = _slowest(speed) ** SHIFT if slow_phase else None
     return Comparison(
         dense_s=dense_s,
         latency_s=ratio * dense_s,
@@ -92,38 +95,35 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
         speedup_high=1 / min(ratios),
         pairs=int(sum(kept.sum() for _, kept in counted)),
         sessions=len(series),
-        quiet_sessions=len(counted),
-        unselected_speedup=1 / float(np.median(np.concatenate([_ratios(r) for r in series]))),
+        quiet_sessions=0 if slow_phase else len(counted),
+        unselected_speedup=1 / float(np.median(np.concatenate([r.ratios for r in series]))),
+        slow_phase=slow_phase,
+        expected_low=1 / max(ratios) / times if times else None,
+        expected_high=1 / min(ratios) * times if times else None,
     )
 
 
-def uncertainty(ratios: Sequence[float]) -> float:
-    """The relative standard error of the median of fresh sessions' ratios."""
-    logs = np.log(ratios)
-    scatter = 1.4826 * np.median(np.abs(logs - np.median(logs)))
-    return float(1.2533 * scatter / np.sqrt(len(ratios)))  # √(π/2): a median's, not a mean's
+def _counted(series: Sequence[Rounds], speed: Speed) -> tuple[list, str]:
+    """(rounds, which of them count) of the sessions that count, and the slow phase of them all."""
+    for slow, words in ((_slow(speed), ""), ([], _typical_words(speed))):
+        kept = zip(series, rounds_of_sessions(series, slow), strict=True)
+        counted = [(rounds, each) for rounds, each in kept if _is_enough(each)]
+        if len(counted) >= FEWEST_SESSIONS:
+            return counted, words
+    return counted, ""
 
 
-def _ratios(rounds: Rounds) -> np.ndarray:
-    return rounds.pruned_s / rounds.beside_s
+def _slow(speed: Speed) -> list[bool]:
+    return [any(is_slow_phase(slowness)) for slowness in speed.slowness()]
 
 
-def quiet_rounds(series: Sequence[Rounds]) -> list[np.ndarray]:
-    """The rounds that count of each session; none of a session whose level was another.
+def _typical_words(speed: Speed) -> str:
+    slow = [s for s in speed.slowness() if any(is_slow_phase(s))]
+    return in_words(np.median(slow, axis=0)) or in_words(np.max(slow, axis=0)) if slow else ""
 
-    A session's memory moves its level by a few percent; what lies further off met a slow phase.
-    """
-    levels = [rounds.levels_s() for rounds in series]
-    met = [each for each in levels if each is not None]
-    if not met:
-        return [rounds.undisturbed() for rounds in series]
-    best = np.min(met, axis=0)
-    kept = []
-    for rounds, level in zip(series, levels, strict=True):
-        near = level is not None and bool(np.all(np.array(level) <= DISTURBED * best))
-        (of_session,) = rounds_that_count([rounds])
-        kept.append(of_session & near)
-    return kept
+
+def _slowest(speed: Speed) -> float:
+    return float(np.median(np.max(speed.slowness(), axis=1)))
 
 
 def _is_enough(kept: np.ndarray) -> bool:

@@ -7,7 +7,6 @@ idle session's threads spin while the other one is timed and take its cores away
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,10 @@ from pydantic_core import from_json
 
 from latprof.attribution import NodeTime, attribute
 from latprof.errors import OptionError
-from latprof.machine import Waits, waited_s
+from latprof.machine import Waits
 from lookup_tables.device import Device
 from lookup_tables.network import Architecture, Network
-from lookup_tables.noise import Timing
+from lookup_tables.noise import Timing, steady_mean
 from lookup_tables.table import LayerTime
 
 PROVIDER = "CPUExecutionProvider"
@@ -39,7 +38,7 @@ class Running:
 
     def run(self) -> Timing:
         """Run once; returns the seconds it took, and how many of them it waited to run."""
-        return _timed(self._session, self._feed, self._waits)
+        return self._waits.timed(self._session.run, None, self._feed)
 
     def run_s(self) -> float:
         """Run once; returns the seconds it took."""
@@ -67,7 +66,7 @@ class Instrumented:
     def run(self) -> Timing:
         """Run once; returns what it took, the profiler's own time included."""
         self._runs += 1
-        return _timed(self._session, self._feed, self._waits)
+        return self._waits.timed(self._session.run, None, self._feed)
 
     def run_s(self) -> float:
         """Run once; returns the seconds it took, the profiler's own included."""
@@ -90,12 +89,9 @@ class Instrumented:
         each = len(events) // self._runs
         durations_s = np.array([event["dur"] for event in events], dtype=float) / 1e6
         durations_s = durations_s.reshape(self._runs, each)[-len(dense_s) :]
-        shares = np.sort(durations_s[kept] / dense_s[kept, None], axis=0)
-        # The profiler counts whole microseconds: a mean resolves what a median would round. An
-        # eighth at the fast end and a quarter at the slow one go first: interruptions only add.
-        n = len(shares)
-        middle = shares[n // 8 : max(n // 8 + 1, 3 * n // 4)].mean(axis=0)
-        seconds = middle * np.median(dense_s[kept])
+        # The profiler counts whole microseconds.
+        shares = steady_mean(durations_s[kept] / dense_s[kept, None])
+        seconds = shares * np.median(dense_s[kept])
         return [
             NodeTime(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], float(s))
             for event, s in zip(events[:each], seconds, strict=True)
@@ -113,14 +109,6 @@ class Monitor:
 
     def conditions(self) -> None:
         return None
-
-
-def _timed(session: ort.InferenceSession, feed: dict, waits: Waits) -> Timing:
-    before = waits.now_s()
-    start_s = time.perf_counter()
-    session.run(None, feed)
-    took_s = time.perf_counter() - start_s
-    return Timing(took_s, waited_s(took_s, before, waits.now_s()))
 
 
 def _open(model, device: Device, profile_into: Path | None = None) -> ort.InferenceSession:

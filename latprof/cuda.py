@@ -30,6 +30,7 @@ import onnxruntime as ort
 from latprof.cuda_driver import driver
 from latprof.detect import GRAPH
 from latprof.errors import CannotRun, DeviceNotHere
+from latprof.machine import Waits
 from latprof.nvml import Monitor
 from latprof.onnx_model import NUMPY, LayerModel, layer_models
 from lookup_tables.device import Device
@@ -70,14 +71,18 @@ class Running:
             raise CannotRun(f"the runtime cannot run it {way}: {said} ({hint})") from error
         self._graph = self._bound if as_graph else None
         self._events = driver().event(), driver().event()
+        self._waits = Waits(threads=1)
 
     def run(self) -> Timing:
-        """`run_s`; events on the card do not count what the host waits."""
-        return Timing(self.run_s())
+        """Run once, as a stream or a graph, whichever the device says; seconds between events.
+
+        A host that is kept from launching keeps the card waiting, and the events count it.
+        """
+        return self._timed(self._bound)
 
     def run_s(self) -> float:
-        """Run once, as a stream or a graph, whichever the device says; seconds between events."""
-        return self._timed_s(self._bound)
+        """The seconds of `run`."""
+        return self.run().seconds
 
     @cached_property
     def has_graph(self) -> bool:
@@ -90,15 +95,15 @@ class Running:
 
     def graph_s(self) -> float:
         """Replay once as a CUDA graph; for networks that have one."""
-        return self._timed_s(self._graph)
+        return self._timed(self._graph).seconds
 
-    def _timed_s(self, bound: _Bound) -> float:
+    def _timed(self, bound: _Bound) -> Timing:
         cuda, (before, after) = driver(), self._events
         cuda.record(before, bound.is_graph)
-        bound.run()
+        launched = self._waits.timed(bound.run)
         cuda.record(after, bound.is_graph)
-        cuda.wait(after)
-        return cuda.between_s(before, after)
+        cuda.wait(after)  # may sleep, so what passes between two runs says nothing
+        return Timing(cuda.between_s(before, after), launched.waited_s)
 
 
 def _require_card(device: Device) -> None:
@@ -138,7 +143,7 @@ class Instrumented:
         self._delay_s = min(1.5 * launching_s + 5e-4, _LONGEST_DELAY_S)
 
     def run(self) -> Timing:
-        """`run_s`; events on the card do not count what the host waits."""
+        """`run_s`; all is launched before the first event, so the host's waits are not in it."""
         return Timing(self.run_s())
 
     def run_s(self) -> float:

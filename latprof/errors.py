@@ -27,5 +27,8 @@ class UnmeasuredLayer(ContractError):
     """A layer that no runtime node was named after."""
 
 
+DISTURBED_EXIT = 6  # a command's exit code
+
+
 class Disturbed(ContractError):
     """A machine too busy to be measured on: the message says with what."""

@@ -6,12 +6,16 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lookup_tables.noise import Timing
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 BUSY = 0.05  # of a core: less is not worth naming
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_LAST = threading.local()  # when this thread's last timed run ended, by both clocks
 
 
 class Waits:
@@ -19,24 +23,34 @@ class Waits:
 
     One thread waits for as long as its wall-clock time exceeds its processor time: preemption,
     quotas, stops and the hypervisor's share all end there. Of further threads, which may sleep of
-    their own will, the system's scheduler says how long they stood in its queue (Linux).
+    their own will, the system's scheduler says how long they stood in its queue (Linux). Most
+    interruptions fall between two runs, where the thread calls the system: those are told too.
     """
 
     def __init__(self, threads: int) -> None:
         self._queues = _queues() if threads > 1 else []
 
-    def now_s(self) -> tuple[float, float]:
-        """(processor seconds of this thread, seconds the others stood in the queue) so far."""
-        return time.thread_time(), sum(_queued_s(queue) for queue in self._queues)
+    def timed(self, run: Callable[..., object], *arguments) -> Timing:
+        """Call `run` once; what it took, for how much of that it waited, and what went before."""
+        queued_s = self._queued_s()
+        start_s, worked_s = time.perf_counter(), time.thread_time()
+        run(*arguments)
+        end_s, worked_until_s = time.perf_counter(), time.thread_time()
+        took_s = end_s - start_s
+        own_s = took_s - (worked_until_s - worked_s)
+        waited_s = max(0.0, own_s, self._queued_s() - queued_s)
+        away_s = 0.0
+        if (last := getattr(_LAST, "ended", None)) is not None:
+            away_s = max(0.0, (start_s - last[0]) - (worked_s - last[1]))
+        _LAST.ended = end_s, worked_until_s
+        return Timing(took_s, waited_s, away_s)
+
+    def _queued_s(self) -> float:
+        return sum(_queued_s(queue) for queue in self._queues)
 
     def __del__(self) -> None:
         for queue in getattr(self, "_queues", []):
             os.close(queue)
-
-
-def waited_s(wall_s: float, before: tuple[float, float], after: tuple[float, float]) -> float:
-    """Seconds that a run of `wall_s` waited, by what `Waits` said before and after it."""
-    return max(0.0, wall_s - (after[0] - before[0]), after[1] - before[1])
 
 
 def _queues() -> list[int]:

@@ -29,9 +29,10 @@ from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.noise import (
     QUIET,
     Rounds,
+    Streak,
     Timing,
-    is_quiet,
-    is_undisturbed,
+    is_null,
+    quiet_level_s,
     rounds_that_count,
     undisturbed,
 )
@@ -65,6 +66,7 @@ class Sample:
     layers: tuple[LayerTime, ...]
     layers_dense_s: float | None
     measuring_s: float
+    unselected_ratio: float | None = None
     graph_ratio: float | None = None
     conditions: Conditions | None = None
 
@@ -99,21 +101,23 @@ def run_rounds(
     limit_s = quiet_s * QUIET or np.inf
     # Several cores are quiet at once more rarely, and there is no other place to go to.
     most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
-    rounds = Rounds([run_dense()], [], [])
+    rounds, streak = Rounds([run_dense()], [], []), Streak()
     quiet = held = 0
-    dense_was_quiet = is_quiet(rounds.dense[0], limit_s)
+    dense_held, dense_was_quiet = streak.saw(rounds.dense[0]), rounds.dense[0].seconds <= limit_s
     while len(rounds.pruned) < most:
         rounds.pruned.append(run_pruned())
         rounds.dense.append(run_dense())
         rounds.throttled.append(monitor.throttled())
-        dense_is_quiet = is_quiet(rounds.dense[-1], limit_s) and not rounds.throttled[-1]
-        this_counts = dense_was_quiet and dense_is_quiet and is_undisturbed(rounds.pruned[-1])
-        quiet += this_counts
-        held += all(map(is_undisturbed, (*rounds.dense[-2:], rounds.pruned[-1])))
-        dense_was_quiet = dense_is_quiet
+        # Both take note, in the order of the runs.
+        both_held = streak.saw(rounds.pruned[-1]) & streak.saw(rounds.dense[-1])
+        both_held = both_held and not rounds.throttled[-1]
+        dense_is_quiet = rounds.dense[-1].seconds <= limit_s
+        held += dense_held and both_held
+        quiet += dense_held and both_held and dense_was_quiet and dense_is_quiet
+        dense_held, dense_was_quiet = both_held, dense_is_quiet
         if quiet >= wanted or (not held and len(rounds.pruned) >= HOPELESS * wanted):
             break
-        cores.saw(dense_is_quiet and is_undisturbed(rounds.pruned[-1]))
+        cores.saw(both_held and dense_is_quiet)
     return rounds
 
 
@@ -138,6 +142,24 @@ class Bench:
         self._monitor = self._runtime.Monitor(device)
         self._cores = Cores(device)
         self._dense_medians = [] if slow else self._first_levels_s()
+
+    def check(self) -> float:
+        """The null test: the dense network beside itself; returns the ratio, 1 but for noise.
+
+        Raises Disturbed where it is off by more than anything that is measured here may be.
+        """
+        for wait_s in (*WAIT_S, None):
+            before = Snapshot.take()
+            ratio = self.measure(self.network.dense, instrumented=False).ratio
+            if is_null(ratio):
+                return ratio
+            if wait_s is None:
+                raise Disturbed(
+                    f"{_busy(before)}. The dense network beside itself takes {ratio:.3f} times as "
+                    "long, where only 1 would be right"
+                )
+            time.sleep(wait_s)
+        raise AssertionError("the last attempt returns or raises")
 
     def measure(self, architecture: Architecture, instrumented: bool = True) -> Sample:
         """Run an architecture beside the dense network until enough quiet rounds are in.
@@ -179,6 +201,7 @@ class Bench:
             layers=layers,
             layers_dense_s=layers_dense_s,
             measuring_s=time.perf_counter() - start_s,
+            unselected_ratio=float(np.median(np.concatenate([r.ratios for r in series]))),
             graph_ratio=graph_ratio,
             conditions=self._monitor.conditions(),
         )
@@ -254,7 +277,7 @@ class Bench:
         return beside_s, pruned_s
 
     def _quiet_s(self) -> float:
-        return float(np.percentile(self._dense_medians, 10)) if self._dense_medians else 0.0
+        return quiet_level_s(self._dense_medians)
 
     def _rounds(self, dense, run_pruned: Callable[[], Timing], share: float = 1.0) -> Rounds:
         """One series of rounds of a dense session and a pruned one; the warm-up is left out."""

@@ -27,6 +27,7 @@ from latprof.design import (
     unseen,
     whole_range,
 )
+from latprof.machine import Snapshot, disturbances
 from latprof.measure import Bench
 from latprof.validate import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
 from lookup_tables.device import Device
@@ -108,18 +109,20 @@ def profile(
     seed: int = 0,
     few: int | None = None,
     report: Report = lambda done, total, text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Measure a network on a device into a table; returns the table's error.
 
-    `few`: only so many designed networks, for a table that begins with another device's. Raises
-    DeviceMismatch for a table of another device, and TableError if another process is writing
+    `few`: only so many designed networks, for a table that begins with another device's. `warn` is
+    told at the start what else the machine does. Raises DeviceMismatch for a table of another
+    device, Disturbed where the machine is too busy, and TableError if another process is writing
     into the folder or if the budget was spent before there was enough to predict from; the rows
     stay.
     """
     _require_choices(network)
     LatencyTable.create(folder, device)
     with only_writer(folder):
-        journey = _Journey(network, device, folder, levels, goal, seed, few, report)
+        journey = _Journey(network, device, folder, levels, goal, seed, few, report, warn)
         return journey.finish(journey.measure())
 
 
@@ -135,9 +138,18 @@ class _Journey:
     """One call of `profile`: the table as it grows, the bench, the clock."""
 
     def __init__(
-        self, network, device, folder, levels, goal: Goal, seed, few: int | None, report: Report
+        self,
+        network,
+        device,
+        folder,
+        levels,
+        goal: Goal,
+        seed,
+        few: int | None,
+        report: Report,
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.network, self.goal, self.report = network, goal, report
+        self.network, self.goal, self.report, self.warn = network, goal, report, warn
         self.table = LatencyTable.create(folder, device)
         if self.table.drop_truncated_line(network.name):
             report(0, 1, "dropped the incomplete last line of an interrupted profile")
@@ -155,6 +167,7 @@ class _Journey:
         self._spent_before_s = _spent_s(self.table, network)
         self._start_s = time.perf_counter()
         self._bench: Bench | None = None
+        self._null_ratio: float | None = None
         self._measured_now = 0
 
     def _most_unseen(self) -> int:
@@ -292,7 +305,7 @@ class _Journey:
 
     def _run(self, job: Job, leg: int) -> None:
         if self._bench is None:
-            self._bench = Bench(self.network, self.table.device, TARGET_S)
+            self._bench = self._checked_bench()
         runs = self.table.runs(self.network)
         again = f", attempt {job.attempt + 1}" if job.attempt else ""
         text = f"leg {leg + 1}: {job.purpose} {job.run}{again}, {self._spent_s():.0f} s"
@@ -302,6 +315,18 @@ class _Journey:
         row = as_run(job.purpose, job.run, job.attempt, job.architecture, sample)
         self.table.append(self.network.name, [row])
         self._measured_now += 1
+
+    def _checked_bench(self) -> Bench:
+        """The dense network, open, held against itself; says what else the machine does."""
+        before = Snapshot.take()
+        bench = Bench(self.network, self.table.device, TARGET_S)
+        self._null_ratio = bench.check()
+        if busy := disturbances(before, Snapshot.take()):
+            self.warn(
+                f"this machine is busy: {'; '.join(busy)}. Only what has its processors counts, so "
+                "this may take longer, or be refused; see latprof doctor"
+            )
+        return bench
 
     def _total(self, leg: int) -> int:
         unseen_runs = self._unseen_of(max(leg, LEGS - 1)).stop
@@ -322,7 +347,9 @@ class _Journey:
         model = LatencyModel(self.network, self.table)
         return Outcome(
             *(
-                validation(model, self.table, runs, widths, self._spent_s(), stopped)
+                validation(
+                    model, self.table, runs, widths, self._spent_s(), stopped, self._null_ratio
+                )
                 for widths in ("menu", "any")
             )
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from latprof.detect import Usage
-from latprof.errors import OptionError
+from latprof.errors import DISTURBED_EXIT, Disturbed, OptionError
 from lookup_tables.device import Device
 from lookup_tables.diff import compare_tables, entry_shares, speedups
 from lookup_tables.estimate import LatencyModel
@@ -39,8 +39,8 @@ def repeat(
 
     What is there already is kept, so an interrupted repeat continues. The result is also written
     beside the table. Raises TableError for a table that does not hold this network, OptionError if
-    a profile fails, and TableError if another process is writing into the table then: the same call
-    goes on.
+    a profile fails, Disturbed if the machine was too busy for it, and TableError if another process
+    is writing into the table then: the same call goes on.
     """
     table.require_network(network)
     device = table.device
@@ -57,7 +57,8 @@ def repeat(
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
             said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-            raise OptionError(f"table {number} failed: {said[-1]}")
+            kind = Disturbed if answer.returncode == DISTURBED_EXIT else OptionError
+            raise kind(f"table {number} failed: {said[-1].removeprefix('error: ')}")
         tables.append(LatencyTable.open(out))
         tables[-1].device.require(device, f"table {table.folder}")
     result = repeatability(network, tables)

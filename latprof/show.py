@@ -68,11 +68,33 @@ def print_validations(network: str, folder: Path, results: list[Validation], jso
         f"{last.measuring_s:.0f} s of measuring, {last.peak_memory_bytes / 2**20:.0f} MiB; "
         f"table: {folder}"
     )
+    print(_what_met_no_quiet_moment(results))
     if max(result.rmspe for result in results) > DOUBTFUL:
         print(
             "This error is larger than usual: was the machine busy? Profile again when it is idle, "
             "into another folder with --out"
         )
+
+
+def _what_met_no_quiet_moment(results: list[Validation]) -> str:
+    """How many networks met a quiet moment, and what the others and all rounds would say."""
+    kept = sum(result.architectures for result in results)
+    dropped = sum(result.dropped for result in results)
+    text = f"{kept} of {kept + dropped} networks met a quiet moment"
+    others = [f"{r.dropped_rmspe:.1%} ({_widths(r)})" for r in results if r.dropped_rmspe]
+    if others:
+        text += f"; the others would say {', '.join(others)}"
+    unselected = [r for r in results if r.unselected_rmspe is not None]
+    if unselected:
+        said = ", ".join(f"{r.unselected_rmspe:.1%} ({_widths(r)})" for r in unselected)
+        text += f"; all rounds of all of them: {said}"
+    if results[-1].null_ratio is not None:
+        text += f". The dense network beside itself: {results[-1].null_ratio:.3f}"
+    return text
+
+
+def _widths(result: Validation) -> str:
+    return "menu" if result.widths == "menu" else "any width"
 
 
 def print_explanation(

@@ -26,6 +26,7 @@ def transfer(
     samples: int = SAMPLES,
     unseen: int = UNSEEN,
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Measure a few networks on a device into a table that another's helps to read.
 
@@ -63,4 +64,5 @@ def transfer(
         seed=plan.seed,
         few=samples,
         report=report,
+        warn=warn,
     )

@@ -15,8 +15,8 @@ from latprof.measure import Bench, Sample
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
+from lookup_tables.noise import is_slow, quiet_level_s
 from lookup_tables.table import (
-    DISTURBED,
     LatencyTable,
     Run,
     Validation,
@@ -38,6 +38,7 @@ def validation(
     widths: Widths,
     measuring_s: float,
     stopped: str | None = None,
+    null_ratio: float | None = None,
 ) -> Validation:
     """Compare the table's predictions, and the FLOPs line's, with measured unseen runs.
 
@@ -52,6 +53,9 @@ def validation(
         )
     quiet = undisturbed(unseen_runs)
     measured_runs = _of_kind(model, quiet, widths) or quiet
+    all_runs = _of_kind(model, unseen_runs, widths) or unseen_runs
+    kept = {run.key for run in measured_runs}
+    dropped = [run for run in all_runs if run.key not in kept]
     everything = [*table.runs(network), *unseen_runs]
     design = table.settled_runs(network, "design")
     alike = _of_kind(model, design, widths)
@@ -66,7 +70,10 @@ def validation(
     return Validation(
         widths=widths,
         architectures=len(measured_runs),
-        dropped=len(_of_kind(model, unseen_runs, widths)) - len(_of_kind(model, quiet, widths)),
+        dropped=len(dropped),
+        dropped_rmspe=_rms(model.errors(dropped)) if dropped else None,
+        unselected_rmspe=_unselected_rmspe(model, all_runs),
+        null_ratio=null_ratio,
         rmspe=_rms(errors),
         bias=float(np.mean(errors)),
         within_5_percent=float(np.mean(np.abs(errors) <= 0.05)),
@@ -82,6 +89,15 @@ def validation(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         tool_version=version("latprof-pruner"),
     )
+
+
+def _unselected_rmspe(model: LatencyModel, runs: list[Run]) -> float | None:
+    """The error by what all rounds said; None where the table does not know it of every run."""
+    if any(run.unselected_ratio is None for run in runs):
+        return None
+    said = np.array([run.unselected_ratio for run in runs])
+    predicted = model.predict_architectures([run.architecture for run in runs])
+    return _rms(predicted.latency_s / model.dense_s / said - 1)
 
 
 def _of_kind(model: LatencyModel, runs: list[Run], widths: Widths) -> list[Run]:
@@ -131,12 +147,21 @@ def validate(
 ) -> list[Validation]:
     """Measure architectures that the table holds neither as design nor as unseen runs.
 
-    Half of the `samples` are on the menu, half of any widths: one Validation each.
+    Half of the `samples` are on the menu, half of any widths: one Validation each. The dense
+    network is held against itself before and after. Raises Disturbed where that is not 1, or
+    where the machine stays busy.
     """
     model = LatencyModel(network, table)  # first: a table with too little is refused unmeasured
-    runs = fresh_runs(network, table, samples, seed, report)
+    bench = Bench(network, table.device, TARGET_S)
+    null_ratios = [bench.check()]
+    runs = measured_by(bench, unknown(network, table, samples, seed), report)
+    null_ratios.append(bench.check())
+    worst = max(null_ratios, key=lambda ratio: abs(np.log(ratio)))
     spent_s = sum(run.measuring_s for run in runs)
-    return [validation(model, table, runs, widths, spent_s) for widths in ("menu", "any")]
+    return [
+        validation(model, table, runs, widths, spent_s, null_ratio=worst)
+        for widths in ("menu", "any")
+    ]
 
 
 def fresh_runs(
@@ -147,9 +172,13 @@ def fresh_runs(
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> list[Run]:
     """Architectures unknown to the table, measured beside the dense network."""
+    return measured_beside_dense(network, table, unknown(network, table, samples, seed), report)
+
+
+def unknown(network: Network, table: LatencyTable, samples: int, seed: int) -> list[Architecture]:
+    """Architectures that the table holds neither as design nor as unseen runs."""
     known = [run.architecture for run in table.runs(network)]
-    chosen = unseen(network, samples, seed, known, table.plan(network.name).menu)
-    return measured_beside_dense(network, table, chosen, report)
+    return unseen(network, samples, seed, known, table.plan(network.name).menu)
 
 
 def measured_beside_dense(
@@ -159,7 +188,15 @@ def measured_beside_dense(
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> list[Run]:
     """Each architecture beside the dense network, on the table's device; nothing is kept there."""
-    bench = Bench(network, table.device, TARGET_S)
+    return measured_by(Bench(network, table.device, TARGET_S), chosen, report)
+
+
+def measured_by(
+    bench: Bench,
+    chosen: Sequence[Architecture],
+    report: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> list[Run]:
+    """Each architecture beside the bench's dense network: one settled run each, in their order."""
     attempts: dict[int, list[Run]] = {number: [] for number in range(len(chosen))}
     for attempt in range(PASSES + MOST_ATTEMPTS - 1):
         for number, runs in attempts.items():
@@ -179,7 +216,8 @@ def is_disturbed(runs: list[Run], attempts: dict[object, list[Run]]) -> bool:
     """
     if not runs:
         return True
-    return min(run.loudest_s for run in runs) > DISTURBED * quiet_level_s(attempts)
+    quiet_s = quiet_level_s([run.dense_s for each in attempts.values() for run in each])
+    return is_slow(min(run.loudest_s for run in runs), quiet_s)
 
 
 def attempts_of(runs: list[Run]) -> dict[tuple[str, int], list[Run]]:
@@ -188,11 +226,6 @@ def attempts_of(runs: list[Run]) -> dict[tuple[str, int], list[Run]]:
     for run in runs:
         attempts.setdefault((run.purpose, run.run), []).append(run)
     return attempts
-
-
-def quiet_level_s(attempts: dict[object, list[Run]]) -> float:
-    """The dense network's time when nothing disturbs: a low percentile of all attempts."""
-    return float(np.percentile([run.dense_s for runs in attempts.values() for run in runs], 10))
 
 
 def as_run(purpose: str, number: int, attempt: int, architecture: Architecture, sample: Sample):

@@ -24,15 +24,13 @@ from lookup_tables.files import refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.manifest import expected, load_manifest, read_sealed, seal, unseal
 from lookup_tables.network import Architecture, Layer, Network, network_names
+from lookup_tables.noise import attempts_that_count, networks_that_count
 from lookup_tables.prior import Prior
 
-FORMAT = 2
+FORMAT = 3  # 2: without what disturbed rounds and networks would say; it is read too
 IDENTITY = "device.json"
 DATA = Path(__file__).parent / "data"
 ELSEWHERE = Path("tables")  # where tables go if this package was installed and is no checkout
-# Attempts at one run whose dense network took this much longer than in the quietest were
-# disturbed: on a shared machine the ratio to the dense network shifts by several percent then.
-DISTURBED = 1.09
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -98,6 +96,7 @@ class Run(_Row):
     pairs: Annotated[int, Field(ge=1)]
     measuring_s: Seconds  # wall-clock cost of this row
     peak_memory_bytes: Annotated[int, Field(ge=0)] | None = None  # of its process so far
+    unselected_ratio: Seconds | None = None  # of all rounds, the disturbed ones too
     graph_ratio: Seconds | None = None  # CUDA only: both networks replayed as CUDA graphs
     conditions: Conditions | None = None  # CUDA only
     layers_dense_s: Seconds | None = None  # the dense network while the layers were timed
@@ -124,6 +123,9 @@ class Validation(_Row):
     architectures: int
     dropped: Annotated[int, Field(ge=0)] = 0  # unseen runs that never found a quiet moment
     rmspe: Finite  # root mean square of the relative errors
+    dropped_rmspe: Finite | None = None  # what they would say
+    unselected_rmspe: Finite | None = None  # what all rounds of all the networks would say
+    null_ratio: Seconds | None = None  # the dense network beside itself then: 1 but for noise
     bias: Finite | None = None  # mean relative error
     within_5_percent: Finite  # share
     rank_correlation: Finite  # Spearman
@@ -473,28 +475,23 @@ def _check_order(path: Path, rows: list[Row]) -> None:
 
 
 def undisturbed(runs: list[Run]) -> list[Run]:
-    """The settled runs whose dense network was near its quiet level: at least three quarters.
+    """The settled runs that met a quiet moment: at least three quarters of them.
 
-    What never found a quiet moment is dropped, as a GPU's throttled samples are: judged by the
-    dense network alone, never by how well the run is predicted.
+    What never did is dropped, as a GPU's throttled samples are.
     """
     if not runs:
         return runs
     corners = {("design", 0), ("design", 1)}  # the dense and the narrowest: they span the table
-    loudest_s = np.array([run.loudest_s for run in runs])
-    quiet_s = np.percentile([run.dense_s for run in runs], 10)
-    limit_s = max(DISTURBED * quiet_s, np.percentile(loudest_s, 75))
+    kept = networks_that_count([run.dense_s for run in runs], [run.loudest_s for run in runs])
     return [
-        run
-        for run, loud_s in zip(runs, loudest_s, strict=True)
-        if loud_s <= limit_s or (run.purpose, run.run) in corners
+        run for run, k in zip(runs, kept, strict=True) if k or (run.purpose, run.run) in corners
     ]
 
 
 def settle(attempts: list[Run]) -> Run:
     """The median of one architecture's undisturbed attempts."""
-    quietest = min(attempt.loudest_s for attempt in attempts)
-    kept = [attempt for attempt in attempts if attempt.loudest_s <= DISTURBED * quietest]
+    counted = attempts_that_count([attempt.loudest_s for attempt in attempts])
+    kept = [attempt for attempt, counts in zip(attempts, counted, strict=True) if counts]
     first = kept[0]
     if len(kept) == 1:
         return first

@@ -2,6 +2,7 @@
 
 import os
 
+import matplotlib
 import pytest
 import torch
 
@@ -13,6 +14,16 @@ from tests.commands import FACTORY, command
 def pytest_configure(config):
     if config.option.markexpr != "gpu":
         torch.cuda.is_available = lambda: False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What this machine takes when quiet is not learnt from tests, not even by their commands."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir()))
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
 
 
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the other cores

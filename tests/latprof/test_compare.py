@@ -1,14 +1,15 @@
 """Which sessions of a comparison count; the timing itself runs in test_journeys."""
 
+import numpy as np
 import onnx
 import pytest
 
-from latprof.compare import MOST_UNCERTAIN, compare, quiet_rounds, require_precision, uncertainty
+from latprof.compare import MOST_REPEATS, MOST_UNCERTAIN, compare, require_precision
 from latprof.detect import this_device
 from latprof.errors import Disturbed
 from latprof.onnx_model import build
 from lookup_tables.errors import DeviceMismatch
-from lookup_tables.noise import Rounds, Timing
+from lookup_tables.noise import Rounds, Timing, rounds_of_sessions, uncertainty
 from tests.toys import chain
 
 
@@ -18,7 +19,7 @@ def session(dense_s: float, pruned_s: float = 1.0, waited_s: float = 0.0) -> Rou
 
 
 def counted(*sessions: Rounds) -> list[bool]:
-    return [bool(kept.any()) for kept in quiet_rounds(sessions)]
+    return [bool(kept.any()) for kept in rounds_of_sessions(sessions)]
 
 
 def test_sessions_in_which_either_network_was_slow_do_not_count():
@@ -41,7 +42,7 @@ def test_sessions_that_agree_are_certain_and_those_that_do_not_are_not():
 
 
 def test_before_the_first_session_none_is_quiet():
-    assert quiet_rounds([]) == []
+    assert rounds_of_sessions([]) == []
 
 
 def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path, monkeypatch):
@@ -52,6 +53,36 @@ def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path,
     with pytest.raises(Disturbed, match=r"cannot be compared now.*0 of 3 sessions") as refusal:
         compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
     assert "\n" not in str(refusal.value)
+
+
+class Slow:
+    """A machine on which arithmetic takes a fifth longer than on earlier days."""
+
+    def __init__(self, _) -> None:
+        self.probes = 0
+
+    def probe(self) -> None:
+        self.probes += 1
+
+    def slowness(self) -> list[np.ndarray]:
+        return [np.array([1.2, 1.0, 1.0])] * (self.probes - 1)
+
+    def remember(self) -> None:
+        pass
+
+
+def test_a_comparison_made_in_a_slow_phase_says_so_and_what_a_quiet_one_may_give(
+    tmp_path, monkeypatch
+):
+    network = chain(8, 8)
+    onnx.save(build(network, network.dense), tmp_path / "net.onnx")
+    monkeypatch.setattr("latprof.compare._rounds", lambda *_: session(1.0, 0.5))
+    monkeypatch.setattr("latprof.compare.Speed", Slow)
+    found = compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
+    assert found.slow_phase.startswith("arithmetic takes 20% longer")
+    assert (found.quiet_sessions, found.sessions) == (0, MOST_REPEATS)
+    assert found.speedup == pytest.approx(2.0)
+    assert found.expected_low < 2.0 < found.expected_high
 
 
 def test_a_file_of_another_precision_is_not_the_devices(tmp_path):

@@ -8,18 +8,29 @@ import time
 import pytest
 
 from latprof import machine
-from latprof.machine import Snapshot, Waits, disturbances, quota_cores, waited_s
+from latprof.machine import Snapshot, Waits, disturbances, quota_cores
 
 
 def test_a_run_that_slept_waited_and_one_that_worked_did_not():
     waits = Waits(threads=1)
-    before = waits.now_s()
-    assert waited_s(0.5, before, before) == 0.5
-    assert waited_s(0.5, before, (before[0] + 0.5, before[1])) == 0.0
+    assert waits.timed(time.sleep, 0.02).waited_s >= 0.02
+    worked = waits.timed(sum, range(300_000))
+    assert worked.waited_s < worked.seconds
 
 
-def test_another_threads_time_in_the_queue_counts_where_this_one_worked():
-    assert waited_s(0.5, (1.0, 2.0), (1.5, 2.2)) == pytest.approx(0.2)
+def test_what_passes_between_two_runs_is_told_with_the_second():
+    waits = Waits(threads=1)
+    waits.timed(sum, range(100))
+    time.sleep(0.02)
+    assert waits.timed(sum, range(100)).away_s >= 0.02
+    assert waits.timed(sum, range(100)).away_s < 0.02
+
+
+def test_another_threads_time_in_the_queue_counts_where_this_one_worked(monkeypatch):
+    waits = Waits(threads=1)
+    queued = iter([2.0, 2.2])
+    monkeypatch.setattr(waits, "_queued_s", lambda: next(queued))
+    assert waits.timed(sum, range(100)).waited_s == pytest.approx(0.2)
 
 
 def test_a_busy_process_is_named_with_its_core():

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 
 from latprof.detect import this_device
 from latprof.errors import Disturbed, Throttled
 from latprof.measure import PATIENCE, PATIENCE_IN_PLACE, WAIT_S, Bench
 from lookup_tables.network import Architecture
-from lookup_tables.noise import Timing
+from lookup_tables.noise import Streak, Timing
 from tests.toys import tiny_network
 
 NETWORK = tiny_network()
@@ -45,11 +47,22 @@ def test_a_series_whose_every_round_waits_is_given_up_early(bench):
 def test_a_machine_that_stays_busy_is_refused_after_some_patience(bench, monkeypatch):
     waits = []
     monkeypatch.setattr("latprof.measure.time.sleep", waits.append)
-    monkeypatch.setattr("latprof.measure.is_undisturbed", lambda _: False)
-    monkeypatch.setattr("lookup_tables.noise.is_undisturbed", lambda _: False)
+    monkeypatch.setattr(Streak, "saw", lambda *_: False)
     with pytest.raises(Disturbed, match=r"too busy to measure on: .* the same command again"):
         bench.measure(NETWORK.dense, instrumented=False)
     assert waits == [*WAIT_S]
+
+
+def test_the_dense_network_beside_itself_is_one(bench):
+    assert bench.check() == pytest.approx(1, abs=0.031)
+
+
+def test_a_machine_on_which_a_network_is_not_itself_is_refused(bench, monkeypatch):
+    monkeypatch.setattr("latprof.measure.time.sleep", lambda _: None)
+    wrong = SimpleNamespace(ratio=1.05)
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: wrong)
+    with pytest.raises(Disturbed, match=r"beside itself takes 1\.050 times as long"):
+        bench.check()
 
 
 @pytest.mark.parametrize(
