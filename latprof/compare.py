@@ -15,21 +15,22 @@ from latprof.cores import Cores
 from latprof.errors import CannotRun, Disturbed, Throttled
 from latprof.machine import Snapshot
 from latprof.measure import run_rounds, runtime, what_disturbs
-from latprof.probe import Speed, in_words
+from latprof.pace import Pace, in_words
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError, DeviceMismatch
-from lookup_tables.noise import Rounds, is_slow_phase, rounds_of_sessions, uncertainty
+from lookup_tables.noise import Rounds, ratio_of, ratio_of_sessions, rounds_of_sessions
 
-REPEATS = 7  # fresh sessions: where a session's memory lies moves its time
-MOST_REPEATS = 3 * REPEATS  # on a machine that is seldom quiet
+REPEATS = 8  # fresh sessions: where a session's memory lies moves its time
+MOST_REPEATS = 20  # while they disagree, or were disturbed
 ROUNDS, WARM_UP = 60, 5
 PRECISIONS = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 HEAVY_S, FEWEST = 0.15, 10  # a round that takes so long needs so few
 FEWEST_SESSIONS, FEWEST_ROUNDS = 5, 4  # that count; fewer are a refusal
-MOST_UNCERTAIN = 0.015  # standard error of a speedup; more is a refusal
+CERTAIN, MOST_UNCERTAIN = 0.003, 0.01  # standard error of a speedup: enough, and a refusal beyond
 HOPELESS = 3  # sessions
-# A ratio moves by at most this power of what a slow phase slows down (benchmarks/slow_phases.py).
-SHIFT = 1.0
+# On a shared core nine ratios of ten move by no more than this power of what arithmetic slows down
+# (benchmarks/slow_phases.py).
+SHIFT = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,69 +62,75 @@ def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison
     for path in (dense, pruned):
         require_precision(Path(path), device.precision)
     require_alike(Path(dense), Path(pruned), device.batch)
-    before, speed = Snapshot.take(), Speed(device)
+    before, pace = Snapshot.take(), Pace(device)
     series: list[Rounds] = []
     with Cores(device) as cores:
-        speed.probe()
         while len(series) < MOST_REPEATS and not _is_hopeless(series):
             levels = [levels[0] for rounds in series if (levels := rounds.levels_s())]
             quiet_s = min(levels, default=0.0)
-            series.append(_rounds(Path(dense), Path(pruned), device, quiet_s, cores))
-            speed.probe()
-            if sum(map(_is_enough, rounds_of_sessions(series, _slow(speed)))) >= REPEATS:
+            turned = len(series) % 2 == 1
+            series.append(_rounds(Path(dense), Path(pruned), device, quiet_s, cores, pace, turned))
+            counted, _ = _counted(series, certain=True)
+            if len(counted) >= REPEATS and _ratio(counted)[1] <= CERTAIN:
                 break
-    speed.remember()
-    counted, slow_phase = _counted(series, speed)
+    pace.remember()
+    counted, shared = _counted(series)
     refusal = (
         f"{dense} and {pruned} cannot be compared now: {{}}. {{}}. Try again when that has ended"
     )
     if len(counted) < FEWEST_SESSIONS:
         found = f"{len(counted)} of {len(series)} sessions found an undisturbed moment"
-        raise Disturbed(refusal.format(what_disturbs(before), found))
-    ratios = [float(np.median(rounds.ratios[kept])) for rounds, kept in counted]
-    if uncertainty(ratios) > MOST_UNCERTAIN:
-        found = f"{len(ratios)} sessions agree to ±{uncertainty(ratios):.1%} only"
-        raise Disturbed(refusal.format(slow_phase or what_disturbs(before), found))
-    ratio = float(np.median(ratios))
-    dense_s = float(np.median([np.median(r.beside_s[kept]) for r, kept in counted]))
-    times = _slowest(speed) ** SHIFT if slow_phase else None
+        raise Disturbed(refusal.format(what_disturbs(before, shared), found))
+    ratio, error = _ratio(counted)
+    if error > MOST_UNCERTAIN:
+        found = f"{len(counted)} sessions agree to ±{error:.1%} only"
+        raise Disturbed(refusal.format(what_disturbs(before, shared), found))
+    ratios = [each.rounds.ratio(each.kept) for each in counted]
+    dense_s = float(np.median([np.median(e.rounds.both_dense_s(e.kept)) for e in counted]))
+    slowness = float(np.median(shared)) if shared else None
+    moved = slowness**SHIFT if slowness else None
     return Comparison(
         dense_s=dense_s,
         latency_s=ratio * dense_s,
         speedup=1 / ratio,
         speedup_low=1 / max(ratios),
         speedup_high=1 / min(ratios),
-        pairs=int(sum(kept.sum() for _, kept in counted)),
+        pairs=int(sum(each.kept.sum() for each in counted)),
         sessions=len(series),
-        quiet_sessions=0 if slow_phase else len(counted),
-        unselected_speedup=1 / float(np.median(np.concatenate([r.ratios for r in series]))),
-        slow_phase=slow_phase,
-        expected_low=1 / max(ratios) / times if times else None,
-        expected_high=1 / min(ratios) * times if times else None,
+        quiet_sessions=0 if slowness else len(counted),
+        unselected_speedup=1 / ratio_of(series),
+        slow_phase=in_words(slowness) if slowness else "",
+        expected_low=1 / max(ratios) / moved if moved else None,
+        expected_high=1 / min(ratios) * moved if moved else None,
     )
 
 
-def _counted(series: Sequence[Rounds], speed: Speed) -> tuple[list, str]:
-    """(rounds, which of them count) of the sessions that count, and the slow phase of them all."""
-    for slow, words in ((_slow(speed), ""), ([], _typical_words(speed))):
-        kept = zip(series, rounds_of_sessions(series, slow), strict=True)
-        counted = [(rounds, each) for rounds, each in kept if _is_enough(each)]
-        if len(counted) >= FEWEST_SESSIONS:
-            return counted, words
-    return counted, ""
+class _Session(NamedTuple):
+    """A session that counts: which of its rounds do, and whether the pruned network came first."""
+
+    rounds: Rounds
+    kept: np.ndarray
+    turned: bool
 
 
-def _slow(speed: Speed) -> list[bool]:
-    return [any(is_slow_phase(slowness)) for slowness in speed.slowness()]
+def _counted(series: Sequence[Rounds], certain: bool = False) -> tuple[list[_Session], list[float]]:
+    """The sessions that count, and how slow the core was where all of them had to share it.
+
+    Nothing of the second if enough sessions had the core to themselves. `certain`: only those.
+    """
+    for some in (series, [rounds.on_any_core() for rounds in series]):
+        both = enumerate(zip(series, rounds_of_sessions(some), strict=True))
+        sessions = [_Session(rounds, kept, number % 2 == 1) for number, (rounds, kept) in both]
+        counted = [session for session in sessions if _is_enough(session.kept)]
+        if certain or len(counted) >= FEWEST_SESSIONS:
+            break
+    is_shared = some is not series or len(counted) < FEWEST_SESSIONS
+    return counted, [each for rounds in series if is_shared for each in rounds.shared()]
 
 
-def _typical_words(speed: Speed) -> str:
-    slow = [s for s in speed.slowness() if any(is_slow_phase(s))]
-    return in_words(np.median(slow, axis=0)) or in_words(np.max(slow, axis=0)) if slow else ""
-
-
-def _slowest(speed: Speed) -> float:
-    return float(np.median(np.max(speed.slowness(), axis=1)))
+def _ratio(counted: Sequence[_Session]) -> tuple[float, float]:
+    ratios = [each.rounds.ratio(each.kept) for each in counted]
+    return ratio_of_sessions(ratios, [each.turned for each in counted])
 
 
 def _is_enough(kept: np.ndarray) -> bool:
@@ -163,14 +170,25 @@ def require_alike(dense: Path, pruned: Path, batch: int) -> None:
         raise ContractError(f"{dense} reads {first}, {pruned} reads {second}")
 
 
-def _rounds(dense: Path, pruned: Path, device: Device, quiet_s: float, cores: Cores) -> Rounds:
-    first, second = (_opened(path, device) for path in (dense, pruned))
+def _rounds(
+    dense: Path,
+    pruned: Path,
+    device: Device,
+    quiet_s: float,
+    cores: Cores,
+    pace: Pace,
+    turned: bool = False,
+) -> Rounds:
+    """A fresh pair of sessions, run by turns; `turned`: the pruned network is opened first."""
+    order = (pruned, dense) if turned else (dense, pruned)
+    opened = [_opened(path, device) for path in order]
+    first, second = reversed(opened) if turned else opened
     heavy = first.run_s() + second.run_s() > HEAVY_S
     for _ in range(1 if heavy else WARM_UP):
         first.run_s(), second.run_s()
     count = FEWEST if heavy else ROUNDS
     monitor = runtime(device).Monitor(device)
-    rounds = run_rounds(first.run, second.run, count, quiet_s, cores, monitor)
+    rounds = run_rounds(first.run, second.run, count, quiet_s, cores, monitor, pace)
     if all(rounds.throttled):
         raise Throttled(monitor.complaint())
     return rounds

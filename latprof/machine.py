@@ -13,7 +13,7 @@ from pathlib import Path
 from lookup_tables.noise import Timing
 
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-BUSY = 0.05  # of a core: less is not worth naming
+BUSY, STOLEN = 0.05, 0.02  # of a core: less is not worth naming
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _LAST = threading.local()  # when this thread's last timed run ended, by both clocks
 
@@ -105,7 +105,7 @@ def disturbances(before: Snapshot, after: Snapshot) -> list[str]:
         found.append((share, f"another process ({name}, {pid}) uses {share:.0%} of core {core}"))
     for core in allowed:
         stolen = (after.cores[core][1] - before.cores.get(core, (0.0, 0.0))[1]) / passed_s
-        if stolen > 0.01:
+        if stolen > STOLEN:
             found.append((stolen, f"the hypervisor took {stolen:.0%} of core {core}'s time"))
     return [text for _, text in sorted(found, reverse=True)]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 
@@ -24,15 +24,18 @@ from latprof.detect import uuid_of
 from latprof.errors import Disturbed, Throttled
 from latprof.machine import Snapshot, disturbances
 from latprof.onnx_model import build, random_input
+from latprof.pace import Pace, in_words
 from lookup_tables.device import Device
 from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.noise import (
     QUIET,
+    SLOW_CORE,
     Rounds,
     Streak,
     Timing,
     is_null,
     quiet_level_s,
+    ratio_of,
     rounds_that_count,
     undisturbed,
 )
@@ -49,6 +52,7 @@ SESSIONS = 3  # of both networks, a part of the rounds each
 # numbers, from one session; most layers are in several runs of the design.
 WHOLE, LAYERS = 0.4, 0.6
 PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
+SHORT_S, AT_ONCE_S = 1e-3, 8e-3  # runs shorter than this go by several rounds at once
 HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
 FEWEST_KEPT = 3  # rounds of a measurement; fewer are a refusal
 WAIT_S = (1.0, 4.0, 15.0)  # before a disturbed measurement is tried again
@@ -92,6 +96,7 @@ def run_rounds(
     quiet_s: float,
     cores: Cores,
     monitor,
+    pace: Pace,
 ) -> Rounds:
     """Rounds until so many were quiet, until patience ends, or until there is no hope.
 
@@ -103,22 +108,46 @@ def run_rounds(
     most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
     rounds, streak = Rounds([run_dense()], [], []), Streak()
     quiet = held = 0
-    dense_held, dense_was_quiet = streak.saw(rounds.dense[0]), rounds.dense[0].seconds <= limit_s
+    held_before = streak.saw(rounds.dense[0])
+    quiet_before = rounds.dense[0].seconds <= limit_s
+    pace_before = pace.now()
     while len(rounds.pruned) < most:
-        rounds.pruned.append(run_pruned())
-        rounds.dense.append(run_dense())
-        rounds.throttled.append(monitor.throttled())
-        # Both take note, in the order of the runs.
-        both_held = streak.saw(rounds.pruned[-1]) & streak.saw(rounds.dense[-1])
-        both_held = both_held and not rounds.throttled[-1]
-        dense_is_quiet = rounds.dense[-1].seconds <= limit_s
-        held += dense_held and both_held
-        quiet += dense_held and both_held and dense_was_quiet and dense_is_quiet
-        dense_held, dense_was_quiet = both_held, dense_is_quiet
+        new = _rounds_at_once(rounds)
+        for _ in range(new):
+            rounds.pruned.append(run_pruned())
+            rounds.dense.append(run_dense())
+        throttled, pace_after = monitor.throttled(), pace.now()
+        slowness = max(pace_before, pace_after)
+        rounds.throttled.extend([throttled] * new)
+        rounds.slowness.extend([slowness] * new)
+        if new > 1:
+            rounds.slowness[-new] = math.inf  # the first one warmed up after the last notes
+        for pruned, dense in zip(rounds.pruned[-new:], rounds.dense[-new:], strict=True):
+            both = streak.saw(pruned), streak.saw(dense)  # in the order of the runs
+            is_held = held_before and all(both) and not throttled
+            dense_is_quiet = dense.seconds <= limit_s
+            held += is_held
+            quiet += is_held and quiet_before and dense_is_quiet and slowness <= SLOW_CORE
+            held_before, quiet_before = all(both) and not throttled, dense_is_quiet
+        quiet -= new > 1 and quiet > 0
         if quiet >= wanted or (not held and len(rounds.pruned) >= HOPELESS * wanted):
             break
-        cores.saw(both_held and dense_is_quiet)
+        cores.saw(held_before and quiet_before and pace_after <= SLOW_CORE)
+        pace_before = pace_after
     return rounds
+
+
+def _rounds_at_once(so_far: Rounds) -> int:
+    """How many rounds run before notes are taken of them.
+
+    What is between two timed runs must not tell them apart. Where a run takes microseconds, taking
+    notes slows down the next one: they are taken after several rounds then, and the first of the
+    next ones does not count.
+    """
+    if not so_far.pruned:
+        return 1
+    round_s = so_far.pruned[-1].seconds + so_far.dense[-1].seconds
+    return 1 if round_s >= 2 * SHORT_S else int(AT_ONCE_S / round_s)
 
 
 class Bench:
@@ -141,6 +170,8 @@ class Bench:
         self._dense = [dense, *opened]
         self._monitor = self._runtime.Monitor(device)
         self._cores = Cores(device)
+        self._pace = Pace(device)
+        self._shared: list[float] = []  # how slow the core was in rounds that it shared
         self._dense_medians = [] if slow else self._first_levels_s()
 
     def check(self) -> float:
@@ -155,8 +186,8 @@ class Bench:
                 return ratio
             if wait_s is None:
                 raise Disturbed(
-                    f"{_busy(before)}. The dense network beside itself takes {ratio:.3f} times as "
-                    "long, where only 1 would be right"
+                    f"{_busy(before, self._shared)}. The dense network beside itself takes "
+                    f"{ratio:.3f} times as long, where only 1 would be right"
                 )
             time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
@@ -168,13 +199,13 @@ class Bench:
         the machine stays busy.
         """
         for wait_s in (*WAIT_S, None):
-            before = Snapshot.take()
+            before, self._shared = Snapshot.take(), []
             try:
                 with self._cores:
                     return self._measure(architecture, instrumented)
             except Disturbed as error:
                 if wait_s is None:
-                    raise Disturbed(_busy(before)) from error
+                    raise Disturbed(_busy(before, self._shared)) from error
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
@@ -186,22 +217,23 @@ class Bench:
             pruned = self._runtime.Running(model, self._feed, self.device)
             series.append(self._rounds(dense, pruned.run, share))
             self._note(series[-1])
-        beside_s, pruned_s = self._counted(series)
+        kept = self._counted(series)
+        counted = [*zip(series, kept, strict=True)]
         graph_ratio = self._graph_ratio(pruned)
         del pruned  # its memory is needed for the instrumented copy
-        dense_s = float(np.median(beside_s))
+        dense_s = float(np.median(np.concatenate([r.both_dense_s(k) for r, k in counted])))
         layers, layers_dense_s = (), None
         if instrumented:
             layers, layers_dense_s = self._layer_times(architecture, model, dense, dense_s)
         return Sample(
             dense_s=dense_s,
-            whole_s=float(np.median(pruned_s)),
-            ratio=float(np.median(pruned_s / beside_s)),
-            pairs=len(pruned_s),
+            whole_s=float(np.median(np.concatenate([r.pruned_s[k] for r, k in counted]))),
+            ratio=ratio_of(series, kept),
+            pairs=sum(int(k.sum()) for k in kept),
             layers=layers,
             layers_dense_s=layers_dense_s,
             measuring_s=time.perf_counter() - start_s,
-            unselected_ratio=float(np.median(np.concatenate([r.ratios for r in series]))),
+            unselected_ratio=ratio_of(series),
             graph_ratio=graph_ratio,
             conditions=self._monitor.conditions(),
         )
@@ -212,6 +244,15 @@ class Bench:
             return self._dense, 1 / len(self._dense)
         self._dense.append(self._dense.pop(0))  # each in its turn
         return self._dense[:1], WHOLE
+
+    @property
+    def shared_core(self) -> str:
+        """What the last measurement found of a shared core, in words; empty for nothing."""
+        return in_words(float(np.median(self._shared))) if self._shared else ""
+
+    def remember(self) -> None:
+        """Keep for later calls what the quiet machine took."""
+        self._pace.remember()
 
     def expected_s(self, pruned_share: float, instrumented: bool) -> float:
         """Seconds that `measure` takes when nothing disturbs; for estimates."""
@@ -266,15 +307,13 @@ class Bench:
         """Remember what the dense network took while it had its processors."""
         levels = rounds.levels_s()
         if levels is not None:
-            self._dense_medians.append(float(np.median(rounds.beside_s[rounds.undisturbed()])))
+            self._dense_medians.append(float(np.median(rounds.both_dense_s(rounds.calm()))))
 
-    def _counted(self, series: list[Rounds]) -> tuple[np.ndarray, np.ndarray]:
-        """(dense seconds, pruned seconds) of the rounds that count, over several sessions."""
+    def _counted(self, series: list[Rounds]) -> list[np.ndarray]:
+        """Which rounds count, over several sessions."""
         kept = rounds_that_count(series, self._quiet_s())
         _require_enough(sum(int(each.sum()) for each in kept), "its rounds")
-        both = [(r.beside_s[k], r.pruned_s[k]) for r, k in zip(series, kept, strict=True)]
-        beside_s, pruned_s = map(np.concatenate, zip(*both, strict=True))
-        return beside_s, pruned_s
+        return kept
 
     def _quiet_s(self) -> float:
         return quiet_level_s(self._dense_medians)
@@ -287,8 +326,9 @@ class Bench:
             dense.run(), run_pruned()
         wanted = math.ceil(share * self._wanted(round_s))
         rounds = run_rounds(
-            dense.run, run_pruned, wanted, self._quiet_s(), self._cores, self._monitor
+            dense.run, run_pruned, wanted, self._quiet_s(), self._cores, self._monitor, self._pace
         )
+        self._shared += rounds.shared()
         if all(rounds.throttled):
             raise Throttled(self._monitor.complaint())
         return rounds
@@ -312,17 +352,22 @@ def _require_enough(count: int, what: str) -> None:
         raise Disturbed(f"{count} of {what} were undisturbed")
 
 
-def _busy(before: Snapshot) -> str:
+def _busy(before: Snapshot, shared: list[float]) -> str:
     """Why measuring was given up, and what to do."""
     return (
-        f"this machine is too busy to measure on: {what_disturbs(before)}. Nothing that was "
-        "measured is lost; end that work, or wait for it, then run the same command again"
+        f"this machine is too busy to measure on: {what_disturbs(before, shared)}. Nothing that "
+        "was measured is lost; end that work, or wait for it, then run the same command again"
     )
 
 
-def what_disturbs(before: Snapshot) -> str:
-    """What took processors away since `before`, in one line."""
+def what_disturbs(before: Snapshot, shared: Sequence[float] = ()) -> str:
+    """What took processors away since `before`, in one line.
+
+    `shared`: how many times slower the core was where something else shared it.
+    """
     found = disturbances(before, Snapshot.take())
+    if len(shared):
+        found.append(in_words(float(np.median(shared))))
     return "; ".join(found[:4]) or (
         "its runs were kept from their processors, by what the system does not tell (was this "
         "process stopped?)"

@@ -321,10 +321,13 @@ class _Journey:
         before = Snapshot.take()
         bench = Bench(self.network, self.table.device, TARGET_S)
         self._null_ratio = bench.check()
-        if busy := disturbances(before, Snapshot.take()):
+        busy = disturbances(before, Snapshot.take())
+        if bench.shared_core:
+            busy.append(bench.shared_core)
+        if busy:
             self.warn(
-                f"this machine is busy: {'; '.join(busy)}. Only what has its processors counts, so "
-                "this may take longer, or be refused; see latprof doctor"
+                f"this machine is busy: {'; '.join(busy)}. Only what has its cores to itself "
+                "counts, so this may take longer, or be refused; see latprof doctor"
             )
         return bench
 
@@ -360,6 +363,8 @@ class _Journey:
         return "The network offers so few architectures; measure them with latprof compare"
 
     def finish(self, stopped: str) -> Outcome:
+        if self._bench is not None:
+            self._bench.remember()
         table, name = self.table, self.network.name
         written = table.validation(name, "menu"), table.validation(name, "any")
         judged = len(table.settled_runs(self.network, "unseen"))

@@ -156,6 +156,7 @@ def validate(
     null_ratios = [bench.check()]
     runs = measured_by(bench, unknown(network, table, samples, seed), report)
     null_ratios.append(bench.check())
+    bench.remember()
     worst = max(null_ratios, key=lambda ratio: abs(np.log(ratio)))
     spent_s = sum(run.measuring_s for run in runs)
     return [

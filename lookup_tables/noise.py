@@ -8,9 +8,10 @@ Two questions, both answered from what *both* networks did, by the same limits:
    the first runs after an interruption, whether it fell into a run or between two: whoever ran
    meanwhile has emptied the caches, and the first one is up to four times slower, the second 4 to
    50 %, the third hardly.
-2. Quiet: was the machine at its usual speed? A network that takes more than `QUIET` times its own
-   quiet level was slowed by something that no counter tells: a neighbour's use of caches, memory or
-   the other hardware thread.
+2. Quiet: was the machine at its usual speed? Not where a fixed bit of arithmetic took `SLOW_CORE`
+   times as long as on the quiet machine: something else shares the core, and ratios move by up to a
+   fifth. Nor where a network takes more than `QUIET` times its own quiet level: it was slowed by
+   something that no counter tells, such as a neighbour's use of caches and memory.
 
 A selection by one network alone is wrong. Where a round is about as long as a scheduler's time
 slice, the wait falls on whichever network is not looked at: networks compared with themselves came
@@ -22,8 +23,9 @@ one network, networks of a table.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -31,6 +33,9 @@ import numpy as np
 
 WAITED, WAITED_S = 0.01, 20e-6  # a run may wait for this share of it, or for so long
 WARM_RUNS, WARM_S = 2, 0.5e-3  # since the last interruption, before a run counts
+# So many times longer than on the quiet machine may a fixed bit of arithmetic take: on a core of
+# our own it takes up to 1.13 times, on a shared one 1.6 to 1.9.
+SLOW_CORE = 1.25
 QUIET = 1.08  # a run is quiet up to so many times its network's quiet level
 # Sessions, attempts and networks whose level was so many times the quietest one's met a slow phase;
 # where memory lies moves a session's level by a few percent, so the limit is wider than a run's.
@@ -38,9 +43,6 @@ SLOW_PHASE = 1.09
 ENOUGH = 6  # rounds
 LEVEL = 25  # percentile of a network's undisturbed runs that stands for its level in a series
 QUIET_RUNS = 75  # percent of a table's networks that are kept, however slow the machine was
-# So many times longer than on the quiet machine may fixed works take: arithmetic, streaming through
-# memory, reading it at random. An idle machine's probes lie within.
-SLOW_WORKS = (1.06, 1.15, 1.3)
 NULL = 0.03  # a network compared with itself may be off by so much; more is a refusal
 
 
@@ -76,11 +78,16 @@ class Streak:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Pruned runs, each between two runs of the dense network: n of them and n + 1 dense ones."""
+    """Pruned runs, each between two runs of the dense network: n of them and n + 1 dense ones.
+
+    `slowness`: around each round, how many times longer than on the quiet machine a fixed bit of
+    arithmetic took (n of them), infinite for a round that only warms up; none where nothing tells.
+    """
 
     dense: list[Timing]
     pruned: list[Timing]
     throttled: list[bool]
+    slowness: list[float] = field(default_factory=list)
 
     @property
     def dense_s(self) -> np.ndarray:
@@ -97,10 +104,23 @@ class Rounds:
         """(n,) the dense network beside each pruned run: the mean of before and after."""
         return (self.dense_s[:-1] + self.dense_s[1:]) / 2
 
-    @property
-    def ratios(self) -> np.ndarray:
-        """(n,) pruned / dense."""
-        return self.pruned_s / self.beside_s
+    def ratio(self, kept: np.ndarray | None = None) -> float:
+        """Pruned / dense: the median of each pruned run against the dense ones on both sides.
+
+        `kept`: (n,) which rounds count, all by default. One run is held against one: a mean of two
+        has another median than a single run where times scatter to one side, and a network
+        compared with itself came out 0.4 % faster.
+        """
+        return float(np.median(np.concatenate(self._both_ratios(kept))))
+
+    def _both_ratios(self, kept: np.ndarray | None) -> list[np.ndarray]:
+        kept = np.ones(len(self.pruned), dtype=bool) if kept is None else kept
+        pruned_s = self.pruned_s[kept]
+        return [pruned_s / self.dense_s[:-1][kept], pruned_s / self.dense_s[1:][kept]]
+
+    def both_dense_s(self, kept: np.ndarray) -> np.ndarray:
+        """(2 · kept,) the dense runs on both sides of the rounds that count."""
+        return np.concatenate([self.dense_s[:-1][kept], self.dense_s[1:][kept]])
 
     def undisturbed(self) -> np.ndarray:
         """(n,) rounds in which all three runs had their processors, and no card was throttled."""
@@ -110,24 +130,44 @@ class Rounds:
         held = undisturbed(by_turns)
         return held[:-2:2] & held[1::2] & held[2::2] & ~np.array(self.throttled, dtype=bool)
 
+    def calm(self) -> np.ndarray:
+        """(n,) undisturbed rounds on a core that nothing else shared."""
+        if not self.slowness:
+            return self.undisturbed()
+        return self.undisturbed() & (np.array(self.slowness) <= SLOW_CORE)
+
+    def on_any_core(self) -> Rounds:
+        """The same, as if nothing told that the core was shared."""
+        return replace(self, slowness=[math.inf if math.isinf(s) else 1.0 for s in self.slowness])
+
+    def shared(self) -> list[float]:
+        """How slow the core was in the rounds in which something shared it."""
+        return [each for each in self.slowness if SLOW_CORE < each < math.inf]
+
     def levels_s(self) -> tuple[float, float] | None:
-        """What both networks took here when undisturbed; None where too little was."""
-        kept = self.undisturbed()
+        """What both networks took here when nothing disturbed; None where something always did."""
+        kept = self.calm()
         if not kept.any():
             return None
-        dense_s = self.beside_s[kept]
-        return float(np.percentile(dense_s, LEVEL)), float(
-            np.percentile(self.pruned_s[kept], LEVEL)
-        )
+        both_s = self.both_dense_s(kept), self.pruned_s[kept]
+        dense_s, pruned_s = (float(np.percentile(each_s, LEVEL)) for each_s in both_s)
+        return dense_s, pruned_s
 
     def quiet(self, dense_level_s: float, pruned_level_s: float) -> np.ndarray:
-        """(n,) undisturbed rounds in which both networks were at their quiet level."""
+        """(n,) calm rounds in which both networks were at their quiet level."""
         slowest_dense_s = np.maximum(self.dense_s[:-1], self.dense_s[1:])
         return (
-            self.undisturbed()
+            self.calm()
             & (slowest_dense_s <= QUIET * dense_level_s)
             & (self.pruned_s <= QUIET * pruned_level_s)
         )
+
+
+def ratio_of(series: Sequence[Rounds], kept: Sequence[np.ndarray] | None = None) -> float:
+    """`Rounds.ratio` over several series of the same two networks."""
+    kept = [None] * len(series) if kept is None else kept
+    both = [rounds._both_ratios(each) for rounds, each in zip(series, kept, strict=True)]
+    return float(np.median(np.concatenate([*chain.from_iterable(both)])))
 
 
 def undisturbed(timings: Iterable[Timing]) -> np.ndarray:
@@ -141,47 +181,42 @@ def rounds_that_count(series: Sequence[Rounds], dense_level_s: float = 0.0) -> l
 
     `dense_level_s`: the dense network's quiet level, 0 while unknown. Where too few rounds were at
     it, the machine is in a slow phase, and the rounds at the quietest level that these series met
-    count; the caller knows it by their dense seconds. Disturbed rounds never count: the answer may
-    be empty.
+    count; the caller knows it by their dense seconds. Rounds that were disturbed or on a shared
+    core never count: the answer may be empty.
     """
     met = [levels for rounds in series if (levels := rounds.levels_s()) is not None]
     if not met:
-        return [rounds.undisturbed() for rounds in series]
+        return [rounds.calm() for rounds in series]
     dense_s, pruned_s = (min(levels) for levels in zip(*met, strict=True))
     for level_s in (dense_level_s or dense_s, max(dense_s, dense_level_s)):
         kept = [rounds.quiet(level_s, pruned_s) for rounds in series]
         if sum(int(each.sum()) for each in kept) >= ENOUGH:
             return kept
-    return kept if any(each.any() for each in kept) else [r.undisturbed() for r in series]
+    return kept if any(each.any() for each in kept) else [rounds.calm() for rounds in series]
 
 
-def rounds_of_sessions(series: Sequence[Rounds], slow: Sequence[bool] = ()) -> list[np.ndarray]:
+def rounds_of_sessions(series: Sequence[Rounds]) -> list[np.ndarray]:
     """The rounds that count of fresh sessions: (n,) booleans for each; none of a slow phase.
 
     A session met a slow phase if either network's level was more than `SLOW_PHASE` times its
-    quietest, or if something else says so: `slow`, one for each session.
+    quietest.
     """
     levels = [rounds.levels_s() for rounds in series]
     met = [level for level in levels if level is not None]
     if not met:
-        return [rounds.undisturbed() for rounds in series]
+        return [rounds.calm() for rounds in series]
     best = np.min(met, axis=0)
     kept = []
-    for i, (rounds, level) in enumerate(zip(series, levels, strict=True)):
+    for rounds, level in zip(series, levels, strict=True):
         near = level is not None and bool(np.all(np.array(level) <= SLOW_PHASE * best))
         (of_session,) = rounds_that_count([rounds])
-        kept.append(of_session & (near and not (slow and slow[i])))
+        kept.append(of_session & near)
     return kept
 
 
 def is_slow(level_s: float, quiet_s: float) -> bool:
     """Whether something that takes `quiet_s` on a quiet machine met a slow phase."""
     return level_s > SLOW_PHASE * quiet_s
-
-
-def is_slow_phase(slowness: Sequence[float]) -> list[bool]:
-    """For each fixed work, whether it took too much longer than on the quiet machine."""
-    return [times > most for times, most in zip(slowness, SLOW_WORKS, strict=True)]
 
 
 def quiet_level_s(levels_s: Sequence[float]) -> float:
@@ -214,11 +249,18 @@ def steady_mean(values: np.ndarray) -> np.ndarray:
     return ordered[n // 8 : max(n // 8 + 1, 3 * n // 4)].mean(axis=0)
 
 
-def uncertainty(ratios: Sequence[float]) -> float:
-    """The relative standard error of the median of fresh sessions' ratios."""
-    logs = np.log(ratios)
-    scatter = 1.4826 * np.median(np.abs(logs - np.median(logs)))
-    return float(1.2533 * scatter / np.sqrt(len(ratios)))  # √(π/2): a median's, not a mean's
+def ratio_of_sessions(ratios: Sequence[float], turned: Sequence[bool]) -> tuple[float, float]:
+    """The ratio of fresh sessions, and its relative standard error.
+
+    `turned`: which of them opened the pruned network first. Which one is opened first moves both
+    by up to half a percent, so the medians of both orders count alike.
+    """
+    orders = [np.log([r for r, t in zip(ratios, turned, strict=True) if t == o]) for o in (0, 1)]
+    orders = [logs for logs in orders if len(logs)]
+    middles = [np.median(logs) for logs in orders]
+    rest = np.concatenate([logs - mid for logs, mid in zip(orders, middles, strict=True)])
+    error = 1.2533 * np.std(rest) / np.sqrt(len(rest))  # √(π/2): a median's, not a mean's
+    return float(np.exp(np.mean(middles))), float(error)
 
 
 def is_null(ratio: float) -> bool:

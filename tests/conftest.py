@@ -18,9 +18,10 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """What this machine takes when quiet is not learnt from tests, not even by their commands."""
+    """What this machine takes when quiet is not learnt from tests, and does not decide on them."""
     patch = pytest.MonkeyPatch()
     patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", matplotlib.get_cachedir()))
+    patch.setenv("LATPROF_ANY_CORE", "1")
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()

@@ -1,6 +1,7 @@
 """Which sessions of a comparison count; the timing itself runs in test_journeys."""
 
-import numpy as np
+from dataclasses import replace
+
 import onnx
 import pytest
 
@@ -9,7 +10,7 @@ from latprof.detect import this_device
 from latprof.errors import Disturbed
 from latprof.onnx_model import build
 from lookup_tables.errors import DeviceMismatch
-from lookup_tables.noise import Rounds, Timing, rounds_of_sessions, uncertainty
+from lookup_tables.noise import Rounds, Timing, ratio_of_sessions, rounds_of_sessions
 from tests.toys import chain
 
 
@@ -37,8 +38,15 @@ def test_a_session_that_had_to_wait_does_not_count_however_fast_it_seems():
 
 
 def test_sessions_that_agree_are_certain_and_those_that_do_not_are_not():
-    assert uncertainty([0.5, 0.502, 0.498, 0.501, 0.499]) < MOST_UNCERTAIN
-    assert uncertainty([0.5, 0.55, 0.45, 0.52, 0.47]) > MOST_UNCERTAIN
+    turned = [False, True, False, True, False]
+    assert ratio_of_sessions([0.5, 0.502, 0.498, 0.501, 0.499], turned)[1] < MOST_UNCERTAIN
+    assert ratio_of_sessions([0.5, 0.55, 0.45, 0.52, 0.47], turned)[1] > MOST_UNCERTAIN
+
+
+def test_what_is_opened_first_moves_no_answer():
+    ratio, error = ratio_of_sessions([0.98, 1 / 0.98, 0.98, 1 / 0.98, 0.98], [0, 1, 0, 1, 0])
+    assert ratio == pytest.approx(1.0)
+    assert error == pytest.approx(0.0, abs=1e-9)
 
 
 def test_before_the_first_session_none_is_quiet():
@@ -55,31 +63,15 @@ def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path,
     assert "\n" not in str(refusal.value)
 
 
-class Slow:
-    """A machine on which arithmetic takes a fifth longer than on earlier days."""
-
-    def __init__(self, _) -> None:
-        self.probes = 0
-
-    def probe(self) -> None:
-        self.probes += 1
-
-    def slowness(self) -> list[np.ndarray]:
-        return [np.array([1.2, 1.0, 1.0])] * (self.probes - 1)
-
-    def remember(self) -> None:
-        pass
-
-
 def test_a_comparison_made_in_a_slow_phase_says_so_and_what_a_quiet_one_may_give(
     tmp_path, monkeypatch
 ):
     network = chain(8, 8)
     onnx.save(build(network, network.dense), tmp_path / "net.onnx")
-    monkeypatch.setattr("latprof.compare._rounds", lambda *_: session(1.0, 0.5))
-    monkeypatch.setattr("latprof.compare.Speed", Slow)
+    shared = replace(session(1.0, 0.5), slowness=[1.8] * 8)
+    monkeypatch.setattr("latprof.compare._rounds", lambda *_: shared)
     found = compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
-    assert found.slow_phase.startswith("arithmetic takes 20% longer")
+    assert found.slow_phase.startswith("arithmetic takes 80% longer")
     assert (found.quiet_sessions, found.sessions) == (0, MOST_REPEATS)
     assert found.speedup == pytest.approx(2.0)
     assert found.expected_low < 2.0 < found.expected_high

@@ -1,5 +1,8 @@
 """What counts of what was timed, held to the null test by simulated clocks."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +15,6 @@ from lookup_tables.noise import (
     Timing,
     attempts_that_count,
     is_null,
-    is_slow_phase,
     networks_that_count,
     rounds_of_sessions,
     rounds_that_count,
@@ -68,11 +70,9 @@ def test_runs_of_microseconds_need_half_a_millisecond_to_be_warm_again():
     assert undisturbed(times).tolist() == [False] * 10 + [True] * 21
 
 
-def test_a_session_of_a_slow_phase_does_not_count_whoever_tells_of_it():
+def test_a_session_of_a_slow_phase_does_not_count():
     quiet, slow = rounds([1.0] * 9), rounds([1.0] * 9, [1.2] * 8)
     assert [kept.any() for kept in rounds_of_sessions([quiet, slow])] == [True, False]
-    told = rounds_of_sessions([quiet, quiet], slow=[False, True])
-    assert [kept.any() for kept in told] == [True, False]
 
 
 def test_attempts_count_that_met_no_slower_phase_than_the_quietest():
@@ -91,8 +91,25 @@ def test_no_network_that_counts_was_slower_than_one_that_does_not(loudest):
     assert max(np.array(loudest)[kept]) <= min([*np.array(loudest)[~kept], np.inf])
 
 
-def test_fixed_works_tell_a_slow_phase_each_by_its_own_limit():
-    assert is_slow_phase([1.07, 1.07, 1.07]) == [True, False, False]
+def test_rounds_on_a_shared_core_do_not_count_nor_do_those_that_only_warm_up():
+    shared = replace(rounds([1.0] * 9), slowness=[1.0, 1.8, 1.0, math.inf, *[1.0] * 4])
+    assert [i for i, k in enumerate(kept_of(shared)) if not k] == [1, 3]
+    assert shared.shared() == [1.8]
+    assert [i for i, k in enumerate(kept_of(shared.on_any_core())) if not k] == [3]
+
+
+def test_each_pruned_run_is_held_against_the_dense_ones_on_both_sides():
+    assert rounds([1.0, 2.0, 4.0], [2.0, 2.0]).ratio() == pytest.approx(1.0)
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=3, max_size=9).filter(lambda ts: len(ts) % 2))
+def test_the_other_way_round_the_ratio_is_the_reciprocal(times):
+    one = rounds(times[::2], times[1::2])
+    turned = [d / p for d, p in zip(times[:-1:2], times[1::2], strict=True)]
+    turned += [d / p for d, p in zip(times[2::2], times[1::2], strict=True)]
+    logs = np.log(turned)
+    low, high = np.sort(logs)[[(len(logs) - 1) // 2, len(logs) // 2]]
+    assert -high - 1e-9 <= np.log(one.ratio()) <= -low + 1e-9
 
 
 def test_a_network_is_itself_within_three_percent_either_way():
@@ -184,5 +201,5 @@ def test_a_network_against_itself_is_one_or_refused_whatever_the_machine_does(ki
             assert kind in ("preemption", "between runs"), "only what outlasts a slice is refused"
             assert run_s >= 0.0005
             continue
-        ratio = float(np.median(one.pruned_s[kept] / one.beside_s[kept]))
+        ratio = one.ratio(kept)
         assert ratio == pytest.approx(1, abs=0.01 if kind == "idle" else 0.03)

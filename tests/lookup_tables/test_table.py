@@ -61,8 +61,8 @@ def test_a_duplicate_run_is_refused_naming_both_lines(table):
 
 
 def test_a_newer_format_is_refused_whatever_else_it_holds(table):
-    edit(table, 1, lambda row: row.update(format=3, clocks=[1, 2]))
-    with pytest.raises(TableError, match="format 3 is newer than the 2"):
+    edit(table, 1, lambda row: row.update(format=4, clocks=[1, 2]))
+    with pytest.raises(TableError, match="format 4 is newer than the 3"):
         LatencyTable.open(table.folder).rows("chain")
 
 
