@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from latprof.cores import Cores
+from latprof.detect import Usage, this_device
 from latprof.machine import Snapshot, disturbances, quota_cores
+from latprof.pace import Pace, in_words
+from lookup_tables.noise import SLOW_CORE
 
 WATCHED_S = 2.0
+PACES, PACE_S, SHARED = 60, 0.01, 0.1  # on each core; a share of these is worth telling
 _CPU, _PROC = Path("/sys/devices/system/cpu"), Path("/proc")
 
 
@@ -35,6 +42,7 @@ def examine(watched_s: float = WATCHED_S) -> list[Finding]:
     after = Snapshot.take()
     return [
         _load(before, after),
+        _shared_core(),
         _quota(),
         _stolen(after),
         _sessions(),
@@ -56,6 +64,28 @@ def _load(before: Snapshot, after: Snapshot) -> Finding:
     if cores > len(found):
         advice += ", or bind both apart: a core is still free (taskset -c)"
     return Finding("load", "busy" if len(found) >= cores else "doubtful", "; ".join(found), advice)
+
+
+def _shared_core() -> Finding:
+    """Whether something takes a part of a core without taking its time; each core in its turn."""
+    device = this_device("cpu", Usage())
+    pace, shares, worst = Pace(device), [], []
+    with Cores(device) as cores:
+        for _ in range(len(cores)):
+            found = []
+            for _ in range(PACES):
+                found.append(pace.now())
+                time.sleep(PACE_S)
+            slow = [each for each in found if each > SLOW_CORE]
+            shares.append(len(slow) / PACES)
+            worst += slow
+            cores.move()
+    pace.remember()
+    if max(shares) < SHARED:
+        return Finding("shared core", "good", "arithmetic takes what it takes on a core of our own")
+    told = f"{in_words(float(np.median(worst)))}, {max(shares):.0%} of the time"
+    advice = "rounds in which it is shared do not count; a machine of its own is faster to measure"
+    return Finding("shared core", "doubtful", told, advice)
 
 
 def _quota() -> Finding:

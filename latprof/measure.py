@@ -56,6 +56,7 @@ SHORT_S, AT_ONCE_S = 1e-3, 8e-3  # runs shorter than this go by several rounds a
 HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
 FEWEST_KEPT = 3  # rounds of a measurement; fewer are a refusal
 WAIT_S = (1.0, 4.0, 15.0)  # before a disturbed measurement is tried again
+WAIT_FOR_CORE_S = (30.0, 60.0)  # after that, if all that disturbs is a neighbour on the core
 MOST_CORES = 8  # tried at the start
 
 
@@ -198,13 +199,13 @@ class Bench:
         What was disturbed is tried again, later and later. Raises Disturbed, saying by what, where
         the machine stays busy.
         """
-        for wait_s in (*WAIT_S, None):
+        for wait_s in (*WAIT_S, *WAIT_FOR_CORE_S, None):
             before, self._shared = Snapshot.take(), []
             try:
                 with self._cores:
                     return self._measure(architecture, instrumented)
             except Disturbed as error:
-                if wait_s is None:
+                if wait_s is None or (wait_s in WAIT_FOR_CORE_S and not self._shared):
                     raise Disturbed(_busy(before, self._shared)) from error
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")

@@ -26,9 +26,10 @@ class NotMeasured:
 def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotMeasured:
     """Time two ONNX files alternately on the table's device.
 
-    Returns `latency_ms`, `dense_ms`, `speedup`, `speedup_low`, `speedup_high`; NotMeasured where
-    this machine is not that device, or is too busy to be measured on. Raises RunError if the
-    profiler fails otherwise.
+    Returns `latency_ms`, `dense_ms`, `speedup`, `speedup_low`, `speedup_high`, and where it was
+    made in a slow phase, `slow_phase` and the speedups then to be expected of a quiet machine,
+    `expected_low` and `expected_high`; NotMeasured where this machine is not that device, or is too
+    busy to be measured on. Raises RunError if the profiler fails otherwise.
     """
     command = [sys.executable, "-m", "latprof", "compare", str(dense), str(pruned)]
     command += ["--table", str(table), "--json"]

@@ -1,5 +1,7 @@
 """What the doctor says of machines that are set one way or another."""
 
+from itertools import cycle
+
 import pytest
 
 from latprof import doctor
@@ -45,6 +47,23 @@ def test_one_busy_core_of_two_is_doubtful_and_two_are_busy(system, monkeypatch):
     assert states(monkeypatch, QUIET, one)["load"] == "doubtful"
     two = Snapshot(1.0, one.cores, one.processes | {8: ("loop", 0.9, 1)})
     assert states(monkeypatch, QUIET, two)["load"] == "busy"
+
+
+def test_a_core_that_something_shares_is_doubtful_and_told_with_how_often(system, monkeypatch):
+    paces = cycle([1.0, 1.0, 1.8])
+    monkeypatch.setattr(doctor.Pace, "now", lambda _: next(paces))
+    monkeypatch.setattr(doctor.Pace, "remember", lambda _: None)
+    monkeypatch.setattr(doctor, "PACE_S", 0.0)
+    assert states(monkeypatch)["shared core"] == "doubtful"
+    finding = doctor._shared_core()
+    assert "arithmetic takes 80% longer" in finding.found
+    assert "33% of the time" in finding.found
+
+
+def test_a_core_of_our_own_is_good(system, monkeypatch):
+    monkeypatch.setattr(doctor, "PACE_S", 0.0)
+    monkeypatch.setattr(doctor.Pace, "now", lambda _: 1.02)
+    assert states(monkeypatch)["shared core"] == "good"
 
 
 def test_a_quota_below_the_cores_keeps_from_measuring(system, monkeypatch):
