@@ -80,6 +80,11 @@ prune: setup ## Prune a model to a latency budget, offline
 	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --speedup $(SPEEDUP) --method $(METHOD) --out $(OUT) $(OPTIONS)
 
 bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle machine
+	$(BIN)/python -m benchmarks.null_test
+	$(BIN)/python -m benchmarks.slow_phases
+	$(BIN)/python -m benchmarks.fresh_process
+	$(BIN)/python -m benchmarks.busy_profile
+	$(BIN)/python -m benchmarks.rule_cost
 	$(BIN)/python -m benchmarks.table_error
 	$(BIN)/python -m benchmarks.latency_model_speed
 	$(BIN)/python -m benchmarks.interference

@@ -339,6 +339,84 @@ def filter_selection() -> Iterator[Row]:
         yield [way, _percent(masked), f"**{_percent(entry['mean'])}**", each]
 
 
+def null_test() -> Iterator[Row]:
+    """Networks against themselves, before and after: answers, wrong ones, refusals."""
+    yield ["disturbance", "threads", "before: wrong", "worst", "after: wrong", "worst", "refused"]
+    both = {when: _read(f"null_test_{when}")["cells"] for when in ("before", "after")}
+    keys = dict.fromkeys((cell["threads"], cell["disturbance"]) for cell in both["after"])
+    for threads, disturbance in keys:
+        row = [disturbance, str(threads)]
+        for when, cells in both.items():
+            some = [c for c in cells if (c["threads"], c["disturbance"]) == (threads, disturbance)]
+            told = [c for c in some if "speedup" in c]
+            worst = max(told, key=lambda c: abs(np.log(c["speedup"])), default=None)
+            wrong = sum(c["wrong"] for c in told)
+            row += [f"{wrong} of {len(told)}" if some else "", worst and f"{worst['speedup']:.3f}×"]
+            if when == "after":
+                row.append(str(sum(c["exit_code"] == 6 for c in some)))
+        yield [each or "" for each in row]
+
+
+def fresh_process() -> Iterator[Row]:
+    """Errors as the table publishes them, and as fresh processes find them later."""
+    yield ["network", "when", "on the menu", "all rounds", "any width", "all rounds"]
+    for name, found in _read("fresh_process")["networks"].items():
+        for row in (found["published"], *found["later"]):
+            minutes = row.get("minutes_after")
+            when = "as published" if minutes is None else f"{minutes:.0f} minutes after"
+            if "menu" not in row:
+                yield [NETWORKS[name], when, "refused", "", "", ""]
+                continue
+            each = (row[w][k] for w in ("menu", "any") for k in ("rmspe", "unselected_rmspe"))
+            menu, menu_all, any_, any_all = map(_percent, each)
+            yield [NETWORKS[name], when, f"**{menu}**", menu_all, f"**{any_}**", any_all]
+
+
+def busy_profile() -> Iterator[Row]:
+    """A profile beside busy loops."""
+    yield ["beside", "ended", "seconds", "menu", "any width", "idle later: menu", "any width"]
+    for row in _read("busy_profile")["rows"]:
+        if "menu" not in row:
+            yield [row["beside"], "refused", f"{row['seconds']:.0f}", "", "", "", ""]
+            continue
+        errors = [_percent(at[w]["rmspe"]) for at in (row, row["fresh"]) for w in ("menu", "any")]
+        yield [row["beside"], "finished", f"{row['seconds']:.0f}", *errors]
+
+
+def rule_cost() -> Iterator[Row]:
+    """Time to a table and its error by fresh networks, by the former rule and the present one."""
+    yield ["network", "rule", "seconds", "menu", "any width"]
+    for row in _read("rule_cost")["rows"]:
+        fresh = row.get("fresh", {})
+        errors = [_percent(fresh[w]["rmspe"]) if w in fresh else "" for w in ("menu", "any")]
+        seconds = f"{row['seconds']:.0f}" if "menu" in row else "refused"
+        yield [NETWORKS[row["network"]], row["rule"], seconds, *errors]
+
+
+def slow_phases() -> Iterator[Row]:
+    """How far ratios move where something shares the core."""
+    yield [
+        "rounds",
+        "sessions",
+        "divisions slower",
+        "dense network slower",
+        "ratio moves, 5 … 95 %",
+    ]
+    content = _read("slow_phases")["summary"]
+    for kind, label in (("ours", "on our own core"), ("shared", "on a shared one")):
+        some = content[kind]
+        low, high = some["ratio_moved_p5_p95"]
+        yield [
+            label,
+            str(some["sessions"]),
+            _signed(some["slowness_median"] - 1),
+            _signed(some["dense_slower_median"]),
+            f"{_signed(low)} … {_signed(high)}",
+        ]
+    low, high = content["all_rounds"]["ratio_moved_p5_p95"]
+    yield ["all", "", "", "", f"{_signed(low)} … {_signed(high)}"]
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -380,6 +458,11 @@ MAKERS = {
         regret,
         score_found,
         filter_selection,
+        null_test,
+        fresh_process,
+        busy_profile,
+        rule_cost,
+        slow_phases,
     )
 }
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
