@@ -28,6 +28,7 @@ from latprof.pace import Pace, in_words
 from lookup_tables.device import Device
 from lookup_tables.network import INPUT, Architecture, Network
 from lookup_tables.noise import (
+    ENOUGH,
     QUIET,
     SLOW_CORE,
     Rounds,
@@ -53,6 +54,7 @@ SESSIONS = 3  # of both networks, a part of the rounds each
 WHOLE, LAYERS = 0.4, 0.6
 PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
 SHORT_S, AT_ONCE_S = 1e-3, 8e-3  # runs shorter than this go by several rounds at once
+FOR_A_CORE = 4  # times as long, while hardly a round had its core to itself
 HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
 FEWEST_KEPT = 3  # rounds of a measurement; fewer are a refusal
 WAIT_S = (1.0, 4.0, 15.0)  # before a disturbed measurement is tried again
@@ -108,11 +110,11 @@ def run_rounds(
     # Several cores are quiet at once more rarely, and there is no other place to go to.
     most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
     rounds, streak = Rounds([run_dense()], [], []), Streak()
-    quiet = held = 0
+    quiet = held = calm = 0
     held_before = streak.saw(rounds.dense[0])
     quiet_before = rounds.dense[0].seconds <= limit_s
     pace_before = pace.now()
-    while len(rounds.pruned) < most:
+    while len(rounds.pruned) < most or (calm < ENOUGH and len(rounds.pruned) < FOR_A_CORE * most):
         new = _rounds_at_once(rounds)
         for _ in range(new):
             rounds.pruned.append(run_pruned())
@@ -128,6 +130,7 @@ def run_rounds(
             is_held = held_before and all(both) and not throttled
             dense_is_quiet = dense.seconds <= limit_s
             held += is_held
+            calm += is_held and slowness <= SLOW_CORE
             quiet += is_held and quiet_before and dense_is_quiet and slowness <= SLOW_CORE
             held_before, quiet_before = all(both) and not throttled, dense_is_quiet
         quiet -= new > 1 and quiet > 0
