@@ -30,7 +30,7 @@ CERTAIN, MOST_UNCERTAIN = 0.003, 0.01  # standard error of a speedup: enough, an
 HOPELESS = 3  # sessions
 # On a shared core nine ratios of ten move by no more than this power of what arithmetic slows down
 # (benchmarks/slow_phases.py).
-SHIFT = 0.25
+SHIFT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
