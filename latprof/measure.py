@@ -114,7 +114,9 @@ def run_rounds(
     held_before = streak.saw(rounds.dense[0])
     quiet_before = rounds.dense[0].seconds <= limit_s
     pace_before = pace.now()
-    while len(rounds.pruned) < most or (calm < ENOUGH and len(rounds.pruned) < FOR_A_CORE * most):
+    while len(rounds.pruned) < most or (
+        calm < ENOUGH <= held and len(rounds.pruned) < FOR_A_CORE * most
+    ):
         new = _rounds_at_once(rounds)
         for _ in range(new):
             rounds.pruned.append(run_pruned())
