@@ -1,10 +1,18 @@
+import math
 from types import SimpleNamespace
 
 import pytest
 
 from latprof.detect import this_device
 from latprof.errors import Disturbed, Throttled
-from latprof.measure import PATIENCE, PATIENCE_IN_PLACE, WAIT_S, Bench
+from latprof.measure import (
+    FOR_A_CORE,
+    PATIENCE,
+    PATIENCE_IN_PLACE,
+    WAIT_FOR_CORE_S,
+    WAIT_S,
+    Bench,
+)
 from lookup_tables.network import Architecture
 from lookup_tables.noise import Streak, Timing
 from tests.toys import tiny_network
@@ -42,6 +50,37 @@ def test_a_disturbed_series_goes_on_in_the_hope_of_quiet_rounds(bench, monkeypat
 def test_a_series_whose_every_round_waits_is_given_up_early(bench):
     series = bench._rounds(bench._dense[0], lambda: Timing(1.0, waited_s=0.5))
     assert len(series.pruned) == bench._wanted(1.0)
+
+
+def test_a_series_on_a_shared_core_goes_on_for_longer_and_counts_nothing(bench, monkeypatch):
+    monkeypatch.setattr(bench, "_dense_medians", [])
+    monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(1.0))
+    monkeypatch.setattr(bench._pace, "now", lambda: 1.8)
+    series = bench._rounds(bench._dense[0], lambda: Timing(1.0))
+    patience = PATIENCE if len(bench._cores) > 1 else PATIENCE_IN_PLACE
+    assert len(series.pruned) == FOR_A_CORE * patience * bench._wanted(2.0)
+    assert not series.calm().any()
+
+
+def test_a_neighbour_on_the_core_is_waited_for_and_named(bench, monkeypatch):
+    waits = []
+    monkeypatch.setattr("latprof.measure.time.sleep", waits.append)
+    monkeypatch.setattr("latprof.measure.FOR_A_CORE", 1)
+    monkeypatch.setattr(bench._pace, "now", lambda: 1.8)
+    with pytest.raises(Disturbed, match="arithmetic takes 80% longer"):
+        bench.measure(NETWORK.dense, instrumented=False)
+    assert waits == [*WAIT_S, *WAIT_FOR_CORE_S]
+
+
+def test_of_short_runs_several_go_by_before_notes_are_taken_and_the_first_only_warms_up(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(bench, "_dense_medians", [])
+    monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(0.5e-3))
+    series = bench._rounds(bench._dense[0], lambda: Timing(0.5e-3))
+    warming = [i for i, slowness in enumerate(series.slowness) if math.isinf(slowness)]
+    assert warming[:3] == [1, 9, 17]
+    assert not series.calm()[warming].any()
 
 
 def test_a_machine_that_stays_busy_is_refused_after_some_patience(bench, monkeypatch):
