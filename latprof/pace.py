@@ -2,8 +2,8 @@
 
 On a shared processor a neighbour's work on the other hardware thread of our core takes no processor
 time from us and moves no counter that a user may read, but it takes a part of the core. Divisions
-tell it at once: the core has one unit for them, so they take 1.7 to 1.9 times as long. Networks
-take 10 to 35 % longer then, pruned ones not as dense ones: ratios move by up to a fifth
+tell it at once: the core has one unit for them, so they take 1.6 to 1.9 times as long. Networks
+take longer then, pruned ones not as dense ones: ratios move by up to a fifth
 (benchmarks/slow_phases.py). The arithmetic touches 4 KB, so it may run between two runs and leaves
 the caches as they are; a lower clock shows in it too.
 
