@@ -12,6 +12,7 @@ import pytest
 from latprof import profile as journey
 from latprof.design import design, unseen
 from latprof.detect import this_device
+from latprof.errors import Disturbed
 from latprof.profile import Goal, profile
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.estimate import LatencyModel
@@ -105,6 +106,27 @@ def test_an_interrupted_profile_continues_with_what_is_missing(tmp_path, monkeyp
     assert table.runs(NETWORK)[:4] == kept
     keys = [(run.purpose, run.run, run.attempt) for run in table.runs(NETWORK)]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_profile_says_at_its_start_what_else_the_machine_does(tmp_path, monkeypatch):
+    busy = "another process (python, 7) uses 92% of core 1"
+    monkeypatch.setattr(journey, "disturbances", lambda *_: [busy])
+    warned = []
+    outcome = profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS, warn=warned.append)
+    (text,) = warned
+    assert f"this machine is busy: {busy}" in text
+    assert outcome.menu.null_ratio == outcome.any.null_ratio == pytest.approx(1, abs=0.031)
+    assert outcome.menu.unselected_rmspe > 0
+
+
+def test_a_profile_on_which_a_network_is_not_itself_measures_nothing(tmp_path, monkeypatch):
+    def refuse(self):
+        raise Disturbed("too busy")
+
+    monkeypatch.setattr(journey.Bench, "check", refuse)
+    with pytest.raises(Disturbed):
+        profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    assert LatencyTable.open(tmp_path / "t").runs(NETWORK) == []
 
 
 def test_a_killed_profile_loses_at_most_the_row_being_written(tmp_path):

@@ -1,10 +1,11 @@
 import json
 import math
+import subprocess
 
 import pytest
 
 from latprof.detect import this_device
-from latprof.errors import OptionError
+from latprof.errors import DISTURBED_EXIT, Disturbed, OptionError
 from latprof.profile import _keep_plan
 from latprof.repeat import _as_options, repeat, repeatability
 from lookup_tables.errors import TableError
@@ -72,6 +73,15 @@ def test_a_profile_that_fails_is_reported_with_its_own_words(tmp_path, network_f
     table = real_table(tmp_path)
     with pytest.raises(OptionError, match=r"table 1 failed: .*--levels"):
         repeat(TINY, table, 2, tmp_path / "again", ["--levels", "6"], str(network_file))
+
+
+def test_a_profile_refused_on_a_busy_machine_is_a_refusal_of_the_repeat(
+    tmp_path, network_file, monkeypatch
+):
+    refused = subprocess.CompletedProcess([], DISTURBED_EXIT, "", "error: too busy: a quota\n")
+    monkeypatch.setattr("latprof.repeat.subprocess.run", lambda *_, **__: refused)
+    with pytest.raises(Disturbed, match="table 1 failed: too busy: a quota"):
+        repeat(TINY, real_table(tmp_path), 2, tmp_path / "again", [], str(network_file))
 
 
 def test_a_gpu_is_repeated_in_the_way_it_was_measured():
