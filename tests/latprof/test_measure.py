@@ -99,9 +99,21 @@ def test_the_dense_network_beside_itself_is_one(bench):
 def test_a_machine_on_which_a_network_is_not_itself_is_refused(bench, monkeypatch):
     monkeypatch.setattr("latprof.measure.time.sleep", lambda _: None)
     wrong = SimpleNamespace(ratio=1.05)
-    monkeypatch.setattr(bench, "measure", lambda *_, **__: wrong)
+    monkeypatch.setattr(bench, "_measure", lambda *_, **__: wrong)
     with pytest.raises(Disturbed, match=r"beside itself takes 1\.050 times as long"):
         bench.check()
+
+
+def test_dense_sessions_are_opened_anew_once_that_is_a_small_part_of_the_time(bench):
+    before = [*bench._dense]
+    bench._since_renewal_s = 0.0
+    bench.measure(NETWORK.dense, instrumented=False)
+    assert all(new is old for new, old in zip(bench._dense, before, strict=True))
+    bench._since_renewal_s = 1e3 * bench.opening_s
+    bench.measure(NETWORK.dense, instrumented=False)
+    assert len(bench._dense) == len(before)
+    assert sum(session in before for session in bench._dense) == len(before) - 1
+    assert bench._since_renewal_s < 1e3 * bench.opening_s
 
 
 @pytest.mark.parametrize(
