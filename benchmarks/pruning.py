@@ -49,7 +49,7 @@ def problem(base: Settings) -> dict[str, str]:
 def proposals(run: Journey, method: str, search: SearchSettings) -> list[Architecture]:
     """What a method proposes that asks for no accuracy."""
     found: list[Architecture] = []
-    METHODS[method](run.task(lambda architecture: found.append(architecture) or 0.0), search)
+    METHODS[method](run.problem(lambda architecture: found.append(architecture) or 0.0), search)
     return found
 
 

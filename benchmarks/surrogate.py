@@ -31,9 +31,9 @@ from pruner.completion import Completion
 from pruner.filters.taylor import importance
 from pruner.knapsack import solve
 from pruner.methods import METHODS, SearchSettings
+from pruner.problem import SearchProblem
 from pruner.prune import for_search
 from pruner.run_folder import Settings
-from pruner.task import Task
 
 app = typer.Typer()
 RECORDED = "surrogate_resnet56"
@@ -193,7 +193,9 @@ def best_found(
             within.append(accuracy)
         return accuracy
 
-    METHODS[method](Task(latency.network, latency, budget_s, score, lambda: importance), settings)
+    METHODS[method](
+        SearchProblem(latency.network, latency, budget_s, score, lambda: importance), settings
+    )
     return max(within)
 
 

@@ -17,9 +17,9 @@ from lookup_tables.network import Architecture, Network
 from pruner.choices import REMOVED, Choice
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly, worth
+from pruner.problem import SearchProblem
 from pruner.rewards import Outcome, Reward
 from pruner.sensitivity import latency_sensitivity, local_slope
-from pruner.task import Task
 
 STATE = (
     "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
@@ -42,16 +42,16 @@ class PruningEnv(gym.Env):
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own contract is a plain dict
 
     def __init__(
-        self, task: Task, completion: Completion, reward: Reward, sensitive: bool = True
+        self, problem: SearchProblem, completion: Completion, reward: Reward, sensitive: bool = True
     ) -> None:
         """Without `sensitive` latency sensitivity is 0 everywhere: state, prior and reward."""
-        self.task, self.completion, self._sensitive = task, completion, sensitive
+        self.problem, self.completion, self._sensitive = problem, completion, sensitive
         self.reward = reward
-        self.network, self.latency = task.network, task.latency
+        self.network, self.latency = problem.network, problem.latency
         self.choices = completion.choices
         self.sensitivity = latency_sensitivity(completion) * sensitive
         self._facts = _static_features(self.network, self.choices)
-        self._fastest_s = task.latency.latency_s(completion.fastest())
+        self._fastest_s = problem.latency.latency_s(completion.fastest())
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(STATE),), np.float32)
         self.action_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
         self.episode = 0  # counted from 1
@@ -73,7 +73,7 @@ class PruningEnv(gym.Env):
         self._skip_what_is_gone()
         if len(self._positions) < len(self.choices):
             return self._state(), 0.0, False, False, {}
-        positions = self.completion.spend(self._positions, self.task.budget_s)
+        positions = self.completion.spend(self._positions, self.problem.budget_s)
         outcome, architecture = self._outcome(positions)
         info = {"architecture": architecture, "accuracy": outcome.accuracy}
         return self._state(), self.reward(outcome), True, False, info
@@ -81,7 +81,7 @@ class PruningEnv(gym.Env):
     def nearest_allowed(self, share: float) -> int:
         """The option closest to this share of the next one's full width that the budget allows."""
         choice = self.choices[self.next]
-        allowed = self.completion.allowed(self._positions, self.task.budget_s)
+        allowed = self.completion.allowed(self._positions, self.problem.budget_s)
         distance = np.abs(np.array(choice.options) / choice.full - share)
         return int(np.where(allowed, distance, np.inf).argmin())
 
@@ -108,9 +108,9 @@ class PruningEnv(gym.Env):
             for i, (choice, position) in enumerate(zip(self.choices, positions, strict=True))
         ]
         outcome = Outcome(
-            accuracy=self.task.score(architecture),
+            accuracy=self.problem.score(architecture),
             latency_s=float(latency_s),
-            budget_s=self.task.budget_s,
+            budget_s=self.problem.budget_s,
             kept=np.array(kept),
             sensitivity=self.sensitivity,
             macs=self.network.macs_of(architecture),
@@ -150,11 +150,11 @@ class ValuingEnv(PruningEnv):
     knows_a_start = True
 
     def __init__(
-        self, task: Task, completion: Completion, reward: Reward, sensitive: bool = True
+        self, problem: SearchProblem, completion: Completion, reward: Reward, sensitive: bool = True
     ) -> None:
-        super().__init__(task, completion, reward, sensitive)
-        self._values = worth(completion, task)
-        self._known = solve_nearly(completion, self._values, task.budget_s)
+        super().__init__(problem, completion, reward, sensitive)
+        self._values = worth(completion, problem)
+        self._known = solve_nearly(completion, self._values, problem.budget_s)
         self._actions: list[float] = []
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
@@ -170,7 +170,7 @@ class ValuingEnv(PruningEnv):
             return self._state(), 0.0, False, False, {}
         factors = RANGE ** (2 * np.array(self._actions) - 1)
         values = [value * factor for value, factor in zip(self._values, factors, strict=True)]
-        positions = solve_nearly(self.completion, values, self.task.budget_s)
+        positions = solve_nearly(self.completion, values, self.problem.budget_s)
         outcome, architecture = self._outcome(positions)
         info = {"architecture": architecture, "accuracy": outcome.accuracy}
         return self._state(), self.reward(outcome), True, False, info

@@ -24,7 +24,7 @@ from scipy.sparse import coo_array
 
 from pruner.completion import Completion, Factor
 from pruner.errors import SearchError
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 GAP, LARGEST_GAP, LIMIT_S = 1e-3, 1e-2, 120
 INFEASIBLE = 2  # the solver's word for it
@@ -36,9 +36,9 @@ LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
 )  # of the dense latency; all worth adds up to 1
 
 
-def worth(completion: Completion, task: Task) -> list[np.ndarray]:
+def worth(completion: Completion, problem: SearchProblem) -> list[np.ndarray]:
     """For every decision the importance of each option, (options,); all add up to 1."""
-    importance = task.importance()
+    importance = problem.importance()
     values = []
     for choice in completion.choices:
         channels = np.sort(np.asarray(importance[choice.name]))[::-1]

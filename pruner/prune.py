@@ -35,12 +35,13 @@ from pruner.finetune import Recipe, fine_tune
 from pruner.measured import NotMeasured, measure_pair
 from pruner.methods import METHODS, SearchSettings
 from pruner.origin import commit, files_read, table_identity, versions
+from pruner.problem import SearchProblem
 from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
 from pruner.report import write_report
 from pruner.run_folder import WIDTHS_ONLY, RunFolder, Settings, read_json, write_json
+from pruner.search_log import SearchLog, read_log
 from pruner.surgery import Kept, cut, keep_best, shrink
-from pruner.task import SearchLog, Task, read_log
 from pruner.trace import Trace, trace
 from pruner.weights import load_weights, save_weights
 
@@ -242,13 +243,15 @@ class Journey:
         depth = self.settings.depth or bool(self.given and self.given.removed)
         return Reconstruction(self.trace, self.data.train, self.settings.seed, depth)
 
-    def task(self, score: Callable[[Architecture], float], kept: Path | None = None) -> Task:
+    def problem(
+        self, score: Callable[[Architecture], float], kept: Path | None = None
+    ) -> SearchProblem:
         """The problem as a search method sees it.
 
         What it asks about channels is kept in the folder `kept`, so that a search can be repeated
         without images, and exactly.
         """
-        return Task(
+        return SearchProblem(
             self.latency.network,
             self.latency,
             self.limit_s,
@@ -323,7 +326,7 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         progress,
         journey.limit_s,
     )
-    METHODS[settings.method](journey.task(log.score, run.path), for_search(settings))
+    METHODS[settings.method](journey.problem(log.score, run.path), for_search(settings))
     best = choose(journey, log)
     best.save(run.architecture)
     return best

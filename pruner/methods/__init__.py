@@ -1,4 +1,4 @@
-"""Search methods. A method proposes architectures that meet the task's budget and scores them.
+"""Search methods. A method proposes architectures that meet the problem's budget and scores them.
 
 The best-scored one is the answer; a method returns nothing, its trace is the search log.
 """
@@ -14,11 +14,11 @@ from pruner.methods.knapsack import search_knapsack
 from pruner.methods.lap import AGENTS, search_lap
 from pruner.methods.magnitude import search_by_magnitude
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 __all__ = ["AGENTS", "METHODS", "Method", "SearchSettings"]
 
-Method = Callable[[Task, SearchSettings], None]
+Method = Callable[[SearchProblem, SearchSettings], None]
 
 METHODS: dict[str, Method] = {
     "lap": search_lap,

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import block_diag, cho_solve, cholesky, solve_triangular
 
 from pruner.completion import Completion
-from pruner.task import log_accuracy
+from pruner.problem import log_accuracy
 
 DENSE_DOUBT = 0.1  # about the dense network's own loss
 FLOOR = 0.1  # of a decision's mean importance: by so much every option is in doubt

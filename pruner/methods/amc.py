@@ -24,48 +24,48 @@ from pruner.completion import Completion
 from pruner.methods.baselines import walk_randomly
 from pruner.methods.lap import run_agent, warm_up
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 DRAWN, HALVINGS = 64, 12
 FEWER, PATIENCE = 0.9, 0.1  # at most so much of the former FLOPs, after this share of all scores
 ENOUGH = 0.1  # of the latest proposals are fast enough
 
 
-def search_amc(task: Task, settings: SearchSettings) -> None:
+def search_amc(problem: SearchProblem, settings: SearchSettings) -> None:
     """Score `settings.episodes` architectures at most; the last one meets the budget.
 
     Raises BudgetError.
     """
-    within = Completion(task.latency, settings.depth)
-    within.require(task.budget_s, task.score)
-    completion = Completion(task.latency.in_macs(), settings.depth)
-    budget = matching_budget(completion, task, settings)
+    within = Completion(problem.latency, settings.depth)
+    within.require(problem.budget_s, problem.score)
+    completion = Completion(problem.latency.in_macs(), settings.depth)
+    budget = matching_budget(completion, problem, settings)
     lowest = completion.model.latency_s(completion.fastest())
     plain = replace(settings, reward="error", sensitivity=False)
     left, tried = settings.episodes - 1, []
     while left > 0 and budget >= lowest:
         now = replace(plain, episodes=left)
-        trial = _Trial(task, patience=warm_up(now) + int(PATIENCE * settings.episodes) + 1)
+        trial = _Trial(problem, patience=warm_up(now) + int(PATIENCE * settings.episodes) + 1)
         tried.append(trial)
-        by_macs = replace(task, latency=completion.model, budget_s=budget, score=trial.score)
+        by_macs = replace(problem, latency=completion.model, budget_s=budget, score=trial.score)
         with suppress(_TooSlow):
             run_agent(by_macs, completion, now)
             break
         left -= len(trial.fits)
-        budget *= min(FEWER, task.budget_s / trial.fastest_s)
+        budget *= min(FEWER, problem.budget_s / trial.fastest_s)
     best = max(tried, key=lambda trial: trial.accuracy, default=None)
     if best is None or best.best is None:  # MACs say nothing about this budget
-        task.score(within.fallback(task.budget_s))
+        problem.score(within.fallback(problem.budget_s))
         return
-    positions = within.spend(within.positions(best.best), task.budget_s)
-    task.score(within.architecture(positions))
+    positions = within.spend(within.positions(best.best), problem.budget_s)
+    problem.score(within.architecture(positions))
 
 
 @dataclass
 class _Trial:
     """Scores of proposals with one share of FLOPs, and the most accurate one that fits."""
 
-    task: Task
+    problem: SearchProblem
     patience: int
     fits: list[bool] = field(default_factory=list)  # of each proposal
     fastest_s: float = np.inf
@@ -77,9 +77,9 @@ class _Trial:
         latest = self.fits[-self.patience :]
         if len(latest) == self.patience and sum(latest) < ENOUGH * self.patience:
             raise _TooSlow
-        latency_s = self.task.latency.latency_s(architecture)
-        self.fits.append(latency_s <= self.task.budget_s)
-        accuracy = self.task.score(architecture)
+        latency_s = self.problem.latency.latency_s(architecture)
+        self.fits.append(latency_s <= self.problem.budget_s)
+        accuracy = self.problem.score(architecture)
         self.fastest_s = min(self.fastest_s, latency_s)
         if self.fits[-1] and accuracy > self.accuracy:
             self.best, self.accuracy = architecture, accuracy
@@ -90,7 +90,9 @@ class _TooSlow(Exception):
     pass
 
 
-def matching_budget(completion: Completion, task: Task, settings: SearchSettings) -> float:
+def matching_budget(
+    completion: Completion, problem: SearchProblem, settings: SearchSettings
+) -> float:
     """Of random networks that spend this MACs budget, half meet the latency budget."""
     low = completion.model.latency_s(completion.fastest())
     high = completion.model.dense_s
@@ -98,8 +100,8 @@ def matching_budget(completion: Completion, task: Task, settings: SearchSettings
         middle = (low + high) / 2
         rng = np.random.default_rng([settings.seed, 7])
         drawn = [walk_randomly(completion, middle, rng, settings.depth) for _ in range(DRAWN)]
-        found = task.latency.predict_architectures([completion.architecture(p) for p in drawn])
-        if np.median(found.latency_s) <= task.budget_s:
+        found = problem.latency.predict_architectures([completion.architecture(p) for p in drawn])
+        if np.median(found.latency_s) <= problem.budget_s:
             low = middle
         else:
             high = middle

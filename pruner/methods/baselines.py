@@ -7,37 +7,37 @@ import numpy as np
 from pruner.choices import KEPT, REMOVED
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 
-def search_uniform(task: Task, settings: SearchSettings) -> None:
+def search_uniform(problem: SearchProblem, settings: SearchSettings) -> None:
     """The widest uniform share of every group that meets the budget; one evaluation.
 
     Menus are coarse: what is left of the budget is spent as the other methods spend it, so that
     networks of equal latency are compared.
     """
-    completion = Completion(task.latency)
-    completion.require(task.budget_s, task.score)
+    completion = Completion(problem.latency)
+    completion.require(problem.budget_s, problem.score)
     shares = sorted({width / menu[-1] for menu in completion.menus for width in menu}, reverse=True)
     for share in shares:
         positions = [
             int(np.abs(np.array(menu) / menu[-1] - share).argmin()) for menu in completion.menus
         ]
-        if completion.latency_s([positions])[0] <= task.budget_s:
-            task.score(completion.architecture(completion.spend(positions, task.budget_s)))
+        if completion.latency_s([positions])[0] <= problem.budget_s:
+            problem.score(completion.architecture(completion.spend(positions, problem.budget_s)))
             return
     # Uniform shares round to widths that are too slow: what follows is not uniform any more.
-    task.score(completion.fallback(task.budget_s))
+    problem.score(completion.fallback(problem.budget_s))
 
 
-def search_randomly(task: Task, settings: SearchSettings) -> None:
+def search_randomly(problem: SearchProblem, settings: SearchSettings) -> None:
     """Random architectures within the budget."""
-    completion = Completion(task.latency, settings.depth)
-    completion.require(task.budget_s, task.score)
+    completion = Completion(problem.latency, settings.depth)
+    completion.require(problem.budget_s, problem.score)
     rng = np.random.default_rng(settings.seed)
     for _ in range(settings.episodes):
-        positions = walk_randomly(completion, task.budget_s, rng, settings.depth)
-        task.score(completion.architecture(positions))
+        positions = walk_randomly(completion, problem.budget_s, rng, settings.depth)
+        problem.score(completion.architecture(positions))
 
 
 def walk_randomly(

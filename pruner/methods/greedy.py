@@ -20,29 +20,29 @@ import numpy as np
 
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task, log_accuracy
+from pruner.problem import SearchProblem, log_accuracy
 
 FEW = 4
 
 
-def search_greedily(task: Task, settings: SearchSettings) -> None:
+def search_greedily(problem: SearchProblem, settings: SearchSettings) -> None:
     """Scores up to `settings.episodes` architectures on the way down; the last one fits.
 
     Raises BudgetError.
     """
-    completion = Completion(task.latency, settings.depth)
-    completion.require(task.budget_s, task.score)
+    completion = Completion(problem.latency, settings.depth)
+    completion.require(problem.budget_s, problem.score)
     positions: list[int] | None = [len(choice.options) - 1 for choice in completion.choices]
     dense_s = float(completion.latency_s([positions])[0])
-    search = _Greedy(completion, task, settings.episodes - 1)
+    search = _Greedy(completion, problem, settings.episodes - 1)
     steps = search.look(positions)
     for step in range(1, steps + 1):
-        positions = search.bite(positions, dense_s + (task.budget_s - dense_s) * step / steps)
+        positions = search.bite(positions, dense_s + (problem.budget_s - dense_s) * step / steps)
         if positions is None:  # nothing near is faster
-            task.score(completion.fallback(task.budget_s))
+            problem.score(completion.fallback(problem.budget_s))
             return
-    positions = completion.spend(positions, task.budget_s)
-    task.score(completion.architecture(positions))
+    positions = completion.spend(positions, problem.budget_s)
+    problem.score(completion.architecture(positions))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Greedy:
     """What is known of every decision: the log accuracy that its last scored bite cost a second."""
 
     completion: Completion
-    task: Task
+    problem: SearchProblem
     left: int  # scores
     accuracy: float = 1.0  # of the present architecture
     price: dict[int, float] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class _Greedy:
         bite; how many iterations are left then."""
         if self.left > 1:
             self.left -= 1
-            self.accuracy = self.task.score(self.completion.architecture(positions))
+            self.accuracy = self.problem.score(self.completion.architecture(positions))
         now_s = float(self.completion.latency_s([positions])[0])
         found = self._reduced(positions, now_s * (1 - 1e-9))
         found = [bite for bite in found if bite[1] < now_s * (1 - 1e-9)]
@@ -98,7 +98,7 @@ class _Greedy:
 
     def _score(self, index: int, saved_s: float, positions: list[int]) -> float:
         self.left -= 1
-        accuracy = self.task.score(self.completion.architecture(positions))
+        accuracy = self.problem.score(self.completion.architecture(positions))
         lost = log_accuracy(self.accuracy) - log_accuracy(accuracy)
         self.price[index] = lost / saved_s
         return accuracy

@@ -6,14 +6,14 @@ from __future__ import annotations
 from pruner.completion import Completion
 from pruner.knapsack import solve, worth
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 
-def search_knapsack(task: Task, settings: SearchSettings) -> None:
+def search_knapsack(problem: SearchProblem, settings: SearchSettings) -> None:
     """Scores one architecture: the solution of the integer programme. Raises BudgetError."""
-    completion = Completion(task.latency, settings.depth)
-    completion.require(task.budget_s, task.score)
-    values = worth(completion, task)
-    positions = solve(completion, values, task.budget_s)
+    completion = Completion(problem.latency, settings.depth)
+    completion.require(problem.budget_s, problem.score)
+    values = worth(completion, problem)
+    positions = solve(completion, values, problem.budget_s)
     # The solver stops within a share of the optimum: what it leaves is spent, as by all methods.
-    task.score(completion.architecture(completion.spend(positions, task.budget_s, values)))
+    problem.score(completion.architecture(completion.spend(positions, problem.budget_s, values)))

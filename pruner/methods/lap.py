@@ -35,8 +35,8 @@ from pruner.completion import Completion
 from pruner.env import ENVIRONMENTS, PruningEnv
 from pruner.methods.settings import SearchSettings
 from pruner.methods.thompson import sample
+from pruner.problem import SearchProblem
 from pruner.rewards import REWARDS
-from pruner.task import Task
 
 HIDDEN = (300, 300)
 ACTOR_RATE, CRITIC_RATE = 1e-4, 1e-3
@@ -45,20 +45,20 @@ NOISE, NOISE_DECAY = 0.5, 0.95
 PRIOR_LEVEL, PRIOR_FALL, PRIOR_SPREAD = (0.3, 1.0), 0.2, 0.25
 
 
-def search_lap(task: Task, settings: SearchSettings) -> None:
+def search_lap(problem: SearchProblem, settings: SearchSettings) -> None:
     """Run the agent for `settings.episodes` episodes; raises BudgetError."""
-    completion = Completion(task.latency, settings.depth)
-    completion.require(task.budget_s, task.score)
-    run_agent(task, completion, settings)
+    completion = Completion(problem.latency, settings.depth)
+    completion.require(problem.budget_s, problem.score)
+    run_agent(problem, completion, settings)
 
 
-def run_agent(task: Task, completion: Completion, settings: SearchSettings) -> None:
+def run_agent(problem: SearchProblem, completion: Completion, settings: SearchSettings) -> None:
     """`settings.episodes` episodes of the agent."""
     if settings.agent == THOMPSON:
-        sample(task, completion, settings)
+        sample(problem, completion, settings)
         return
     make = ENVIRONMENTS[settings.actions]
-    env = make(task, completion, REWARDS[settings.reward], settings.sensitivity)
+    env = make(problem, completion, REWARDS[settings.reward], settings.sensitivity)
     if settings.agent == EVOLUTION:
         evolve(env, settings)
         return

@@ -20,29 +20,32 @@ import numpy as np
 from lookup_tables.network import Architecture
 from pruner.completion import Completion
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 ROUND_TO = 8
 
 
-def search_by_magnitude(task: Task, settings: SearchSettings) -> None:
+def search_by_magnitude(problem: SearchProblem, settings: SearchSettings) -> None:
     """Scores one architecture; raises BudgetError."""
-    completion = Completion(task.latency)
-    completion.require(task.budget_s, task.score)
-    scores = {name: np.sort(np.asarray(values)) for name, values in task.magnitudes().items()}
+    completion = Completion(problem.latency)
+    completion.require(problem.budget_s, problem.score)
+    scores = {name: np.sort(np.asarray(values)) for name, values in problem.magnitudes().items()}
     thresholds = np.unique(np.concatenate([[0.0], *scores.values(), [np.inf]]))
     # Latency need not fall with every channel: the first threshold from below that fits.
     for start in range(0, len(thresholds), 256):
-        some = [_above(task, scores, t) for t in thresholds[start : start + 256]]
-        fits = task.latency.predict_architectures(some).latency_s <= task.budget_s
+        some = [_above(problem, scores, t) for t in thresholds[start : start + 256]]
+        fits = problem.latency.predict_architectures(some).latency_s <= problem.budget_s
         if fits.any():
-            task.score(_spent(task, completion, scores, some[int(fits.argmax())]))
+            problem.score(_spent(problem, completion, scores, some[int(fits.argmax())]))
             return
-    task.score(completion.fallback(task.budget_s))
+    problem.score(completion.fallback(problem.budget_s))
 
 
 def _spent(
-    task: Task, completion: Completion, scores: dict[str, np.ndarray], architecture: Architecture
+    problem: SearchProblem,
+    completion: Completion,
+    scores: dict[str, np.ndarray],
+    architecture: Architecture,
 ) -> Architecture:
     """Widened on the menu until the budget is spent, or as it is if it is off the menu and the
     menu's next smaller network is no faster."""
@@ -52,17 +55,17 @@ def _spent(
         weights = np.cumsum(scores[choice.name][::-1])
         values.append(np.array([weights[option - 1] for option in choice.options]))
         positions.append(max(0, int(np.searchsorted(choice.options, width, side="right")) - 1))
-    if completion.latency_s([positions])[0] > task.budget_s:
+    if completion.latency_s([positions])[0] > problem.budget_s:
         return architecture
-    return completion.architecture(completion.spend(positions, task.budget_s, values))
+    return completion.architecture(completion.spend(positions, problem.budget_s, values))
 
 
-def _above(task: Task, scores: dict[str, np.ndarray], threshold: float) -> Architecture:
+def _above(problem: SearchProblem, scores: dict[str, np.ndarray], threshold: float) -> Architecture:
     widths = {}
-    for group in task.network.groups:
+    for group in problem.network.groups:
         kept = int((scores[group.name] > threshold).sum())
         rounded = -(-kept // ROUND_TO) * ROUND_TO
-        lowest = task.latency.lowest_widths[group.name]
+        lowest = problem.latency.lowest_widths[group.name]
         stays = group.choices == (group.width,)
         widths[group.name] = int(np.clip(rounded, group.width if stays else lowest, group.width))
     return Architecture(widths=widths)

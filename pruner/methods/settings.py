@@ -1,4 +1,4 @@
-"""What every search method is given beside its task."""
+"""What every search method is given beside its problem."""
 
 from dataclasses import dataclass
 

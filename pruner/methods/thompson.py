@@ -24,22 +24,22 @@ from pruner.completion import Completion
 from pruner.knapsack import solve_nearly, worth
 from pruner.methods.additive import AdditiveLosses
 from pruner.methods.settings import SearchSettings
-from pruner.task import Task
+from pruner.problem import SearchProblem
 
 TEMPERATURES = (0.0, 0.25, 0.5, 1.0)  # in turn
 HOTTER_BY = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 REFIT = 10  # episodes between choices of the model's spreads
 
 
-def sample(task: Task, completion: Completion, settings: SearchSettings) -> None:
+def sample(problem: SearchProblem, completion: Completion, settings: SearchSettings) -> None:
     """Scores `settings.episodes` architectures, the first of them the knapsack's own answer.
 
     Where nothing new is found, known ones are scored again.
     """
     rng = np.random.default_rng(settings.seed)
-    values = worth(completion, task)
+    values = worth(completion, problem)
     losses = AdditiveLosses(completion, values)
-    positions = solve_nearly(completion, values, task.budget_s)
+    positions = solve_nearly(completion, values, problem.budget_s)
     seen: set[tuple[int, ...]] = set()
     for episode in range(settings.episodes):
         if episode:
@@ -48,8 +48,8 @@ def sample(task: Task, completion: Completion, settings: SearchSettings) -> None
                     losses.fit()
                 temperature = TEMPERATURES[(episode - 1) % len(TEMPERATURES)]
                 draws = (losses.draw(rng, temperature + hotter_by) for hotter_by in HOTTER_BY)
-                positions = _first_new(completion, draws, task.budget_s, seen)
-        accuracy = task.score(completion.architecture(positions))
+                positions = _first_new(completion, draws, problem.budget_s, seen)
+        accuracy = problem.score(completion.architecture(positions))
         if tuple(positions) not in seen:
             seen.add(tuple(positions))
             losses.observe(positions, accuracy)

@@ -12,9 +12,9 @@ from lookup_tables.network import Architecture
 from pruner.choices import KEPT, REMOVED, choices
 from pruner.completion import Completion
 from pruner.env import PruningEnv
+from pruner.problem import SearchProblem
 from pruner.rewards import REWARDS
 from pruner.sensitivity import latency_sensitivity
-from pruner.task import Task
 from tests.toys import synthetic_table, tiny_network
 
 NETWORK = tiny_network()
@@ -89,8 +89,8 @@ def test_what_a_removed_block_takes_with_it_keeps_its_full_name(completion):
 def test_any_episode_with_blocks_meets_the_budget(completion, latency, actions, speedup):
     fastest_s = latency.latency_s(completion.fastest())
     budget_s = max(latency.dense_s / speedup, fastest_s * 1.01)
-    task = Task(NETWORK, latency, budget_s, lambda architecture: 0.5)
-    env = PruningEnv(task, completion, REWARDS["error"])
+    problem = SearchProblem(NETWORK, latency, budget_s, lambda architecture: 0.5)
+    env = PruningEnv(problem, completion, REWARDS["error"])
     state, _ = env.reset()
     for action in actions:
         assert env.observation_space.contains(state)

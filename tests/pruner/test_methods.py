@@ -16,7 +16,7 @@ from pruner.knapsack import solve, solve_nearly, worth, worth_factors
 from pruner.methods import AGENTS, METHODS, SearchSettings
 from pruner.methods.amc import matching_budget
 from pruner.methods.baselines import walk_randomly
-from pruner.task import Task
+from pruner.problem import SearchProblem
 from pruner.trace import trace
 from tests.toys import Merging, chain, synthetic_table, tiny_network
 
@@ -35,12 +35,12 @@ def tiny(tmp_path_factory):
     return LatencyModel(TINY, synthetic_table(tmp_path_factory.mktemp("t") / "t", TINY, levels=2))
 
 
-def task_for(latency, speedup, score=lambda architecture: 0.5, seed=0):
+def problem_for(latency, speedup, score=lambda architecture: 0.5, seed=0):
     rng = np.random.default_rng(seed)
     network = latency.network
     values = {g.name: rng.exponential(size=g.width) for g in network.groups}
     blocks = {b.name: rng.exponential(size=1) for b in network.blocks}
-    return Task(
+    return SearchProblem(
         network, latency, latency.dense_s / speedup, score,
         importance=lambda: values | blocks, magnitudes=lambda: values,
     )  # fmt: skip
@@ -64,30 +64,30 @@ def total(completion, values, row):
 
 @pytest.mark.parametrize(("speedup", "seed"), [(1.2, 0), (1.6, 1), (2.2, 2)])
 def test_the_knapsack_is_the_best_of_all(latency, speedup, seed):
-    task = task_for(latency, speedup, seed=seed)
+    problem = problem_for(latency, speedup, seed=seed)
     completion = Completion(latency)
-    values = worth(completion, task)
-    positions = solve(completion, values, task.budget_s)
-    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-6)
-    best = best_by_brute_force(completion, values, task.budget_s)
+    values = worth(completion, problem)
+    positions = solve(completion, values, problem.budget_s)
+    assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-6)
+    best = best_by_brute_force(completion, values, problem.budget_s)
     assert total(completion, values, positions) == pytest.approx(best, rel=2e-3)
 
 
 def test_the_knapsack_with_blocks_is_the_best_of_all(tiny):
-    task = task_for(tiny, 1.5)
+    problem = problem_for(tiny, 1.5)
     completion = Completion(tiny, depth=True)
-    values = worth(completion, task)
-    positions = solve(completion, values, task.budget_s)
-    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-6)
-    best = best_by_brute_force(completion, values, task.budget_s)
+    values = worth(completion, problem)
+    positions = solve(completion, values, problem.budget_s)
+    assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-6)
+    best = best_by_brute_force(completion, values, problem.budget_s)
     assert total(completion, values, positions) == pytest.approx(best, rel=2e-3)
 
 
 def test_where_only_the_fastest_network_fits_the_knapsack_takes_it(tiny):
     completion = Completion(tiny, depth=True)
     fastest = completion.fastest()
-    task = task_for(tiny, tiny.dense_s / tiny.latency_s(fastest))
-    positions = solve(completion, worth(completion, task), tiny.latency_s(fastest))
+    problem = problem_for(tiny, tiny.dense_s / tiny.latency_s(fastest))
+    positions = solve(completion, worth(completion, problem), tiny.latency_s(fastest))
     assert completion.architecture(positions) == fastest
 
 
@@ -99,29 +99,29 @@ def test_every_method_scores_a_network_within_the_budget(latency, name):
         asked.append(architecture)
         return 0.5 + sum(architecture.widths.values()) / 1000
 
-    task = task_for(latency, 1.7, score)
-    METHODS[name](task, SearchSettings(episodes=12))
+    problem = problem_for(latency, 1.7, score)
+    METHODS[name](problem, SearchSettings(episodes=12))
     assert asked
     latency_s = latency.predict_architectures(asked).latency_s
-    assert (latency_s <= task.budget_s * (1 + 1e-9)).any()
+    assert (latency_s <= problem.budget_s * (1 + 1e-9)).any()
 
 
 @pytest.mark.parametrize("speedup", [1.1, 1.5, 2.2])
 def test_the_quick_knapsack_is_within_the_budget_and_nearly_as_good(tiny, speedup):
-    task = task_for(tiny, speedup)
+    problem = problem_for(tiny, speedup)
     completion = Completion(tiny, depth=True)
-    values = worth(completion, task)
-    positions = solve_nearly(completion, values, task.budget_s)
-    assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-9)
-    best = best_by_brute_force(completion, values, task.budget_s)
+    values = worth(completion, problem)
+    positions = solve_nearly(completion, values, problem.budget_s)
+    assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-9)
+    best = best_by_brute_force(completion, values, problem.budget_s)
     assert total(completion, values, positions) > 0.9 * best
 
 
 @pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 30.0])
 def test_the_best_architecture_at_a_price_is_that_of_brute_force(tiny, price):
-    task = task_for(tiny, 1.5)
+    problem = problem_for(tiny, 1.5)
     completion = Completion(tiny, depth=True)
-    values = worth(completion, task)
+    values = worth(completion, problem)
 
     def net(row):
         seconds = completion.latency_s([row])[0] / tiny.dense_s
@@ -143,10 +143,10 @@ def test_positions_and_architectures_are_the_same_thing(tiny):
 
 def test_values_of_one_half_are_the_knapsacks_own_answer(tiny):
     seen = []
-    task = task_for(tiny, 1.5, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["lap"](task, SearchSettings(3, depth=True, agent="ddpg", actions="values"))
+    problem = problem_for(tiny, 1.5, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["lap"](problem, SearchSettings(3, depth=True, agent="ddpg", actions="values"))
     completion = Completion(tiny, depth=True)
-    nearly = solve_nearly(completion, worth(completion, task), task.budget_s)
+    nearly = solve_nearly(completion, worth(completion, problem), problem.budget_s)
     assert seen[0] == completion.architecture(nearly)
 
 
@@ -160,8 +160,8 @@ def test_every_agent_meets_the_budget_and_repeats_itself(latency, agent, actions
             seen.append(architecture)
             return 0.5 + architecture.widths["g0"] / 100
 
-        task = task_for(latency, 1.5, score)
-        METHODS["lap"](task, SearchSettings(episodes=6, seed=1, agent=agent, actions=actions))
+        problem = problem_for(latency, 1.5, score)
+        METHODS["lap"](problem, SearchSettings(episodes=6, seed=1, agent=agent, actions=actions))
         return seen
 
     found = search()
@@ -172,8 +172,8 @@ def test_every_agent_meets_the_budget_and_repeats_itself(latency, agent, actions
 
 def test_random_networks_are_shallow_and_deep(tiny):
     seen = []
-    task = task_for(tiny, 1.7, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["random"](task, SearchSettings(episodes=60, depth=True))
+    problem = problem_for(tiny, 1.7, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["random"](problem, SearchSettings(episodes=60, depth=True))
     removed = [len(architecture.removed) for architecture in seen]
     assert min(removed) == 0
     assert max(removed) >= 2
@@ -186,17 +186,17 @@ def test_a_greedy_search_gives_up_what_costs_no_accuracy(latency):
         return architecture.widths["g1"] / 32
 
     asked = []
-    task = task_for(latency, 1.3, lambda a: asked.append(a) or score(a))
-    METHODS["greedy"](task, SearchSettings(episodes=30))
+    problem = problem_for(latency, 1.3, lambda a: asked.append(a) or score(a))
+    METHODS["greedy"](problem, SearchSettings(episodes=30))
     assert asked[-1].widths["g1"] == 32
 
 
 def test_global_magnitude_spares_the_group_that_weighs_most(latency):
     seen = []
-    task = task_for(latency, 1.4, lambda architecture: seen.append(architecture) or 0.5)
+    problem = problem_for(latency, 1.4, lambda architecture: seen.append(architecture) or 0.5)
     weights = {g.name: np.full(g.width, 9.0 if g.name == "g1" else 1.0) for g in CHAIN.groups}
-    task.magnitudes = lambda: weights
-    METHODS["magnitude"](task, SearchSettings())
+    problem.magnitudes = lambda: weights
+    METHODS["magnitude"](problem, SearchSettings())
     (found,) = seen
     assert found.widths["g1"] == 32
     assert min(found.widths.values()) < 16
@@ -207,40 +207,40 @@ def test_global_magnitude_and_uniform_spend_what_the_budget_allows(latency, spee
     completion = Completion(latency)
     for method in ("magnitude", "uniform"):
         seen = []
-        task = task_for(latency, speedup, lambda a, seen=seen: seen.append(a) or 0.5, seed)
-        METHODS[method](task, SearchSettings())
+        problem = problem_for(latency, speedup, lambda a, seen=seen: seen.append(a) or 0.5, seed)
+        METHODS[method](problem, SearchSettings())
         positions = completion.positions(seen[0])
-        assert completion.latency_s([positions])[0] <= task.budget_s * (1 + 1e-9)
-        assert completion.spend(positions, task.budget_s) == positions
+        assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-9)
+        assert completion.spend(positions, problem.budget_s) == positions
 
 
 def test_amcs_budget_is_one_that_half_of_its_networks_are_fast_enough_for(latency):
-    task = task_for(latency, 1.6)
+    problem = problem_for(latency, 1.6)
     completion = Completion(latency.in_macs())
-    budget = matching_budget(completion, task, SearchSettings())
+    budget = matching_budget(completion, problem, SearchSettings())
     rng = np.random.default_rng(9)
     rows = [walk_randomly(completion, budget, rng, depth=False) for _ in range(200)]
     assert completion.latency_s(rows).max() <= budget * (1 + 1e-9)
     found = latency.predict_architectures([completion.architecture(row) for row in rows])
-    assert 0.3 < (found.latency_s <= task.budget_s).mean() < 0.8
+    assert 0.3 < (found.latency_s <= problem.budget_s).mean() < 0.8
 
 
 @pytest.mark.parametrize("episodes", [2, 7, 40])
 def test_a_greedy_search_scores_no_more_than_it_may_and_ends_within_the_budget(tiny, episodes):
     seen = []
-    task = task_for(tiny, 1.9, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["greedy"](task, SearchSettings(episodes=episodes, depth=True))
+    problem = problem_for(tiny, 1.9, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["greedy"](problem, SearchSettings(episodes=episodes, depth=True))
     assert len(seen) <= episodes
-    assert tiny.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-9)
+    assert tiny.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-9)
 
 
 def test_a_greedy_search_for_the_fastest_network_ends(tiny):
     fastest_s = tiny.latency_s(Completion(tiny, depth=True).fastest())
     seen = []
-    task = task_for(tiny, tiny.dense_s / fastest_s * (1 - 1e-9))
-    task.score = lambda architecture: seen.append(architecture) or 0.5
-    METHODS["greedy"](task, SearchSettings(episodes=30, depth=True))
-    assert tiny.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-6)
+    problem = problem_for(tiny, tiny.dense_s / fastest_s * (1 - 1e-9))
+    problem.score = lambda architecture: seen.append(architecture) or 0.5
+    METHODS["greedy"](problem, SearchSettings(episodes=30, depth=True))
+    assert tiny.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("agent", ["ddpg", "thompson"])
@@ -249,13 +249,13 @@ def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_
     latency, episodes, agent
 ):
     seen = []
-    task = task_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["amc"](task, SearchSettings(episodes, agent=agent))
+    problem = problem_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["amc"](problem, SearchSettings(episodes, agent=agent))
     assert len(seen) <= episodes
-    assert latency.latency_s(seen[-1]) <= task.budget_s * (1 + 1e-9)
+    assert latency.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-9)
     completion = Completion(latency)
     ended = completion.positions(seen[-1])
-    assert completion.spend(ended, task.budget_s) == ended, "compared at the budget's latency"
+    assert completion.spend(ended, problem.budget_s) == ended, "compared at the budget's latency"
 
 
 def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, monkeypatch):
@@ -270,7 +270,7 @@ def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, 
         seen.append(latency.latency_s(architecture))
         return 0.9
 
-    task = task_for(latency, 2, score)
+    problem = problem_for(latency, 2, score)
 
     def agent(by_macs, completion, now):
         by_macs.score(lucky)
@@ -283,8 +283,8 @@ def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, 
             )
 
     monkeypatch.setattr("pruner.methods.amc.run_agent", agent)
-    METHODS["amc"](task, SearchSettings(200))
-    too_slow = [seconds > task.budget_s for seconds in seen]
+    METHODS["amc"](problem, SearchSettings(200))
+    too_slow = [seconds > problem.budget_s for seconds in seen]
     assert sum(too_slow[-20:]) < 10 < sum(too_slow[:22])
     assert len(seen) <= 201
 
@@ -294,12 +294,12 @@ def test_the_knapsack_spends_what_its_solver_leaves(latency, monkeypatch):
         "pruner.methods.knapsack.solve", lambda completion, *_: [0] * len(completion.choices)
     )
     seen = []
-    task = task_for(latency, 1.5, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["knapsack"](task, SearchSettings())
+    problem = problem_for(latency, 1.5, lambda architecture: seen.append(architecture) or 0.5)
+    METHODS["knapsack"](problem, SearchSettings())
     completion = Completion(latency)
     ended = completion.positions(seen[0])
     assert any(ended)
-    assert completion.spend(ended, task.budget_s) == ended
+    assert completion.spend(ended, problem.budget_s) == ended
 
 
 def test_a_model_in_macs_counts_macs(latency):

@@ -13,7 +13,7 @@ from pruner.errors import RunError, SearchError
 from pruner.filters.dynamic import Phase, select
 from pruner.finetune import Recipe
 from pruner.run_folder import RunFolder, Settings
-from pruner.task import SearchLog
+from pruner.search_log import SearchLog
 from pruner.weights import save_weights
 from tests.toys import synthetic_table, tiny_network
 

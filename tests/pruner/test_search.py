@@ -17,9 +17,10 @@ from pruner.env import PruningEnv
 from pruner.errors import RunError
 from pruner.methods import METHODS, SearchSettings
 from pruner.methods.lap import learner
+from pruner.problem import SearchProblem
 from pruner.rewards import REWARDS, Outcome
+from pruner.search_log import SearchLog
 from pruner.sensitivity import latency_sensitivity, local_slope
-from pruner.task import SearchLog, Task
 from tests.toys import chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
@@ -53,17 +54,17 @@ def wide_is_good(architecture: Architecture) -> float:
     return 0.5 + 0.4 * float(np.mean([np.sqrt(w / 32) for w in architecture.widths.values()]))
 
 
-def task_for(latency, speedup, score=wide_is_good):
-    return Task(latency.network, latency, latency.dense_s / speedup, score)
+def problem_for(latency, speedup, score=wide_is_good):
+    return SearchProblem(latency.network, latency, latency.dense_s / speedup, score)
 
 
 def test_channels_that_go_with_a_block_are_not_charged_for(tiny):
     charged = []
     shallow = Architecture(removed=tuple(block.name for block in tiny.network.blocks))
     enough_s = tiny.latency_s(shallow) * (1 + 1e-9)  # and too little for any block to come back
-    task = Task(tiny.network, tiny, enough_s, lambda architecture: 0.5)
+    problem = SearchProblem(tiny.network, tiny, enough_s, lambda architecture: 0.5)
     completion = Completion(tiny, depth=True)
-    env = PruningEnv(task, completion, lambda outcome: charged.append(outcome.kept) or 0.0)
+    env = PruningEnv(problem, completion, lambda outcome: charged.append(outcome.kept) or 0.0)
     env.reset()
     done = False
     while not done:
@@ -183,14 +184,14 @@ def test_a_budget_that_nothing_meets_names_the_fastest_and_its_price(latency):
 
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
 def test_the_environment_passes_gymnasiums_checker(latency):
-    task = task_for(latency, 1.5)
-    check_env(PruningEnv(task, Completion(latency), REWARDS["error"]))
+    problem = problem_for(latency, 1.5)
+    check_env(PruningEnv(problem, Completion(latency), REWARDS["error"]))
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=20)
 def test_any_episode_meets_the_budget_and_stays_in_its_state_space(latency, actions):
-    env = PruningEnv(task_for(latency, 1.8), Completion(latency), REWARDS["error"])
+    env = PruningEnv(problem_for(latency, 1.8), Completion(latency), REWARDS["error"])
     state, _ = env.reset()
     for action in actions:
         assert env.observation_space.contains(state)
@@ -201,7 +202,7 @@ def test_any_episode_meets_the_budget_and_stays_in_its_state_space(latency, acti
 
 
 def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
-    env = PruningEnv(task_for(latency, 0.9), Completion(latency), REWARDS["error"])
+    env = PruningEnv(problem_for(latency, 0.9), Completion(latency), REWARDS["error"])
     env.reset()
     for _ in CHAIN.groups:
         *_, info = env.step(np.array([1.0], np.float32))
@@ -239,9 +240,11 @@ def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0):
     """`method`: a method's name, and its agent's after a slash."""
     log = SearchLog(path, score, latency)
     groups = {g.name: np.arange(1.0, g.width + 1) for g in latency.network.groups}
-    task = Task(latency.network, latency, latency.dense_s / 1.6, log.score, lambda: groups)
+    problem = SearchProblem(
+        latency.network, latency, latency.dense_s / 1.6, log.score, lambda: groups
+    )
     name, *agent = method.split("/")
-    METHODS[name](task, SearchSettings(episodes, seed, agent=agent[0] if agent else "thompson"))
+    METHODS[name](problem, SearchSettings(episodes, seed, agent=agent[0] if agent else "thompson"))
     return log
 
 
@@ -311,8 +314,8 @@ def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monk
 @pytest.mark.parametrize("agent", ["ddpg", "td3", "sac"])
 def test_every_step_of_an_episode_is_taught_how_the_episode_ended(agent, latency):
     scores = iter([0.2, 0.4, 0.1, 0.7])
-    task = task_for(latency, 1.6, score=lambda architecture: next(scores))
-    env = PruningEnv(task, Completion(latency), REWARDS["error"])
+    problem = problem_for(latency, 1.6, score=lambda architecture: next(scores))
+    env = PruningEnv(problem, Completion(latency), REWARDS["error"])
     learning = learner(env, SearchSettings(episodes=4, agent=agent))
     ends = []
 

@@ -12,7 +12,7 @@ from pruner.completion import Completion
 from pruner.knapsack import worth
 from pruner.methods import METHODS, SearchSettings
 from pruner.methods.additive import AdditiveLosses
-from pruner.task import Task
+from pruner.problem import SearchProblem
 from tests.toys import synthetic_table, tiny_network
 
 TINY = tiny_network()
@@ -46,16 +46,16 @@ class Truth:
         ]
         return 0.9 * float(np.exp(-np.sum(lost)))
 
-    def task(self, latency, speedup: float, seen: list) -> Task:
+    def problem(self, latency, speedup: float, seen: list) -> SearchProblem:
         def score(architecture):
             seen.append(self.accuracy(self.completion.positions(architecture)))
             return seen[-1]
 
         budget_s = latency.dense_s / speedup
-        return Task(latency.network, latency, budget_s, score, lambda: self.importance)
+        return SearchProblem(latency.network, latency, budget_s, score, lambda: self.importance)
 
-    def model(self, task: Task) -> AdditiveLosses:
-        return AdditiveLosses(self.completion, worth(self.completion, task))
+    def model(self, problem: SearchProblem) -> AdditiveLosses:
+        return AdditiveLosses(self.completion, worth(self.completion, problem))
 
     def rows(self):
         return product(*(range(len(choice.options)) for choice in self.completion.choices))
@@ -64,9 +64,9 @@ class Truth:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
     truth, seen = Truth(tiny, seed), []
-    task = truth.task(tiny, 1.5, seen)
-    METHODS["lap"](task, SearchSettings(episodes=40, depth=True, agent="thompson"))
-    within = [r for r in truth.rows() if truth.completion.latency_s([r])[0] <= task.budget_s]
+    problem = truth.problem(tiny, 1.5, seen)
+    METHODS["lap"](problem, SearchSettings(episodes=40, depth=True, agent="thompson"))
+    within = [r for r in truth.rows() if truth.completion.latency_s([r])[0] <= problem.budget_s]
     assert len(seen) == 40
     assert max(seen) > 0.99 * max(map(truth.accuracy, within))
     assert seen[0] < max(seen)
@@ -74,7 +74,7 @@ def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
 
 def test_what_every_option_costs_is_known_once_enough_was_seen(tiny):
     truth = Truth(tiny, 2)
-    model = truth.model(truth.task(tiny, 1.5, []))
+    model = truth.model(truth.problem(tiny, 1.5, []))
     rng = np.random.default_rng(0)
     for _ in range(60):
         row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
@@ -91,7 +91,7 @@ def test_what_every_option_costs_is_known_once_enough_was_seen(tiny):
 @given(seed=st.integers(0, 1000), temperature=st.floats(0, 2), count=st.integers(1, 8))
 def test_keeping_more_channels_is_never_worth_less(tiny, seed, temperature, count):
     truth = Truth(tiny, seed)
-    model = truth.model(truth.task(tiny, 1.5, []))
+    model = truth.model(truth.problem(tiny, 1.5, []))
     rng = np.random.default_rng(seed)
     for _ in range(count):
         row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
@@ -104,7 +104,7 @@ def test_keeping_more_channels_is_never_worth_less(tiny, seed, temperature, coun
 
 def test_without_temperature_a_draw_is_the_mean(tiny):
     truth = Truth(tiny, 0)
-    model = truth.model(truth.task(tiny, 1.5, []))
+    model = truth.model(truth.problem(tiny, 1.5, []))
     dense = [len(choice.options) - 1 for choice in truth.completion.choices]
     model.observe(dense, 0.9)
     one, other = (model.draw(np.random.default_rng(seed), 0.0) for seed in (1, 2))

@@ -1,42 +1,22 @@
-"""Task: what a search may ask, and the log that makes it resumable.
+"""SearchLog: every candidate that was scored, one line each; it makes a search resumable.
 
-A search is a function of a task and a seed. It asks for scores; every answer is written down
-before it is used. A search that was interrupted starts again from its seed and finds its former
-answers in the log, so it arrives where it stopped without data, and then goes on.
+A search that was interrupted starts again from its seed and finds its former answers in the log, so
+it arrives where it stopped without data, and then goes on.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
+from lookup_tables.network import Architecture
 from pruner.errors import RunError
-
-LEAST = 1e-3  # an accuracy below this is taken for it: its logarithm would drown all others
-
-
-@dataclass
-class Task:
-    """One pruning problem: a network, its latency model, a budget, and a score for candidates.
-
-    `importance` and `magnitudes` are asked by the methods that need them: a value for every channel
-    of every group (and of every removable block, under its name), and groups' L2 norms.
-    """
-
-    network: Network
-    latency: LatencyModel
-    budget_s: float
-    score: Callable[[Architecture], float]  # accuracy on held-out training images
-    importance: Callable[[], Mapping[str, ArrayLike]] = dict
-    magnitudes: Callable[[], Mapping[str, ArrayLike]] = dict
 
 
 @dataclass
@@ -108,11 +88,6 @@ def _parse(path: Path, line: str) -> dict:
         raise RunError(
             f"{path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
         ) from None
-
-
-def log_accuracy(accuracy: float) -> float:
-    """Natural logarithm; losses of parts of a network add up in it, more or less."""
-    return float(np.log(max(accuracy, LEAST)))
 
 
 def _key(architecture: Architecture) -> str:
