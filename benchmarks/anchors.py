@@ -24,7 +24,7 @@ import onnx
 import typer
 
 from benchmarks.results import RESULTS, save
-from latprof.compare import compare
+from latprof.compare import compare_files
 from latprof.detect import Usage, this_device
 from latprof.onnx_model import build
 from lookup_tables.device import Device
@@ -128,7 +128,9 @@ def _measure(network: Network, architecture: Architecture, device: Device) -> di
         files = [Path(folder) / f"{name}.onnx" for name in ("dense", "pruned")]
         for file, built in zip(files, (network.dense, architecture), strict=True):
             onnx.save(build(network, built, device.batch), str(file))
-        found = sorted((compare(*files, device) for _ in range(PASSES)), key=lambda m: m.speedup)
+        found = sorted(
+            (compare_files(*files, device) for _ in range(PASSES)), key=lambda m: m.speedup
+        )
     measured = found[PASSES // 2]
     return {
         "measured_speedup": measured.speedup,

@@ -6,7 +6,7 @@ interrupted, and grows by methods, budgets and seeds. Nothing else may run when 
 timed at its end.
 
     python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --speedup 2 \\
-      --method lap --depth
+      --method thompson --depth
 
 Networks trained by `pruner train` never saw the held-out images; with `--unseen` the pruned ones do
 not learn from them either, so that none gains from more images: they only tell which epoch was the
@@ -25,7 +25,8 @@ import typer
 
 from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
-from pruner.compare import Member, compare, differing, plan, summary
+from pruner.compare import Member, compare_methods, differing, plan, summary
+from pruner.former import comparison_of_today
 from pruner.run_folder import Settings
 
 LOCAL = ("folder", "source")  # true of this machine only
@@ -43,16 +44,17 @@ def main(
     depth: bool = False,
     episodes: int = 300,
     epochs: int = 30,
-    rate: float = Settings.model_fields["rate"].default,
+    rate: float = Settings.model_fields["learning_rate"].default,
     unseen: Annotated[bool, typer.Option(help="fine-tune without the held-out images")] = False,
     out: Path = Path("runs/compare"),
 ) -> None:
     base = settings(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
-        epochs=epochs, rate=rate, patience=epochs if unseen else 0,
+        epochs=epochs, learning_rate=rate, patience=epochs if unseen else 0,
     )  # fmt: skip
     name = f"compare/{model}_{table.name}"
-    before = json.loads(path.read_text()) if (path := RESULTS / f"{name}.json").exists() else {}
+    path = RESULTS / f"{name}.json"
+    before = comparison_of_today(json.loads(path.read_text())) if path.exists() else {}
     of = problem(base)
     other = differing(before["settings"], plan(base)) if before else []
     known = before.get("problem", of)  # earlier results do not say
@@ -60,7 +62,7 @@ def main(
     if other:
         raise typer.BadParameter(f"{path} is of another comparison (other {', '.join(other)})")
     members = [Member.parse(text) for text in member or []]
-    found = compare(base, method, speedup, seed or [0], members, out, _say)
+    found = compare_methods(base, method, speedup, seed or [0], members, out, _say)
     for row in found["rows"]:
         architecture = out / row.get("folder", "") / "architecture.json"
         if architecture.exists():

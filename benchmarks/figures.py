@@ -46,9 +46,6 @@ PUBLISHED = {
     "sim2real": "ABCP sim2real",
     "ucsd": "ABCP UCSD",
 }
-LEFT_OUT = (
-    "lap/ddpg/widths",
-)  # what `lap:agent=ddpg` was once called, and found on another machine
 GENERATIONS = {  # by maker, family and model, of those that share a name with others
     ("AMD", "25", "1"): "Zen 3",
     ("AMD", "26", "2"): "Zen 5",
@@ -299,7 +296,7 @@ def regret() -> Iterator[Row]:
     found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
-    for method in sorted({*names} - {*LEFT_OUT}, key=lambda name: (names[name], name)):
+    for method in sorted(names, key=lambda name: (names[name], name)):
         row = [f"`{method}`"]
         for methods in found.values():
             one = methods.get(method)

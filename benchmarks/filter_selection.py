@@ -21,15 +21,15 @@ from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, probl
 from benchmarks.results import save
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate
-from pruner.filters import RANKINGS
-from pruner.filters.dynamic import Phase, select
+from pruner.criteria import CRITERIA
+from pruner.criteria.dynamic import Phase, select
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import SearchSettings
 from pruner.prune import Journey
 from pruner.surgery import cut, keep_best
 
 DYNAMIC = {"dynamic": Phase(), "dynamic, nothing regenerated": Phase(regenerated=0.0)}
-WAYS = (*RANKINGS, *DYNAMIC)
+WAYS = (*CRITERIA, *DYNAMIC)
 
 
 def main(
@@ -63,8 +63,8 @@ def judge(
     """Accuracy after training masked, and after fine-tuning."""
     train, test = run.data.train, run.data.test
     fixed = None
-    if way in RANKINGS:
-        fixed = keep_best(run.trace.network, architecture, RANKINGS[way](run.trace, train))
+    if way in CRITERIA:
+        fixed = keep_best(run.trace.network, architecture, CRITERIA[way](run.trace, train))
     phase = DYNAMIC.get(way, Phase())
     traced, kept = select(run.trace, architecture, train, phase, seed, fixed=fixed)
     model = cut(traced, architecture, kept)

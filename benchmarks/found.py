@@ -2,7 +2,7 @@
 
 Whoever searches a table finds what it prices too low, so random unseen networks say too little of
 the networks that a user gets. Here every decision's options get a random worth, and of all networks
-within a budget that of the greatest worth is taken (the knapsack that `lap` takes its steps by, so
+within a budget that of the greatest worth is taken (the knapsack that `thompson` steps by, so
 from the same widths and blocks); beside it one within the same budget whose widths were drawn one
 by one, which prices had no part in. Both are measured beside the dense network, in fresh sessions.
 

@@ -58,7 +58,7 @@ def main(
 
 def scores(run: Journey, architecture: Architecture) -> dict[str, float]:
     """Held-out accuracy before fine-tuning, by what was done to the cut network."""
-    kept = keep_best(run.trace.network, architecture, run.filter_scores)
+    kept = keep_best(run.trace.network, architecture, run.channel_importance)
     channels = run.reconstruction.refit(kept)
     blocks = run.reconstruction.refit(kept, architecture.removed)
     plain, refitted, taken_over = (

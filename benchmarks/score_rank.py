@@ -59,7 +59,7 @@ def main(
 def judge(run: Journey, architecture: Architecture, epochs: int) -> dict[str, float]:
     """Held-out accuracy, scored in several ways, and test accuracy after fine-tuning."""
     held_out = run.data.held_out
-    kept = keep_best(run.trace.network, architecture, run.filter_scores)
+    kept = keep_best(run.trace.network, architecture, run.channel_importance)
     plain = cut(run.trace, architecture, kept)
     without = replace_settings(run, reconstruct=False)
     found = {
@@ -76,7 +76,7 @@ def judge(run: Journey, architecture: Architecture, epochs: int) -> dict[str, fl
 def replace_settings(run: Journey, **changes) -> Journey:
     """The same run, its data and traces shared, with other settings."""
     other = replace(run, settings=run.settings.model_copy(update=changes))
-    for name in ("data", "dense", "trace", "latency", "filter_scores"):
+    for name in ("data", "dense", "trace", "latency", "channel_importance"):
         if name in run.__dict__:
             other.__dict__[name] = run.__dict__[name]
     return other

@@ -4,11 +4,11 @@
 keeps what share of the held-out accuracy is left. A surrogate network's accuracy is the dense one's
 times all those shares: its best architecture within a budget follows, to within a thousandth, from
 an integer programme, and a search needs no images. `regret` is by how much of the optimum's
-accuracy a search falls short. (Here decisions do not depend on one another, as LAP's default agent
+accuracy a search falls short. (Here decisions do not depend on one another, as Thompson sampling
 assumes; in a real network some do.)
 
     python -m benchmarks.surrogate record --weights FILE --data-dir FOLDER --table FOLDER
-    python -m benchmarks.surrogate regret --table FOLDER [--method lap:agent=ddpg,reward=error …]
+    python -m benchmarks.surrogate regret --table FOLDER [--method rl:agent=td3,reward=error …]
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from lookup_tables.staircase import Staircase
 from pruner.choices import REMOVED, choices
 from pruner.compare import variant
 from pruner.completion import Completion
-from pruner.filters.taylor import importance
+from pruner.criteria.taylor import importance
+from pruner.former import NAMES
 from pruner.knapsack import solve
 from pruner.methods import METHODS, SearchSettings
 from pruner.problem import SearchProblem
@@ -40,13 +41,10 @@ RECORDED = "surrogate_resnet56"
 LEAST = 1e-3  # share of the accuracy that is left at worst
 IMAGES = 3000
 DEFAULT = (
-    "lap", "greedy", "knapsack", "random",
-    "lap:agent=cma,actions=values", "lap:agent=td3", "lap:agent=sac",
-    "lap:agent=ddpg,actions=values", "lap:agent=ddpg",
-    "lap:agent=ddpg,sensitivity=false", "lap:agent=ddpg,reward=error",
-    "lap:agent=ddpg,reward=error_log_latency", "lap:agent=ddpg,reward=error_log_macs",
-    "lap:agent=ddpg,reward=accuracy_latency",
-    "amc", "amc:agent=thompson",
+    "thompson", "greedy", "knapsack", "random", "lap", "amc",
+    "rl:agent=cma,actions=values", "rl:agent=td3", "rl:agent=sac", "rl:actions=values",
+    "rl:sensitivity=false", "rl:reward=error", "rl:reward=error_log_latency",
+    "rl:reward=error_log_macs", "rl:reward=accuracy_latency",
 )  # fmt: skip
 
 
@@ -162,7 +160,7 @@ def regret(
         results[name] = {
             "commit": COMMIT, "regret": found, "mean": float(np.mean(found)), "worst": max(found),
         }  # fmt: skip
-        save(label, asked | {"methods": results})
+        save(label, asked | {"names": NAMES, "methods": results})
     print(RESULTS / f"{label}.json")
 
 

@@ -15,8 +15,7 @@ from typing import Annotated
 import onnx
 import typer
 
-from latprof.compare import compare as compare_files
-from latprof.compare import require_batch
+from latprof.compare import compare_files, require_batch
 from latprof.design import LEVELS
 from latprof.detect import SEARCHES, Usage, gpus, this_device
 from latprof.doctor import examine

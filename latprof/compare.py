@@ -51,7 +51,7 @@ class Comparison:
     expected_high: float | None = None
 
 
-def compare(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
+def compare_files(dense: str | Path, pruned: str | Path, device: Device) -> Comparison:
     """Time two ONNX files alternately, run by run, in several fresh pairs of sessions.
 
     Sessions of a slow phase are left out, unless all are of one: the answer says so then. Raises

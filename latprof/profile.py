@@ -74,7 +74,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ProfileResult:
     """The table's error on its menu and at any width, and what ended the profile."""
 
     menu: Validation
@@ -84,11 +84,11 @@ class Outcome:
     def stopped(self) -> str:
         return self.menu.stopped
 
-    def judged_again(self, before: Outcome) -> Outcome:
+    def judged_again(self, before: ProfileResult) -> ProfileResult:
         """The same runs by another model: when they were measured and what it took stays."""
         pairs = ((self.menu, before.menu), (self.any, before.any))
         kept = ("measured_at", "measuring_s", "peak_memory_bytes")
-        return Outcome(
+        return ProfileResult(
             *(new.model_copy(update={k: getattr(old, k) for k in kept}) for new, old in pairs)
         )
 
@@ -110,7 +110,7 @@ def profile(
     few: int | None = None,
     report: Report = lambda done, total, text: None,
     warn: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+) -> ProfileResult:
     """Measure a network on a device into a table; returns the table's error.
 
     `few`: only so many designed networks, for a table that begins with another device's. `warn` is
@@ -345,10 +345,10 @@ class _Journey:
             return False
         return self._validations("error").reached(self.goal.error)
 
-    def _validations(self, stopped: str) -> Outcome:
+    def _validations(self, stopped: str) -> ProfileResult:
         runs = self.table.settled_runs(self.network, "unseen")
         model = LatencyModel(self.network, self.table)
-        return Outcome(
+        return ProfileResult(
             *(
                 validation(
                     model, self.table, runs, widths, self._spent_s(), stopped, self._null_ratio
@@ -362,7 +362,7 @@ class _Journey:
             return f"The budget of {self.goal.budget_s:.0f} s is spent: give a larger --budget"
         return "The network offers so few architectures; measure them with latprof compare"
 
-    def finish(self, stopped: str) -> Outcome:
+    def finish(self, stopped: str) -> ProfileResult:
         if self._bench is not None:
             self._bench.remember()
         table, name = self.table, self.network.name
@@ -376,11 +376,11 @@ class _Journey:
             )
         outcome = self._validations(stopped)
         if not self._measured_now and all(written):
-            outcome = outcome.judged_again(Outcome(*written))
-            if _alike(outcome, Outcome(*written)):
+            outcome = outcome.judged_again(ProfileResult(*written))
+            if _alike(outcome, ProfileResult(*written)):
                 table.seal(name, [table.network_path(name).name])
                 self.report(1, 1, "already measured")
-                return Outcome(*written)
+                return ProfileResult(*written)
         table.append(name, [outcome.menu, outcome.any])
         table.seal(name, [table.network_path(name).name])
         self.report(1, 1, f"stopped: {stopped}")
@@ -444,7 +444,7 @@ def _keep_network(table: LatencyTable, network: Network) -> None:
         network.save(table.network_path(network.name))
 
 
-def _alike(one: Outcome, other: Outcome) -> bool:
+def _alike(one: ProfileResult, other: ProfileResult) -> bool:
     """Whether the model still says of a finished table what it said before."""
     pairs = ((one.menu, other.menu), (one.any, other.any))
     return all(abs(a.rmspe - b.rmspe) < 1e-9 and a.stopped == b.stopped for a, b in pairs)

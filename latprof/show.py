@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from latprof.profile import Goal, Outcome
+from latprof.profile import Goal, ProfileResult
 from lookup_tables.diff import TableDifference
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture
@@ -24,7 +24,7 @@ BINDINGS = {
 }
 
 
-def why_it_stopped(result: Outcome, goal: Goal) -> str:
+def why_it_stopped(result: ProfileResult, goal: Goal) -> str:
     """What ended a profile, and the errors it reached."""
     reached = f"reached {result.menu.rmspe:.1%} on the menu and {result.any.rmspe:.1%} at any width"
     match result.stopped:

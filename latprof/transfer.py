@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from latprof.profile import Goal, Outcome, profile
+from latprof.profile import Goal, ProfileResult, profile
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
@@ -27,7 +27,7 @@ def transfer(
     unseen: int = UNSEEN,
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
     warn: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+) -> ProfileResult:
     """Measure a few networks on a device into a table that another's helps to read.
 
     The table is an ordinary one and holds only what was measured here; the other's layers lie

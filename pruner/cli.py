@@ -18,15 +18,14 @@ from rich.table import Table
 from lookup_tables.errors import ContractError
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy
-from pruner.compare import Member
-from pruner.compare import compare as run_compare
+from pruner.compare import Member, compare_methods
 from pruner.compare_report import asked
 from pruner.completion import too_coupled
+from pruner.criteria import CRITERIA, DYNAMIC
 from pruner.data import load_data, require_fit
 from pruner.env import ENVIRONMENTS
 from pruner.errors import RunError, TraceError
 from pruner.export import export_onnx
-from pruner.filters import DYNAMIC, RANKINGS
 from pruner.finetune import Recipe, fine_tune
 from pruner.methods import AGENTS, METHODS
 from pruner.origin import digests
@@ -56,7 +55,7 @@ DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where th
 SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 WeightsOption = Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")]
 TableOption = Annotated[Path, typer.Option(help="The latency table's folder.")]
-RankingOption = Annotated[str, typer.Option(help=", ".join((*RANKINGS, DYNAMIC)))]
+CriterionOption = Annotated[str, typer.Option(help=", ".join((*CRITERIA, DYNAMIC)))]
 DepthOption = Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")]
 KeepOption = Annotated[
     list[str] | None,
@@ -74,7 +73,9 @@ EpisodesOption = Annotated[
 ]
 EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
-RateOption = Annotated[float, typer.Option(help="Highest learning rate.")]
+RateOption = Annotated[
+    float, typer.Option("--learning-rate", "--rate", help="The highest of the schedule.")
+]
 DecayOption = Annotated[float, typer.Option(min=0, help="Of weights, not of BatchNorm and biases.")]
 ScoreImagesOption = Annotated[
     int, typer.Option(min=1, help="Held-out images that score a candidate.")
@@ -253,8 +254,8 @@ def prune(
             "architecture.json does; nothing is searched, and a budget is not needed."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "lap",
-    ranking: RankingOption = "l1",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "thompson",
+    criterion: CriterionOption = "l1",
     regenerate: RegenerateOption = 0.5,
     reconstruct: Annotated[
         bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
@@ -265,22 +266,24 @@ def prune(
     ] = True,
     keep_width: KeepOption = None,
     reward: Annotated[
-        str, typer.Option(help=f"Of ddpg, td3, sac and cma: {', '.join(REWARDS)}.")
+        str, typer.Option(help=f"What the agent of --method rl is told: {', '.join(REWARDS)}.")
     ] = "error_sensitivity",
     agent: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(AGENTS)}; if not given, thompson for lap, ddpg for amc."),
-    ] = None,
+        str, typer.Option(help=f"The agent of --method rl: {', '.join(AGENTS)}.")
+    ] = "ddpg",
     actions: Annotated[
-        str, typer.Option(help=f"What ddpg, td3, sac and cma decide: {', '.join(ENVIRONMENTS)}.")
+        str, typer.Option(help=f"What the agent of --method rl decides: {', '.join(ENVIRONMENTS)}.")
     ] = "widths",
     sensitivity: Annotated[
-        bool, typer.Option(help="Latency sensitivity in state, prior and reward of these agents.")
+        bool,
+        typer.Option(
+            help="Whether the agent of --method rl knows each layer's latency sensitivity."
+        ),
     ] = True,
     episodes: EpisodesOption = 300,
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
-    rate: RateOption = 0.05,
+    learning_rate: RateOption = 0.05,
     weight_decay: DecayOption = 5e-4,
     label_smoothing: SmoothingOption = 0.0,
     distill: DistillOption = 0.5,
@@ -294,11 +297,11 @@ def prune(
     settings = Settings.of(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
         data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
-        ranking=ranking, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
+        criterion=criterion, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
         architecture=str(architecture) if architecture else None, widths=widths,
         keep_width=tuple(keep_width or ()), reward=reward, agent=agent, actions=actions,
-        sensitivity=sensitivity,
-        episodes=episodes, epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        sensitivity=sensitivity, episodes=episodes, epochs=epochs, batch=batch,
+        learning_rate=learning_rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, distill=distill, patience=patience,
         score_images=score_images, recalibration_images=recalibration_images, seed=seed,
     )  # fmt: skip
@@ -327,7 +330,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help=f"Several are allowed; all: {', '.join(METHODS)}. Settings of its own follow a "
-            "colon: lap:agent=ddpg,reward=error."
+            "colon: rl:agent=td3,reward=error."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Several are allowed.")] = None,
@@ -338,13 +341,13 @@ def compare(
             "NAME may be a FILE.py:FUNCTION."
         ),
     ] = None,
-    ranking: RankingOption = "l1",
+    criterion: CriterionOption = "l1",
     depth: DepthOption = False,
     keep_width: KeepOption = None,
     episodes: EpisodesOption = 300,
     epochs: EpochsOption = 40,
     batch: BatchOption = 128,
-    rate: RateOption = 0.05,
+    learning_rate: RateOption = 0.05,
     weight_decay: DecayOption = 5e-4,
     label_smoothing: SmoothingOption = 0.0,
     distill: DistillOption = 0.5,
@@ -360,15 +363,15 @@ def compare(
         model=model, weights=str(weights), data=data, table=str(table),
         speedup=speedup[0] if speedup else None,
         latency_ms=None if speedup else latency_ms[0],
-        data_dir=str(data_dir) if data_dir else None, ranking=ranking, depth=depth,
+        data_dir=str(data_dir) if data_dir else None, criterion=criterion, depth=depth,
         keep_width=tuple(keep_width or ()), episodes=episodes, epochs=epochs, batch=batch,
-        rate=rate, weight_decay=weight_decay,
+        learning_rate=learning_rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, distill=distill, patience=patience,
         score_images=score_images, recalibration_images=recalibration_images,
     )  # fmt: skip
     members = [Member.parse(text) for text in member or []]
     with _interruptible(out), _progress() as bar:
-        found = run_compare(
+        found = compare_methods(
             base, method or list(METHODS), speedup or [], seed or [0], members, out, _Stages(bar),
             latency_ms or [],
         )  # fmt: skip

@@ -26,7 +26,8 @@ from pruner.compare_report import write_comparison
 from pruner.data import Data, image_marks, load_data, require_fit
 from pruner.errors import RunError, SearchError
 from pruner.export import export_onnx
-from pruner.measured import NotMeasured, measure_pair
+from pruner.former import NAMES, comparison_of_today, settings_of_today
+from pruner.measured import NotTimed, measure_pair
 from pruner.origin import digest, digests, files_read, table_identity
 from pruner.prune import prune
 from pruner.run_folder import Settings, read_json, require_same_origin, write_json
@@ -71,7 +72,7 @@ class Member:
         return cls(name, Path(rest)) if share is None else cls(name, published=share)
 
 
-def compare(
+def compare_methods(
     base: Settings,
     methods: Sequence[str],
     speedups: Sequence[float],
@@ -85,7 +86,7 @@ def compare(
 
     Budgets are `speedups` and `latencies_ms`.
 
-    `methods` are names, with settings of their own after a colon (`lap:agent=ddpg,reward=error`). A
+    `methods` are names, with settings of their own after a colon (`rl:agent=td3,reward=error`). A
     comparison may grow by methods, budgets, seeds and members: what an earlier call made stays in
     it, named again or not. A method that finds nothing within a budget has a row that says so.
     compare.json is written after every run; report.html and pareto.svg at the end. Raises what
@@ -111,7 +112,7 @@ def compare(
         _require_same_problem(out, base, data)
         rows = _finished(out, LatencyTable.open(base.table).device.name)
         for number, (method, settings) in enumerate(runs):
-            name = f"{_file_name(method)}_{_budget(settings)}_{settings.seed}"
+            name = _folder_of(method, settings, rows)
             report("compare", number, len(runs) + len(members), name)
             rows[name] = _run(method, settings, out / name, report, data)
             _write(out, shared, rows)
@@ -143,7 +144,7 @@ def differing(before: dict, now: dict) -> list[str]:
         """Of a user's function its name: its file is known by its content."""
         return value.rpartition(":")[1:] if name in ("model", "data") and ":" in value else value
 
-    before = Settings.model_construct().model_dump(mode="json") | before
+    before = Settings.model_construct().model_dump(mode="json") | settings_of_today(before)
     return [name for name in now if wording(name, before[name]) != wording(name, now[name])]
 
 
@@ -164,7 +165,7 @@ def variant(base: Settings, method: str) -> Settings:
 def _finished(out: Path, device: str) -> dict[str, dict]:
     """Folder → row of what earlier calls made and is still there, or was refused on this device."""
     path = out / "compare.json"
-    rows = read_json(path, made_anew=False)["rows"] if path.exists() else []
+    rows = comparison_of_today(read_json(path, made_anew=False))["rows"] if path.exists() else []
     return {
         row["folder"]: row
         for row in rows
@@ -177,9 +178,25 @@ def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
     found = list(rows.values())
     timed = [row["dense_ms"] for row in found if row.get("dense_ms")]
     dense_ms = float(np.median(timed)) if timed else None
-    content = {"settings": shared, "dense_ms": dense_ms, "rows": found, "summary": summary(found)}
+    content = {
+        "names": NAMES,
+        "settings": shared,
+        "dense_ms": dense_ms,
+        "rows": found,
+        "summary": summary(found),
+    }
     write_json(out / "compare.json", content)
     return content
+
+
+def _folder_of(method: str, settings: Settings, rows: dict[str, dict]) -> str:
+    """The run's folder: the one that it has already, under whatever name it was begun."""
+    known = (method, settings.speedup, settings.latency_ms, settings.seed)
+    for name, row in rows.items():
+        asked = None if row.get("asked_ms") else row["asked"]
+        if (row["method"], asked, row.get("asked_ms"), row["seed"]) == known:
+            return name
+    return f"{_file_name(method)}_{_budget(settings)}_{settings.seed}"
 
 
 def _budget(settings: Settings) -> str:
@@ -289,7 +306,7 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
     for each, path in ((dense, folder / "dense.onnx"), (model, folder / "model.onnx")):
         export_onnx(each, data.shape, path, device.batch, device.precision)
     measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
-    known = {} if isinstance(measured, NotMeasured) else measured
+    known = {} if isinstance(measured, NotTimed) else measured
     row = {
         "method": member.label,
         "asked": None,

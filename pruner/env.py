@@ -18,7 +18,7 @@ from pruner.choices import REMOVED, Choice
 from pruner.completion import Completion
 from pruner.knapsack import solve_nearly, worth
 from pruner.problem import SearchProblem
-from pruner.rewards import Outcome, Reward
+from pruner.rewards import EpisodeResult, Reward
 from pruner.sensitivity import latency_sensitivity, local_slope
 
 STATE = (
@@ -74,9 +74,9 @@ class PruningEnv(gym.Env):
         if len(self._positions) < len(self.choices):
             return self._state(), 0.0, False, False, {}
         positions = self.completion.spend(self._positions, self.problem.budget_s)
-        outcome, architecture = self._outcome(positions)
-        info = {"architecture": architecture, "accuracy": outcome.accuracy}
-        return self._state(), self.reward(outcome), True, False, info
+        result, architecture = self._result(positions)
+        info = {"architecture": architecture, "accuracy": result.accuracy}
+        return self._state(), self.reward(result), True, False, info
 
     def nearest_allowed(self, share: float) -> int:
         """The option closest to this share of the next one's full width that the budget allows."""
@@ -100,14 +100,14 @@ class PruningEnv(gym.Env):
                 return
             self._positions.append(len(choice.options) - 1)
 
-    def _outcome(self, positions: list[int]) -> tuple[Outcome, Architecture]:
+    def _result(self, positions: list[int]) -> tuple[EpisodeResult, Architecture]:
         architecture = self.completion.architecture(positions)
         (latency_s,) = self.completion.latency_s([positions])
         kept = [
             0.0 if self.completion.is_gone(i, positions) else choice.options[position] / choice.full
             for i, (choice, position) in enumerate(zip(self.choices, positions, strict=True))
         ]
-        outcome = Outcome(
+        result = EpisodeResult(
             accuracy=self.problem.score(architecture),
             latency_s=float(latency_s),
             budget_s=self.problem.budget_s,
@@ -115,7 +115,7 @@ class PruningEnv(gym.Env):
             sensitivity=self.sensitivity,
             macs=self.network.macs_of(architecture),
         )
-        return outcome, architecture
+        return result, architecture
 
     def _so_far(self) -> list[int]:
         """What was decided, and the others as they are in the dense network."""
@@ -171,9 +171,9 @@ class ValuingEnv(PruningEnv):
         factors = RANGE ** (2 * np.array(self._actions) - 1)
         values = [value * factor for value, factor in zip(self._values, factors, strict=True)]
         positions = solve_nearly(self.completion, values, self.problem.budget_s)
-        outcome, architecture = self._outcome(positions)
-        info = {"architecture": architecture, "accuracy": outcome.accuracy}
-        return self._state(), self.reward(outcome), True, False, info
+        result, architecture = self._result(positions)
+        info = {"architecture": architecture, "accuracy": result.accuracy}
+        return self._state(), self.reward(result), True, False, info
 
     @property
     def next(self) -> int:

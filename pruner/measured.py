@@ -17,25 +17,25 @@ DEVICE_NOT_HERE, TOO_BUSY = 3, 6  # latprof's exit codes
 
 
 @dataclass(frozen=True, slots=True)
-class NotMeasured:
+class NotTimed:
     """Why there is no measurement, in words for the report."""
 
     reason: str
 
 
-def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotMeasured:
+def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotTimed:
     """Time two ONNX files alternately on the table's device.
 
     Returns `latency_ms`, `dense_ms`, `speedup`, `speedup_low`, `speedup_high`, and where it was
     made in a slow phase, `slow_phase` and the speedups then to be expected of a quiet machine,
-    `expected_low` and `expected_high`; NotMeasured where this machine is not that device, or is too
+    `expected_low` and `expected_high`; NotTimed where this machine is not that device, or is too
     busy to be measured on. Raises RunError if the profiler fails otherwise.
     """
     command = [sys.executable, "-m", "latprof", "compare", str(dense), str(pruned)]
     command += ["--table", str(table), "--json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode in (DEVICE_NOT_HERE, TOO_BUSY):
-        return NotMeasured(answer.stderr.strip())
+        return NotTimed(answer.stderr.strip())
     if answer.returncode != 0:
         raise RunError(f"`{' '.join(command[1:])}` failed: {answer.stderr.strip()[-500:]}")
     return json.loads(answer.stdout)

@@ -24,15 +24,15 @@ from lookup_tables.table import LatencyTable
 from pruner import models
 from pruner.accuracy import accuracy, onnx_accuracy, recalibrate, score
 from pruner.completion import Completion
+from pruner.criteria import CRITERIA, DYNAMIC
+from pruner.criteria.coupled import coupled_magnitude
+from pruner.criteria.dynamic import Phase, select
+from pruner.criteria.taylor import importance
 from pruner.data import Data, Images, image_marks, load_data, require_fit, require_repeatable
 from pruner.errors import ModelError, RunError, SearchError
 from pruner.export import export_onnx
-from pruner.filters import DYNAMIC, RANKINGS
-from pruner.filters.coupled import coupled_magnitude
-from pruner.filters.dynamic import Phase, select
-from pruner.filters.taylor import importance
 from pruner.finetune import Recipe, fine_tune
-from pruner.measured import NotMeasured, measure_pair
+from pruner.measured import NotTimed, measure_pair
 from pruner.methods import METHODS, SearchSettings
 from pruner.origin import commit, files_read, table_identity, versions
 from pruner.problem import SearchProblem
@@ -90,7 +90,7 @@ def prune(
     with only_writer(run.path):
         if run.result.exists():
             result = read_json(run.result)
-            if result["measured"] or isinstance(measure(journey, run), NotMeasured):
+            if result["measured"] or isinstance(measure(journey, run), NotTimed):
                 return result
             # It was made elsewhere, and this is the table's device: the result grows by a time.
         with run.timed("search"):
@@ -232,10 +232,12 @@ class Journey:
         return max(self.latency.interval_90, self.latency.interval_90_any)
 
     @cached_property
-    def filter_scores(self) -> dict:
+    def channel_importance(self) -> dict:
         """What candidates are cut by; dynamic selection has its say when one was chosen."""
-        ranking = RANKINGS["l1" if self.settings.ranking == DYNAMIC else self.settings.ranking]
-        return ranking(self.trace, self.data.train)
+        criterion = CRITERIA[
+            "l1" if self.settings.criterion == DYNAMIC else self.settings.criterion
+        ]
+        return criterion(self.trace, self.data.train)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -267,7 +269,7 @@ class Journey:
         return self._recalibrated(self._refitted(architecture))
 
     def _refitted(self, architecture: Architecture) -> nn.Module:
-        kept = keep_best(self.trace.network, architecture, self.filter_scores)
+        kept = keep_best(self.trace.network, architecture, self.channel_importance)
         return cut(self._traced_for(kept, architecture.removed), architecture, kept)
 
     def _traced_for(self, kept: Kept, removed: Collection[str]) -> Trace:
@@ -390,7 +392,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
     recipe = Recipe(
         epochs=settings.epochs,
         batch=settings.batch,
-        rate=settings.rate,
+        rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         distill=settings.distill,
@@ -419,7 +421,7 @@ def prepare(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.
         model = shrink(journey.trace, architecture)
         load_weights(model, run.cut_weights)
         return model
-    dynamic = journey.settings.ranking == DYNAMIC
+    dynamic = journey.settings.criterion == DYNAMIC
     model = journey.select(architecture) if dynamic else journey.cut(architecture)
     save_weights(model, run.cut_weights)
     return model
@@ -453,13 +455,13 @@ def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
     return export_onnx(model, journey.shape, run.onnx, device.batch, device.precision)
 
 
-def measure(journey: Journey, run: RunFolder) -> dict | NotMeasured:
+def measure(journey: Journey, run: RunFolder) -> dict | NotTimed:
     """Paired timing where the table's device is at hand; kept once it was made."""
     if run.measured.exists():
         return read_json(run.measured)
     journey.report("measure", 0, 1, "timing in pairs")
     measured = measure_pair(run.dense_onnx, run.onnx, Path(journey.settings.table))
-    if not isinstance(measured, NotMeasured):
+    if not isinstance(measured, NotTimed):
         write_json(run.measured, measured)
     return measured
 
@@ -480,8 +482,8 @@ def summarise(journey, run: RunFolder, architecture, model, measured, difference
             "high_ms": float(prediction.high_s[0]) * 1e3,
             "interpolated": float(prediction.interpolated[0]),
         },
-        "measured": None if isinstance(measured, NotMeasured) else measured,
-        "not_measured_because": measured.reason if isinstance(measured, NotMeasured) else None,
+        "measured": None if isinstance(measured, NotTimed) else measured,
+        "not_measured_because": measured.reason if isinstance(measured, NotTimed) else None,
         "accuracy": {
             "dense": accuracy(journey.dense, test),
             "pruned": accuracy(prepare(journey, run, architecture), test),

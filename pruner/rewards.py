@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EpisodeResult:
     """One finished architecture as the agent's feedback sees it."""
 
     accuracy: float
@@ -24,35 +24,35 @@ class Outcome:
     macs: float
 
 
-Reward = Callable[[Outcome], float]
+Reward = Callable[[EpisodeResult], float]
 SENSITIVITY_WEIGHT = 0.02  # λ: breaks ties among equally accurate networks, no more
 LATENCY_EXPONENT = -0.07  # MnasNet, arXiv 1807.11626, equation 2
 
 
-def error(outcome: Outcome) -> float:
+def error(result: EpisodeResult) -> float:
     """−error (AMC, arXiv 1802.03494, section 3.3: the budget is met by construction)."""
-    return outcome.accuracy - 1.0
+    return result.accuracy - 1.0
 
 
-def error_log_latency(outcome: Outcome) -> float:
+def error_log_latency(result: EpisodeResult) -> float:
     """−error · log(T), T in microseconds (AMC, equation 4, with seconds in place of FLOPs)."""
-    return (outcome.accuracy - 1.0) * float(np.log(outcome.latency_s * 1e6))
+    return (result.accuracy - 1.0) * float(np.log(result.latency_s * 1e6))
 
 
-def error_log_macs(outcome: Outcome) -> float:
+def error_log_macs(result: EpisodeResult) -> float:
     """−error · log(MACs) (AMC, equation 4, as it is): what seconds in its place are worth."""
-    return (outcome.accuracy - 1.0) * float(np.log(outcome.macs))
+    return (result.accuracy - 1.0) * float(np.log(result.macs))
 
 
-def error_sensitivity(outcome: Outcome) -> float:
+def error_sensitivity(result: EpisodeResult) -> float:
     """−error − λ · Σ LS_l · kept_l / Σ LS_l: sensitive groups that stay wide must pay their way."""
-    weights = outcome.sensitivity / max(outcome.sensitivity.sum(), 1e-12)
-    return outcome.accuracy - 1.0 - SENSITIVITY_WEIGHT * float(weights @ outcome.kept)
+    weights = result.sensitivity / max(result.sensitivity.sum(), 1e-12)
+    return result.accuracy - 1.0 - SENSITIVITY_WEIGHT * float(weights @ result.kept)
 
 
-def accuracy_latency(outcome: Outcome) -> float:
+def accuracy_latency(result: EpisodeResult) -> float:
     """accuracy · (T / budget)^w."""
-    return outcome.accuracy * (outcome.latency_s / outcome.budget_s) ** LATENCY_EXPONENT
+    return result.accuracy * (result.latency_s / result.budget_s) ** LATENCY_EXPONENT
 
 
 REWARDS: dict[str, Reward] = {

@@ -13,14 +13,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lookup_tables.files import first_fault, write_whole
+from pruner.criteria import DYNAMIC
 from pruner.data import same_images
 from pruner.errors import RunError
-from pruner.filters import DYNAMIC
 
-THOMPSON = "thompson"
-OWN_AGENT = {"amc": "ddpg"}  # of the methods whose agent is another by default
 WIDTHS_ONLY = ("uniform", "magnitude")  # methods that never remove a block
-OF_AGENT = ("agent", "reward", "actions", "sensitivity")  # what only some methods listen to
+OF_AGENT = ("agent", "reward", "actions", "sensitivity")  # what only `rl` listens to
 # What only a search listens to.
 OF_SEARCH = (
     "method", *OF_AGENT, "depth", "widths", "keep_width", "episodes", "score_images",
@@ -43,21 +41,21 @@ class Settings(BaseModel):
     speedup: float | None = None
     latency_ms: float | None = None
     architecture: str | None = None  # a file: that network, nothing is searched
-    method: str = "lap"
-    ranking: str = "l1"
+    method: str = "thompson"
+    criterion: str = "l1"
     regenerate: Annotated[float, Field(ge=0, le=1)] = 0.5
     reconstruct: bool = True
     depth: bool = False
     widths: bool = True
     keep_width: tuple[str, ...] = ()  # layers
     reward: str = "error_sensitivity"
-    agent: str = THOMPSON
+    agent: str = "ddpg"
     actions: str = "widths"
     sensitivity: bool = True
     episodes: Annotated[int, Field(ge=1)] = 300
     epochs: Annotated[int, Field(ge=0)] = 40
     batch: Annotated[int, Field(ge=1)] = 128
-    rate: Annotated[float, Field(gt=0)] = 0.05
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distill: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -84,7 +82,7 @@ class Settings(BaseModel):
         words = []
         for name, value in self:
             option = name.replace("_", "-")
-            if value == (_own_agent(self.method) if name == "agent" else _usual(name)):
+            if value == _usual(name):
                 continue
             if name == "depth" and self.method in WIDTHS_ONLY:  # in a comparison with --depth
                 continue
@@ -97,12 +95,8 @@ class Settings(BaseModel):
         return words
 
     def varied(self, **changes) -> Settings:
-        """The same with some settings changed, and checked again; raises RunError.
-
-        Another method comes with its own agent.
-        """
-        own = {"agent": None} if changes.get("method", self.method) != self.method else {}
-        return self.of(**(self.model_dump() | own | changes))
+        """The same with some settings changed, and checked again; raises RunError."""
+        return self.of(**(self.model_dump() | changes))
 
     @model_validator(mode="after")
     def _names_what_exists(self):
@@ -114,29 +108,21 @@ class Settings(BaseModel):
                 raise ValueError(f"--{name} {value!r} is unknown; choose one of {', '.join(known)}")
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _takes_the_methods_own_agent(cls, values):
-        if isinstance(values, dict) and values.get("agent") is None:
-            values = values | {"agent": _own_agent(values.get("method"))}
-        return values
-
     @model_validator(mode="after")
     def _asks_for_what_is_used(self):
-        used = _used_by(self.method, self.agent)
-        for name in OF_AGENT:
-            usual = _own_agent(self.method) if name == "agent" else _usual(name)
-            if name not in used and getattr(self, name) != usual:
-                who = self.method if not used else f"{self.method} with the agent {self.agent}"
+        for name in OF_AGENT if self.method != "rl" else ():
+            if getattr(self, name) != _usual(name):
                 raise ValueError(
-                    f"{who} has no use for {name}; lap with the agent ddpg, td3, sac or cma has"
+                    f"--{name} has no effect with --method {self.method}; it applies to rl"
                 )
         return self
 
     @model_validator(mode="after")
     def _regenerates_what_is_selected(self):
-        if self.ranking != DYNAMIC and self.regenerate != _usual("regenerate"):
-            raise ValueError(f"--regenerate is of --ranking {DYNAMIC}; {self.ranking} has no use")
+        if self.criterion != DYNAMIC and self.regenerate != _usual("regenerate"):
+            raise ValueError(
+                f"--regenerate is of --criterion {DYNAMIC}; {self.criterion} has no use"
+            )
         return self
 
     @model_validator(mode="after")
@@ -150,10 +136,11 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _searches_or_takes_what_is_given(self):
         for name in OF_SEARCH if self.architecture is not None else ():
-            usual = _own_agent(self.method) if name == "agent" else _usual(name)
-            if getattr(self, name) != usual:
+            if getattr(self, name) != _usual(name):
                 option = name.replace("_", "-")
-                raise ValueError(f"--{option} is of a search; --architecture leaves nothing to one")
+                raise ValueError(
+                    f"--{option} has no effect with --architecture: that network is not searched"
+                )
         return self
 
     @model_validator(mode="after")
@@ -167,19 +154,6 @@ class Settings(BaseModel):
         if missing == 0 or (missing == 2 and self.architecture is None):
             raise ValueError("give exactly one of --speedup and --latency-ms")
         return self
-
-
-def _used_by(method: str, agent: str) -> set[str]:
-    """Those settings of the search that a method's agent listens to."""
-    if method not in ("lap", "amc"):
-        return set()
-    if agent == THOMPSON:  # accuracy alone, and seconds from the table
-        return {"agent"}
-    return {"agent", "actions"} | ({"reward", "sensitivity"} if method == "lap" else set())
-
-
-def _own_agent(method: str | None) -> str:
-    return OWN_AGENT.get(method, THOMPSON)
 
 
 def _usual(name: str):
@@ -257,11 +231,18 @@ class RunFolder:
         """An existing run; raises RunError."""
         path = Path(path)
         try:
-            return cls(path, Settings.model_validate_json((path / "settings.json").read_text()))
+            return cls(path, Settings.model_validate(_stored_settings(path / "settings.json")))
         except FileNotFoundError:
             raise RunError(f"{path} is no run folder: settings.json is missing") from None
         except ValidationError as error:
             raise RunError(f"{path}/settings.json: {first_fault(error)}") from None
+
+
+def _stored_settings(path: Path) -> dict:
+    from pruner.former import settings_of_today  # search methods are slow to import
+
+    found = read_json(path, made_anew=False)
+    return settings_of_today(found) if isinstance(found, dict) else found
 
 
 def write_json(path: Path, content: dict | list) -> None:

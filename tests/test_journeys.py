@@ -27,8 +27,8 @@ from pruner import cli as pruner_cli
 from pruner import origin
 from pruner import prune as pruner_prune
 from pruner.accuracy import accuracy
+from pruner.criteria.dynamic import Phase
 from pruner.data import load_data
-from pruner.filters.dynamic import Phase
 from pruner.models.resnet import CifarResNet
 from pruner.prune import load_run
 from pruner.run_folder import RunFolder, Settings
@@ -394,7 +394,7 @@ def test_with_depth_blocks_are_tried_and_the_run_is_loaded_again(
     assert accuracy["exported"] == pytest.approx(accuracy["fine_tuned"], abs=0.01)
 
 
-@pytest.mark.parametrize("method", ["lap", "amc", "greedy", "knapsack", "random"])
+@pytest.mark.parametrize("method", ["thompson", "lap", "amc", "greedy", "knapsack", "random"])
 def test_without_widths_only_blocks_go(workshop, tmp_path, pruner, capsys, method):
     net = Network.load(workshop / "small_resnet.json")
     synthetic_table(tmp_path / "table", net)  # a hasty one measured here may promise nothing
@@ -445,10 +445,10 @@ def test_a_network_found_before_is_trained_otherwise_without_another_search(
     assert pruner("prune", *options) == 1
     assert "layer2.0.conv1 is 1 wide, the table knows it from" in capsys.readouterr().err
     assert pruner("prune", *options, "--method", "random") == 1
-    assert "--method is of a search; --architecture leaves" in capsys.readouterr().err
+    assert "--method has no effect with --architecture" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lap", "uniform", "magnitude"])
+@pytest.mark.parametrize("method", ["thompson", "uniform", "magnitude"])
 def test_layers_keep_their_width_where_it_is_asked_for(workshop, tmp_path, pruner, capsys, method):
     options = prune_arguments(workshop, tmp_path / "run", method=method, epochs=0)
     assert pruner("prune", *options, "--keep-width", "layer2.0.conv1") == 0
@@ -518,7 +518,7 @@ def images():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"ranking": "taylor"}, {"ranking": "dynamic"}, {"method": "greedy"}, {"patience": 1}],
+    [{"criterion": "taylor"}, {"criterion": "dynamic"}, {"method": "greedy"}, {"patience": 1}],
     ids=str,
 )
 def test_the_test_set_is_read_at_the_end_only(workshop, tmp_path, monkeypatch, changes):
@@ -1055,10 +1055,10 @@ def test_validating_a_foreign_table_is_refused(workshop, tmp_path, latprof, caps
         ({"speedup": 500}, "The fastest on the menu"),
         ({"data_dir": "images"}, "--data-dir images: digits needs no folder; leave it out"),
         ({"speedup": -1}, "--speedup must be positive"),
-        ({"method": "magic"}, "--method 'magic' is unknown; choose one of lap"),
-        ({"ranking": "magic"}, "--ranking 'magic' is unknown"),
-        ({"reward": "error"}, "the agent thompson has no use for reward"),
-        ({"method": "greedy", "agent": "ddpg"}, "greedy has no use for agent"),
+        ({"method": "magic"}, "--method 'magic' is unknown; choose one of thompson"),
+        ({"criterion": "magic"}, "--criterion 'magic' is unknown"),
+        ({"reward": "error"}, "--reward has no effect with --method thompson; it applies to rl"),
+        ({"method": "greedy", "agent": "cma"}, "--agent has no effect with --method greedy"),
         ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
         ({"speedup": "inf"}, "--speedup must be positive and finite"),
         ({"keep_width": "conv9"}, "--keep-width 'conv9': no layer of small_resnet; nearest: conv1"),
@@ -1154,26 +1154,26 @@ def test_filters_are_selected_while_they_train_and_the_run_is_loaded_again(
     workshop, tmp_path, pruner, monkeypatch
 ):
     monkeypatch.setattr("pruner.prune.Phase", partial(Phase, steps=12, interval=4, batch=32))
-    options = prune_arguments(workshop, tmp_path / "run", ranking="dynamic", regenerate=0.3)
+    options = prune_arguments(workshop, tmp_path / "run", criterion="dynamic", regenerate=0.3)
     assert pruner("prune", *options) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["accuracy"]["fine_tuned"] > 0.5
     found = Architecture.load(tmp_path / "run" / "architecture.json")
     assert load_run(tmp_path / "run").conv1.out_channels == found.widths["conv1"]
-    assert "--ranking dynamic --regenerate 0.3" in (tmp_path / "run" / "report.html").read_text()
+    assert "--criterion dynamic --regenerate 0.3" in (tmp_path / "run" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("ranking", ["fpgm", "taylor"])
-def test_a_criterion_is_an_option_of_a_run(workshop, tmp_path, pruner, ranking):
+@pytest.mark.parametrize("criterion", ["fpgm", "taylor"])
+def test_a_criterion_is_an_option_of_a_run(workshop, tmp_path, pruner, criterion):
     options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
-    assert pruner("prune", *options, "--ranking", ranking) == 0
+    assert pruner("prune", *options, "--criterion", criterion) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["accuracy"]["pruned"] > 0.1
 
 
 def test_an_option_that_would_be_ignored_is_refused(workshop, tmp_path, pruner, capsys):
     options = prune_arguments(workshop, tmp_path / "run", regenerate=0.3)
     assert pruner("prune", *options) == 1
-    assert "--regenerate is of --ranking dynamic" in capsys.readouterr().err
+    assert "--regenerate has no effect with --criterion" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

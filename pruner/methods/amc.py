@@ -21,11 +21,12 @@ import numpy as np
 
 from lookup_tables.network import Architecture
 from pruner.completion import Completion
+from pruner.methods.agents import run_agent, warm_up
 from pruner.methods.baselines import walk_randomly
-from pruner.methods.lap import run_agent, warm_up
 from pruner.methods.settings import SearchSettings
 from pruner.problem import SearchProblem
 
+PAPER = {"agent": "ddpg", "actions": "widths", "reward": "error", "sensitivity": False}
 DRAWN, HALVINGS = 64, 12
 FEWER, PATIENCE = 0.9, 0.1  # at most so much of the former FLOPs, after this share of all scores
 ENOUGH = 0.1  # of the latest proposals are fast enough
@@ -41,7 +42,7 @@ def search_amc(problem: SearchProblem, settings: SearchSettings) -> None:
     completion = Completion(problem.latency.in_macs(), settings.depth)
     budget = matching_budget(completion, problem, settings)
     lowest = completion.model.latency_s(completion.fastest())
-    plain = replace(settings, reward="error", sensitivity=False)
+    plain = replace(settings, **PAPER)
     left, tried = settings.episodes - 1, []
     while left > 0 and budget >= lowest:
         now = replace(plain, episodes=left)

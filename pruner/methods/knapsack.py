@@ -1,5 +1,5 @@
 """The exact knapsack's answer as a baseline (`pruner/knapsack.py`), with Taylor's importance
-(`pruner/filters/taylor.py`), the sum over the layers that write a channel."""
+(`pruner/criteria/taylor.py`), the sum over the layers that write a channel."""
 
 from __future__ import annotations
 

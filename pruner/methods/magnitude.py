@@ -1,7 +1,7 @@
 """Global magnitude: one threshold for the whole network on what its channels weigh.
 
 What Torch-Pruning does by default (Fang et al. 2023, "DepGraph", arXiv 2301.12900, section 3.3,
-with global ranking): channels are scored by `pruner/filters/coupled.py`, and the lowest of the
+with global ranking): channels are scored by `pruner/criteria/coupled.py`, and the lowest of the
 network go first. The threshold is the lowest whose network meets the latency budget.
 
 Deviations:

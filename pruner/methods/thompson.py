@@ -1,4 +1,4 @@
-"""Thompson sampling: try what would be best if a draw from what is known were the truth.
+"""Thompson sampling, ours: try what would be best if a draw from what is known were the truth.
 
 Every episode draws what all options are worth from the posterior of an additive model
 (`pruner/methods/additive.py`) and scores the architecture of the greatest worth within the budget;
@@ -31,11 +31,13 @@ HOTTER_BY = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 REFIT = 10  # episodes between choices of the model's spreads
 
 
-def sample(problem: SearchProblem, completion: Completion, settings: SearchSettings) -> None:
+def search_by_thompson(problem: SearchProblem, settings: SearchSettings) -> None:
     """Scores `settings.episodes` architectures, the first of them the knapsack's own answer.
 
-    Where nothing new is found, known ones are scored again.
+    Where nothing new is found, known ones are scored again. Raises BudgetError.
     """
+    completion = Completion(problem.latency, settings.depth)
+    completion.require(problem.budget_s, problem.score)
     rng = np.random.default_rng(settings.seed)
     values = worth(completion, problem)
     losses = AdditiveLosses(completion, values)

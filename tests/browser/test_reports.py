@@ -34,7 +34,7 @@ def reports(workshop, tmp_path_factory):
 
     out, patch = tmp_path_factory.mktemp("reports") / "c", pytest.MonkeyPatch()
     options = prune_arguments(workshop, out, epochs=2, member="digits_resnet=90%")
-    methods = ["--method", "lap", "--method", "uniform", "--depth"]
+    methods = ["--method", "thompson", "--method", "uniform", "--depth"]
     assert command(patch, cli.main, "compare", *options, *methods) == 0
     patch.undo()
     return {"comparison": out / "report.html", "run": out / "lap_1.2x_0" / "report.html"}
@@ -83,7 +83,7 @@ def test_a_report_is_readable_and_asks_for_nothing_outside(
 def test_a_comparison_leads_to_every_runs_report(browser, reports):
     page = browser.new_page()
     page.goto(reports["comparison"].as_uri())
-    page.click("text=lap, 1.2× asked, seed 0")
+    page.click("text=thompson, 1.2× asked, seed 0")
     assert page.url == reports["run"].as_uri()
     assert page.inner_text("h1")
     page.close()

@@ -9,9 +9,9 @@ from torch import nn
 from lookup_tables.network import Architecture
 from pruner.accuracy import accuracy, recalibrate, score
 from pruner.compute import on_processor, processor
+from pruner.criteria.dynamic import Phase, select
+from pruner.criteria.taylor import importance
 from pruner.data import load_data
-from pruner.filters.dynamic import Phase, select
-from pruner.filters.taylor import importance
 from pruner.finetune import Recipe, fine_tune
 from pruner.reconstruct import Reconstruction
 from pruner.surgery import cut, keep_best

@@ -5,7 +5,7 @@ from dataclasses import replace
 import onnx
 import pytest
 
-from latprof.compare import MOST_REPEATS, MOST_UNCERTAIN, compare, require_precision
+from latprof.compare import MOST_REPEATS, MOST_UNCERTAIN, compare_files, require_precision
 from latprof.detect import this_device
 from latprof.errors import Disturbed
 from latprof.onnx_model import build
@@ -59,7 +59,7 @@ def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path,
     always = session(1.0, 1.0, waited_s=0.5)
     monkeypatch.setattr("latprof.compare._rounds", lambda *_: always)
     with pytest.raises(Disturbed, match=r"cannot be compared now.*0 of 3 sessions") as refusal:
-        compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
+        compare_files(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
     assert "\n" not in str(refusal.value)
 
 
@@ -70,7 +70,7 @@ def test_a_comparison_made_in_a_slow_phase_says_so_and_what_a_quiet_one_may_give
     onnx.save(build(network, network.dense), tmp_path / "net.onnx")
     shared = replace(session(1.0, 0.5), slowness=[1.8] * 8)
     monkeypatch.setattr("latprof.compare._rounds", lambda *_: shared)
-    found = compare(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
+    found = compare_files(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
     assert found.slow_phase.startswith("arithmetic takes 80% longer")
     assert (found.quiet_sessions, found.sessions) == (0, MOST_REPEATS)
     assert found.speedup == pytest.approx(2.0)
@@ -86,4 +86,4 @@ def test_a_file_of_another_precision_is_not_the_devices(tmp_path):
     with pytest.raises(DeviceMismatch, match="is fp32, the device computes in fp16"):
         require_precision(tmp_path / "fp32.onnx", "fp16")
     with pytest.raises(DeviceMismatch, match="is fp16, the device computes in fp32"):
-        compare(tmp_path / "fp16.onnx", tmp_path / "fp16.onnx", this_device())
+        compare_files(tmp_path / "fp16.onnx", tmp_path / "fp16.onnx", this_device())

@@ -22,13 +22,12 @@ def row(method, seed, accuracy, measured, asked=2.0):
     }  # fmt: skip
 
 
-def test_another_method_comes_with_its_own_agent_and_is_asked_only_what_it_listens_to():
+def test_only_the_variants_of_ours_take_another_agent_or_reward():
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
-    assert variant(base, "amc").agent == "ddpg"
-    assert variant(base, "lap").agent == "thompson"
-    assert variant(base, "lap:agent=td3,reward=error").reward == "error"
-    with pytest.raises(RunError, match="the agent thompson has no use for reward"):
-        variant(base, "lap:reward=error")
+    assert variant(base, "rl:agent=td3,reward=error").reward == "error"
+    for name in ("lap", "amc", "thompson"):
+        with pytest.raises(RunError, match=f"--reward has no effect with --method {name}; it appl"):
+            variant(base, f"{name}:reward=error")
 
 
 def test_a_member_is_named_with_its_weights_or_its_published_accuracy():
@@ -92,11 +91,11 @@ def test_a_users_file_is_known_by_its_content_and_not_by_where_it_lies():
     assert differing(plan(base), plan(base.varied(model="b/mine.py:other"))) == ["model"]
 
 
-def test_the_command_of_a_run_names_an_agent_that_is_not_the_methods_own():
+def test_the_command_of_a_run_names_an_agent_that_is_not_the_usual_one():
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
     assert "--agent" not in variant(base, "amc").options()
-    words = variant(base, "amc:agent=thompson").options()
-    assert words[words.index("--agent") + 1] == "thompson"
+    words = variant(base, "rl:agent=cma").options()
+    assert words[words.index("--agent") + 1] == "cma"
 
 
 def test_a_result_keeps_the_rows_of_earlier_runs_and_replaces_those_made_again():
@@ -122,7 +121,7 @@ def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():
 
 
 def test_a_network_stands_at_the_dense_ones_latency_by_its_speedup_hollow_if_only_predicted():
-    rows = [row("lap", 0, 0.90, 2.0), row("far", 0, 0.88, 4.0, asked=4.0)]
+    rows = [row("thompson", 0, 0.90, 2.0), row("far", 0, 0.88, 4.0, asked=4.0)]
     rows[1] |= {"measured": None, "measured_low": None, "measured_high": None}
     axis = draw(summary(rows), 0.93, dense_ms=6.0).axes[0]
     marks = {line.get_marker(): line for line in axis.lines if line.get_marker() in "osx"}
@@ -137,11 +136,11 @@ def test_a_network_stands_at_the_dense_ones_latency_by_its_speedup_hollow_if_onl
 
 
 def test_the_picture_names_methods_and_members_and_is_the_same_file_each_time(tmp_path):
-    rows = [row("lap", 0, 0.90, 2.0), row("lap", 0, 0.85, 3.0, asked=3.0)]
+    rows = [row("thompson", 0, 0.90, 2.0), row("thompson", 0, 0.85, 3.0, asked=3.0)]
     rows.append(row("small", None, 0.8, 2.5, asked=None))
     axis = draw(summary(rows), 0.93, dense_ms=6.0).axes[0]
     labels = axis.get_legend_handles_labels()[1]
-    assert {"lap", "smaller members of the family"} <= {*labels}
+    assert {"thompson", "smaller members of the family"} <= {*labels}
     texts = []
     for name in ("p.svg", "q.svg"):
         save(summary(rows), "toy", 0.93, tmp_path / name)
@@ -151,15 +150,7 @@ def test_the_picture_names_methods_and_members_and_is_the_same_file_each_time(tm
 
 
 def test_what_a_method_has_of_its_own_is_not_listed_as_shared():
-    content = {"rows": [{"method": "lap:agent=ddpg,epochs=3"}, {"method": "random"}]}
+    content = {"rows": [{"method": "rl:agent=td3,epochs=3"}, {"method": "random"}]}
     own = _own_settings(content)
     assert {"agent", "reward", "epochs"} <= own
     assert "batch" not in own
-
-
-def test_the_methods_own_agent_stays_and_other_methods_have_theirs():
-    base = Settings(
-        model="m", weights="w", data="digits", table="t", speedup=2.0, method="lap", agent="ddpg"
-    )
-    assert variant(base, "lap").agent == "ddpg"
-    assert variant(base, "random").agent == "thompson"

@@ -11,7 +11,7 @@ from tests.pruner.test_compare import row
 
 SUMMARY = [
     {
-        "method": "lap", "asked": 2.0, "seeds": 1, "accuracy": 0.9, "accuracy_low": 0.89,
+        "method": "thompson", "asked": 2.0, "seeds": 1, "accuracy": 0.9, "accuracy_low": 0.89,
         "accuracy_high": 0.91, "predicted": 2.0,
         "measured": 2.0, "measured_low": 1.9, "measured_high": 2.1,
     }
@@ -60,15 +60,16 @@ def test_words_from_outside_are_escaped(tmp_path):
 
 
 def test_a_comparison_shows_runs_members_and_budgets_that_could_not_be_met(tmp_path):
-    run = row("lap:rate=0.1", 0, 0.9, 2.0) | {
-        "folder": "lap_rate_0.1_2x_0", "predicted": 2.05, "before_fine_tuning": 0.5,
+    run = row("thompson:learning_rate=0.1", 0, 0.9, 2.0) | {
+        "folder": "thompson_learning_rate_0.1_2x_0", "predicted": 2.05, "before_fine_tuning": 0.5,
     }  # fmt: skip
     member = row("resnet20", None, 0.91, 2.9, asked=None) | {"published": True}
     refused = {"method": "random", "asked": 50.0, "seed": 0, "refused": "no architecture"}
     content = {"settings": {"model": "m"}, "rows": [run, member, refused], "summary": SUMMARY}
     write_comparison(tmp_path / "r.html", "m on d", content, 0.93)
     text = (tmp_path / "r.html").read_text()
-    assert "<a href='lap_rate_0.1_2x_0/report.html'>lap:rate=0.1, 2× asked, seed 0</a>" in text
+    assert "<a href='thompson_learning_rate_0.1_2x_0/report.html'>" in text
+    assert ">thompson:learning_rate=0.1, 2× asked, seed 0</a>" in text
     assert "91.00% (published)" in text
     assert "no architecture" in text
     assert "3.00" in text  # points lost

@@ -9,8 +9,8 @@ import torch
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.network import Architecture, Network
 from pruner import models, origin, prune
+from pruner.criteria.dynamic import Phase, select
 from pruner.errors import RunError, SearchError
-from pruner.filters.dynamic import Phase, select
 from pruner.finetune import Recipe
 from pruner.run_folder import RunFolder, Settings
 from pruner.search_log import SearchLog
@@ -71,7 +71,7 @@ def test_what_is_too_slow_never_wins(journey, tmp_path):
 
 def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
     asked = {
-        "epochs": 3, "batch": 7, "rate": 0.3, "weight_decay": 0.02, "label_smoothing": 0.1,
+        "epochs": 3, "batch": 7, "learning_rate": 0.3, "weight_decay": 0.02, "label_smoothing": 0.1,
         "distill": 0.7, "patience": 0, "seed": 5,
     }  # fmt: skip
     seen = []
@@ -124,7 +124,7 @@ def test_dynamic_selection_begins_where_removed_blocks_were_taken_over(
     save_weights(models.build("digits_resnet", 10), tmp_path / "dense.safetensors")
     settings = Settings(
         model="digits_resnet", weights=str(tmp_path / "dense.safetensors"), data="digits",
-        table="none is needed", speedup=1.5, ranking="dynamic", depth=True,
+        table="none is needed", speedup=1.5, criterion="dynamic", depth=True,
         reconstruct=reconstruct,
     )  # fmt: skip
     journey, begun = prune.Journey(settings, lambda *_: None), []

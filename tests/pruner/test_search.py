@@ -16,9 +16,9 @@ from pruner.completion import Completion
 from pruner.env import PruningEnv
 from pruner.errors import RunError
 from pruner.methods import METHODS, SearchSettings
-from pruner.methods.lap import learner
+from pruner.methods.agents import learner
 from pruner.problem import SearchProblem
-from pruner.rewards import REWARDS, Outcome
+from pruner.rewards import REWARDS, EpisodeResult
 from pruner.search_log import SearchLog
 from pruner.sensitivity import latency_sensitivity, local_slope
 from tests.toys import chain, synthetic_table, tiny_network
@@ -212,13 +212,15 @@ def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
 def test_every_reward_prefers_the_more_accurate_of_two_equally_fast_networks():
     kept, sensitivity = np.array([0.5, 1.0]), np.array([1.0, 0.2])
     for reward in REWARDS.values():
-        worse, better = (reward(Outcome(a, 1e-3, 2e-3, kept, sensitivity, 1e6)) for a in (0.6, 0.9))
+        worse, better = (
+            reward(EpisodeResult(a, 1e-3, 2e-3, kept, sensitivity, 1e6)) for a in (0.6, 0.9)
+        )
         assert better > worse
 
 
 def test_a_reward_of_macs_prefers_fewer_macs_and_one_of_seconds_fewer_seconds():
     def outcome(latency_s, macs):
-        return Outcome(0.9, latency_s, 2e-3, np.array([1.0]), np.array([1.0]), macs)
+        return EpisodeResult(0.9, latency_s, 2e-3, np.array([1.0]), np.array([1.0]), macs)
 
     slow, heavy = outcome(2e-3, 1e6), outcome(1e-3, 2e6)
     assert REWARDS["error_log_macs"](slow) > REWARDS["error_log_macs"](heavy)
@@ -228,8 +230,8 @@ def test_a_reward_of_macs_prefers_fewer_macs_and_one_of_seconds_fewer_seconds():
 def test_the_sensitivity_reward_charges_for_sensitive_channels():
     sensitivity = np.array([1.0, 0.2])
     reward = REWARDS["error_sensitivity"]
-    wide = reward(Outcome(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity, 1e6))
-    thin = reward(Outcome(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity, 1e6))
+    wide = reward(EpisodeResult(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity, 1e6))
+    thin = reward(EpisodeResult(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity, 1e6))
     assert thin > wide
 
 
@@ -237,18 +239,18 @@ def test_the_sensitivity_reward_charges_for_sensitive_channels():
 
 
 def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0):
-    """`method`: a method's name, and its agent's after a slash."""
+    """`method`: a method's name, and after a slash the agent of `rl`."""
     log = SearchLog(path, score, latency)
     groups = {g.name: np.arange(1.0, g.width + 1) for g in latency.network.groups}
     problem = SearchProblem(
         latency.network, latency, latency.dense_s / 1.6, log.score, lambda: groups
     )
     name, *agent = method.split("/")
-    METHODS[name](problem, SearchSettings(episodes, seed, agent=agent[0] if agent else "thompson"))
+    METHODS[name](problem, SearchSettings(episodes, seed, agent=agent[0] if agent else "ddpg"))
     return log
 
 
-@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "uniform", "random"])
+@pytest.mark.parametrize("method", ["thompson", "lap", "uniform", "random"])
 def test_these_methods_propose_only_networks_within_the_budget(method, resnet_latency, tmp_path):
     log = run_method(method, resnet_latency, tmp_path / "log.jsonl")
     assert log.asked == (1 if method == "uniform" else 24)
@@ -256,7 +258,7 @@ def test_these_methods_propose_only_networks_within_the_budget(method, resnet_la
         assert resnet_latency.latency_s(architecture) <= resnet_latency.dense_s / 1.6 * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "random"])
+@pytest.mark.parametrize("method", ["thompson", "lap", "random"])
 def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_latency, tmp_path):
     logs = [
         run_method(method, resnet_latency, tmp_path / f"{i}.jsonl", seed=seed)
@@ -267,7 +269,7 @@ def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_
     assert first != other
 
 
-@pytest.mark.parametrize("method", ["lap", "lap/ddpg", "lap/sac", "lap/cma", "random", "amc/ddpg"])
+@pytest.mark.parametrize("method", ["thompson", "lap", "rl/sac", "rl/cma", "random", "amc"])
 def test_an_interrupted_search_continues_to_the_same_result(method, resnet_latency, tmp_path):
     whole = run_method(method, resnet_latency, tmp_path / "whole.jsonl")
     calls = []
@@ -293,7 +295,7 @@ def test_an_interrupted_search_continues_to_the_same_result(method, resnet_laten
     assert len(evaluated) == len(whole.scores) - 4
 
 
-@pytest.mark.parametrize("method", ["lap", "lap/ddpg"])
+@pytest.mark.parametrize("method", ["thompson", "lap"])
 def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_latency, tmp_path):
     run_method(method, resnet_latency, tmp_path / "log.jsonl")
 
@@ -307,7 +309,7 @@ def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monk
     (litter := tmp_path / "litter").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(litter))
     monkeypatch.delenv("SB3_LOGDIR", raising=False)
-    run_method("lap/ddpg", resnet_latency, tmp_path / "log.jsonl")
+    run_method("lap", resnet_latency, tmp_path / "log.jsonl")
     assert list(litter.iterdir()) == []
 
 

@@ -65,7 +65,7 @@ class Truth:
 def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
     truth, seen = Truth(tiny, seed), []
     problem = truth.problem(tiny, 1.5, seen)
-    METHODS["lap"](problem, SearchSettings(episodes=40, depth=True, agent="thompson"))
+    METHODS["thompson"](problem, SearchSettings(episodes=40, depth=True))
     within = [r for r in truth.rows() if truth.completion.latency_s([r])[0] <= problem.budget_s]
     assert len(seen) == 40
     assert max(seen) > 0.99 * max(map(truth.accuracy, within))

@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pruner.criteria.writers import filters, of_groups
 from pruner.data import Images
-from pruner.filters.writers import filters, of_groups
 from pruner.trace import Trace
 
 
 def geometric_median(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
     """Sum of distances to the layer's other filters: group → (width,)."""
 
-    def score(layer, norm) -> Tensor:
+    def importance(layer, norm) -> Tensor:
         weights = filters(layer)
         return torch.cdist(weights, weights).sum(dim=1)
 
-    return of_groups(trace, score)
+    return of_groups(trace, importance)

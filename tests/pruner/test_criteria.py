@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lookup_tables.network import Architecture
+from pruner.criteria import CRITERIA, dynamic
+from pruner.criteria.coupled import coupled_magnitude
+from pruner.criteria.dynamic import Phase, _exchange, _snapshot, activity, hide, select
+from pruner.criteria.magnitude import l1_norm
+from pruner.criteria.taylor import _squares, importance
+from pruner.criteria.writers import filters
 from pruner.data import load_data
-from pruner.filters import RANKINGS, dynamic
-from pruner.filters.coupled import coupled_magnitude
-from pruner.filters.dynamic import Phase, _exchange, _snapshot, activity, hide, select
-from pruner.filters.magnitude import l1_norm
-from pruner.filters.taylor import _squares, importance
-from pruner.filters.writers import filters
 from pruner.models.imagenet import mobilenet_v2_cifar
 from pruner.surgery import cut, keep_best, positions
 from pruner.trace import trace
@@ -28,10 +28,10 @@ def traced():
     return trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
 
 
-@pytest.mark.parametrize("name", RANKINGS)
+@pytest.mark.parametrize("name", CRITERIA)
 def test_every_ranking_scores_every_channel_and_changes_no_weight(traced, name):
     before = {key: value.clone() for key, value in traced.module.state_dict().items()}
-    scores = RANKINGS[name](traced, IMAGES)
+    scores = CRITERIA[name](traced, IMAGES)
     assert {n: len(s) for n, s in scores.items()} == {
         g.name: g.width for g in traced.network.groups
     }
@@ -39,14 +39,14 @@ def test_every_ranking_scores_every_channel_and_changes_no_weight(traced, name):
     assert all(torch.equal(traced.module.state_dict()[key], v) for key, v in before.items())
 
 
-@pytest.mark.parametrize("name", RANKINGS)
+@pytest.mark.parametrize("name", CRITERIA)
 def test_frozen_weights_and_a_batch_norm_without_weights_are_scored_too(name):
     torch.manual_seed(0)
     model = tiny_resnet().eval()
     model.layer1[0].bn1 = torch.nn.BatchNorm2d(16, affine=False).eval()
     model.conv1.weight.requires_grad_(False)
     traced = trace(model, (1, 8, 8), "tiny")
-    scores = RANKINGS[name](traced, IMAGES)
+    scores = CRITERIA[name](traced, IMAGES)
     assert all(values.isfinite().all() for values in scores.values())
     assert float(importance(traced, IMAGES)["layer1.0.conv1"].sum()) > 0
     assert not traced.module.conv1.weight.requires_grad
@@ -56,7 +56,7 @@ def test_a_filter_equal_to_the_others_mean_is_the_first_that_fpgm_drops(traced):
     layer = traced.module.get_submodule("layer1.0.conv1")
     with torch.no_grad():
         layer.weight[3] = layer.weight[torch.arange(16) != 3].mean(dim=0)
-    assert int(RANKINGS["fpgm"](traced, IMAGES)["layer1.0.conv1"].argmin()) == 3
+    assert int(CRITERIA["fpgm"](traced, IMAGES)["layer1.0.conv1"].argmin()) == 3
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "taylor", "batch_norm"])
@@ -65,14 +65,14 @@ def test_a_channel_that_writes_nothing_is_worth_nothing(traced, name):
     norm = traced.module.get_submodule(traced.batch_norms["layer1.0.conv1"])
     with torch.no_grad():
         layer.weight[5], norm.weight[5], norm.bias[5] = 0.0, 0.0, 0.0
-    assert int(RANKINGS[name](traced, IMAGES)["layer1.0.conv1"].argmin()) == 5
+    assert int(CRITERIA[name](traced, IMAGES)["layer1.0.conv1"].argmin()) == 5
 
 
 def test_taylor_foretells_what_the_loss_changes_without_a_channel(traced):
     """∂E/∂g of a gate is what E loses, to first order, when the gate closes a little."""
     import torch.nn.functional as F
 
-    from pruner.filters.taylor import _gate_gradient
+    from pruner.criteria.taylor import _gate_gradient
 
     x, labels = IMAGES.batch(torch.arange(64))
     model = traced.module

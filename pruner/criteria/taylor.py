@@ -7,7 +7,7 @@ BatchNorm follows, ∂E/∂g = γ ∂E/∂γ + β ∂E/∂β; elsewhere it is th
 Deviations:
 1. Squares are averaged over batches of BATCH images, not over single images.
 2. A group's gates are those of all layers that write it; their importances are put on one scale and
-   added (`pruner/filters/writers.py`).
+   added (`pruner/criteria/writers.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruner.compute import on_processor
+from pruner.criteria.writers import of_groups
 from pruner.data import Images, batches
-from pruner.filters.writers import of_groups
 from pruner.trace import Trace
 
 BATCH, IMAGES = 50, 2000

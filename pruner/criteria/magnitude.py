@@ -5,15 +5,15 @@
 
 Deviations:
 1. Where several layers write one group, their scores are put on one scale and added
-   (`pruner/filters/writers.py`).
+   (`pruner/criteria/writers.py`).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from pruner.criteria.writers import filters, of_groups
 from pruner.data import Images
-from pruner.filters.writers import filters, of_groups
 from pruner.trace import Trace
 
 
@@ -30,9 +30,9 @@ def l2_norm(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
 def batch_norm_scale(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
     """|γ| of the BatchNorm behind a filter; its L1 norm where there is none: group → (width,)."""
 
-    def score(layer: nn.Module, norm: nn.BatchNorm2d | None) -> Tensor:
+    def importance(layer: nn.Module, norm: nn.BatchNorm2d | None) -> Tensor:
         if norm is None or norm.weight is None:
             return filters(layer).abs().sum(dim=1)
         return norm.weight.detach().abs()
 
-    return of_groups(trace, score)
+    return of_groups(trace, importance)

@@ -13,7 +13,7 @@ nobody reads (docs/decisions/filters.md).
 Deviations (no code of the paper could be found):
 1. The schedule (`Phase`): a new ranking every `interval` of `steps`, ρ linearly to 0.
 2. Where several layers write one group, their activities are put on one scale and added
-   (`pruner/filters/writers.py`).
+   (`pruner/criteria/writers.py`).
 3. The network becomes incomplete by and by, so that those ranked all have a say in it: filters of
    a first mask drift without being heard, and would look the most active.
 """
@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from lookup_tables.network import Architecture
 from pruner.compute import Here, fast_arithmetic, loss_scaler, on_processor
+from pruner.criteria.writers import filters, of_groups
 from pruner.data import Images
-from pruner.filters.writers import filters, of_groups
 from pruner.graph_reader import Segment
 from pruner.reading import ahead
 from pruner.surgery import Kept, cut, mixes_channels
@@ -123,12 +123,12 @@ def _train(
 def activity(trace: Trace, before: dict[str, Tensor]) -> dict[str, Tensor]:
     """1 − ACS of every channel since the snapshot: group → (width,), 0 … 2 per writer."""
 
-    def score(layer: nn.Module, norm: nn.Module | None) -> Tensor:
+    def importance(layer: nn.Module, norm: nn.Module | None) -> Tensor:
         now, then = filters(layer), before[layer]
         similarity = F.cosine_similarity(now - now.mean(0), then - then.mean(0), dim=1)
         return (1 - similarity).clamp_min(0)
 
-    return of_groups(trace, score)
+    return of_groups(trace, importance)
 
 
 def _narrow(
