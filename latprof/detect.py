@@ -10,13 +10,14 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime as ort
 
 from latprof.errors import DeviceNotHere
+from latprof.generations import generation_of
 from lookup_tables.device import Device
 from lookup_tables.table import home_of
 
@@ -65,7 +66,9 @@ def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
     )
     threads, batch, precision = usage.threads, usage.batch, usage.precision
     here = _cpu(1, 1)
-    known = {"cpu", here.processor, _slug(here.processor), _cpu(threads, batch).name}
+    short = _slug(here.processor)
+    plain = f"{short}_{threads}t" if batch == 1 else f"{short}_{threads}t_b{batch}"
+    known = {"cpu", here.processor, short, plain, _cpu(threads, batch).name}
     if asked not in known:
         raise DeviceNotHere(_not_here(asked, here))
     if not 1 <= threads <= cores:
@@ -81,7 +84,8 @@ def this_device(asked: str = "cpu", usage: Usage = Usage()) -> Device:
 
 def _cpu(threads: int, batch: int) -> Device:
     processor, detail = _processor()
-    name = f"{_slug(processor)}_{threads}t"
+    words = [_slug(processor), generation_of(processor, detail), f"{threads}t"]
+    name = "_".join(filter(None, words))
     return Device(
         name=name if batch == 1 else f"{name}_b{batch}",
         kind="cpu",
@@ -222,13 +226,20 @@ def gpus() -> list[Gpu]:
             "nvidia-smi did not answer within 20 s; see that the NVIDIA driver is well"
         ) from None
     found = parse_gpus(answer.stdout) if answer.returncode == 0 else []
-    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed and "MIG-" in allowed:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
+        )
+        found += parse_slices(listed.stdout, found)
+    return visible(found, allowed)
 
 
 def visible(found: list[Gpu], allowed: str | None) -> list[Gpu]:
     """Those that CUDA_VISIBLE_DEVICES names by number or UUID; all where it is not set.
 
-    Numbers count in the driver's order, which is CUDA's where all cards are alike.
+    Numbers count in the driver's order, which is CUDA's where all cards are alike. A slice of a
+    card (MIG) is named by its own UUID only.
     """
     if allowed is None:
         return found
@@ -236,9 +247,24 @@ def visible(found: list[Gpu], allowed: str | None) -> list[Gpu]:
     return [
         gpu
         for number, gpu in enumerate(found)
-        if str(number) in names
-        or any(n.startswith("GPU-") and gpu.uuid.startswith(n) for n in names)
+        if (str(number) in names and not gpu.uuid.startswith("MIG-"))
+        or any(n.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(n) for n in names)
     ]
+
+
+def parse_slices(listing: str, cards: list[Gpu]) -> list[Gpu]:
+    """The slices (MIG) of some cards in what `nvidia-smi -L` prints.
+
+    Each is a device of its own, named as CUDA names it: `NVIDIA A100-SXM4-40GB MIG 1g.5gb`.
+    """
+    by_uuid = {card.uuid: card for card in cards}
+    slices, card = [], None
+    for line in listing.splitlines():
+        if match := re.match(r"GPU \d+: .*\(UUID: (GPU-[^)]+)\)", line):
+            card = by_uuid.get(match[1])
+        elif card and (match := re.match(r"\s+(MIG \S+)\s.*\(UUID: (MIG-[^)]+)\)", line)):
+            slices.append(replace(card, name=f"{card.name} {match[1]}", uuid=match[2]))
+    return slices
 
 
 def parse_gpus(listing: str) -> list[Gpu]:

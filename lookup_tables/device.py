@@ -21,8 +21,8 @@ METHOD = 2  # of measuring: raised whenever a latency comes to mean something el
 class Device(BaseModel):
     """One processor with one way of running networks on it: the identity of a table.
 
-    Two devices with any field but `name` different are different devices: their latencies are
-    never mixed.
+    Two devices that `differences` tells apart are different devices: their latencies are never
+    mixed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,25 +45,27 @@ class Device(BaseModel):
     batch: Annotated[int, Field(gt=0)] = 1
     threads: Annotated[int, Field(gt=0)] = 1
     affinity: str | None = None  # the processors that the threads may run on, as in 0-3,8
-    tool_version: str | None = None
+    tool_version: str | None = None  # that began the table; recorded, never compared
     method: int = METHOD
 
-    def differences(self, other: Device, writing: bool = False) -> dict[str, tuple[object, object]]:
+    def differences(self, other: Device) -> dict[str, tuple[object, object]]:
         """Field → (here, there) for everything that decides a latency and differs.
 
-        The tool's version counts only for `writing`: rows of two versions are not mixed, while
-        reading a table of another version with the same `method` is what a table is for. Of
+        What the tool's version may change of it, `method` says. One thread runs on one core,
+        whichever: the processors that it may choose from only count where there are more. Of
         nested options the ones that differ are named: `provider_options.cudnn_conv_algo_search`.
         """
-        names = {"name", "format"} if writing else {"name", "format", "tool_version"}
+        names = {"name", "format", "tool_version"}
+        if self.threads == other.threads == 1:
+            names |= {"affinity"}
         here, there = (_flat(device.model_dump(exclude=names)) for device in (self, other))
         keys = [*here, *(key for key in there if key not in here)]
         pairs = {key: (here.get(key), there.get(key)) for key in keys}
         return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
-    def require(self, found: Device, where: str, writing: bool = False) -> None:
+    def require(self, found: Device, where: str) -> None:
         """Raise DeviceMismatch naming every field in which `found` differs from this device."""
-        differences = self.differences(found, writing)
+        differences = self.differences(found)
         if differences:
             detail = "; ".join(
                 f"{field}: expected {expected}, found {actual}"

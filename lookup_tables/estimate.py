@@ -28,6 +28,7 @@ from lookup_tables.table import LatencyTable, Run, undisturbed
 PREDICTOR = 2  # raised whenever the same rows are predicted otherwise
 MOST_CELLS = 1_000_000  # combinations of widths that one term has
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
+SMALLEST = 1e-3  # of the dense network's time: no prediction is less
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
 FEWEST_RUNS = 4  # design runs below which nothing is predicted
 _FEWEST_UNSEEN = 10  # for an interval of its own
@@ -151,6 +152,8 @@ class LatencyModel:
             gone = None if removed is None else removed[part]
             totals[:, part] = self._sum_terms(widths[part], gone)
         latency_s = totals[0] + self.calibration.b * self.dense_s
+        # Far below what was measured the line may fall to 0, which no network takes.
+        latency_s = np.maximum(latency_s, SMALLEST * self.dense_s)
         interpolated = np.clip(totals[1] / totals[0], 0, 1)
         far = np.minimum(interpolated / self._usual_interpolation, 1.0)
         half = self.interval_90 + far * (self.interval_90_any - self.interval_90)
@@ -349,13 +352,13 @@ class LatencyModel:
         menu = [run for run, off in zip(unseen, between, strict=True) if not off]
         other = [run for run, off in zip(unseen, between, strict=True) if off]
         if len(menu) >= _FEWEST_UNSEEN:
-            on_menu = _holds_90(self.errors(menu))
+            on_menu = holds_90(self.errors(menu))
         else:
-            on_menu = 2 * _holds_90(self.errors(design))
+            on_menu = 2 * holds_90(self.errors(design))
         if len(other) >= _FEWEST_UNSEEN:
             predicted = self.predict_architectures([run.architecture for run in other])
             self._usual_interpolation = max(float(np.median(predicted.interpolated)), 0.01)
-            return on_menu, max(on_menu, _holds_90(self.errors(other)))
+            return on_menu, max(on_menu, holds_90(self.errors(other)))
         return on_menu, on_menu + self.interpolation_error
 
     def errors(self, runs: list[Run]) -> np.ndarray:
@@ -407,9 +410,18 @@ class _MacsModel(LatencyModel):
         for derived in ("terms", "_positions"):
             self.__dict__.pop(derived, None)
         self.calibration = Calibration(1.0, 0.0, 0.0, 0.0)
+        self._measured = {}
         self._seconds_each = self.dense_s / self.network.macs(
             self.network.widths(self.network.dense)
         )
+
+    def layers(self, architecture: Architecture) -> list[LayerPrediction]:
+        """Every layer's share of the dense latency by its multiply-accumulates."""
+        self._refuse_density(architecture)
+        return [
+            LayerPrediction(layer.name, spec, spec.macs * self._seconds_each, False)
+            for layer, spec in self.network.layer_specs(architecture)
+        ]
 
     def _sum_layers(self, layers, widths: dict[str, np.ndarray], shape: tuple[int, ...]):
         total = np.zeros(shape)
@@ -429,7 +441,7 @@ def _are_enough(designed: Sequence[Run], levels: int) -> bool:
     return {*range(levels**2)} <= {run.run for run in designed}
 
 
-def _holds_90(errors: np.ndarray) -> float:
+def holds_90(errors: np.ndarray) -> float:
     """The half-width that will hold 90 % of further errors, in another process as well.
 
     Normal, with Student's wider tails for few errors (Cornish and Fisher's expansion, first term);

@@ -23,11 +23,16 @@ ROWS = ".jsonl"
 _LINE_DIGITS = 8  # of a line's digest: they only say where, the file's digest says whether
 
 # Names become paths on other people's machines: nothing that leaves the table's folder.
-_NAME = r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*"
-FileName = Annotated[str, Field(pattern=f"^{_NAME}$")]
+FILE_NAME = r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*"
+FileName = Annotated[str, Field(pattern=f"^{FILE_NAME}$")]
 DEVICE_NAME = r"^[a-z0-9][a-z0-9_.-]*$"  # its table's folder
-StoredAt = Annotated[str, Field(pattern=f"^({_NAME}/)*{_NAME}$")]
+StoredAt = Annotated[str, Field(pattern=f"^({FILE_NAME}/)*{FILE_NAME}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+# What a manifest's check covers: the fields that the first one had.
+_DIGESTED = {"format", "device", "version"}
+_DIGESTED_OF_FILES = {"bytes", "sha256", "lines", "at"}
 
 
 class FileRecord(BaseModel):
@@ -73,7 +78,15 @@ class Manifest(BaseModel):
         return self.model_copy(update={"check": self._digest()})
 
     def _digest(self) -> str:
-        data = self.model_dump(mode="json", exclude={"check"}, exclude_none=True)
+        """Of _DIGESTED, and of what was added since where it is not as it always was."""
+        data = self.model_dump(mode="json", include=_DIGESTED) | self.model_dump(
+            mode="json", exclude=_DIGESTED | {"check", "files"}, exclude_defaults=True
+        )
+        data["files"] = {
+            name: record.model_dump(mode="json", include=_DIGESTED_OF_FILES, exclude_none=True)
+            | record.model_dump(mode="json", exclude=_DIGESTED_OF_FILES, exclude_defaults=True)
+            for name, record in self.files.items()
+        }
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def networks(self) -> list[str]:

@@ -32,11 +32,24 @@ from lookup_tables.layer import (
     macs,
     output_size,
 )
-from lookup_tables.manifest import read_sealed
+from lookup_tables.manifest import FILE_NAME, read_sealed
 
 FORMAT = 1
 INPUT = "input"  # the name by which layers refer to the network's input
 NETWORKS = Path(__file__).parent / "networks"
+BESIDE_ROWS = ".network.json"  # how a network's file beside its rows ends
+MOST_BYTES = 200  # of a name: it becomes a file's
+
+# What a fingerprint covers: the fields that layers and blocks had when the first table was
+# measured. A field that is added later is covered too, but only where it differs from its default,
+# so that no table loses its network.
+_FINGERPRINTED = {
+    "blocks": {"name", "input", "output", "layers"},
+    "layers": {
+        "name", "kind", "inputs", "channels", "group", "kernel", "stride", "padding", "groups",
+        "activation", "residual",
+    },
+}  # fmt: skip
 
 
 class _Frozen(BaseModel):
@@ -94,6 +107,18 @@ class Architecture(_Frozen):
     removed: tuple[str, ...] = ()
     density: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @property
+    def _content(self) -> tuple:
+        """The same for the same choices, in whatever order they were written down."""
+        parts = self.widths.items(), self.removed, self.density.items()
+        return tuple(map(frozenset, parts))
+
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
         """Read an architecture file; raises ArchitectureError naming the fault."""
@@ -140,7 +165,7 @@ class Network(_Frozen):
     """A traced network. `input_shape` is (channels, height, width)."""
 
     format: int = FORMAT
-    name: str
+    name: Annotated[str, Field(pattern=f"^{FILE_NAME}$")]
     input_shape: tuple[Positive, Positive, Positive]
     groups: tuple[ChannelGroup, ...]
     blocks: tuple[Block, ...] = ()
@@ -150,6 +175,8 @@ class Network(_Frozen):
 
     @model_validator(mode="after")
     def _is_consistent(self):
+        if len(self.name.encode()) > MOST_BYTES:
+            raise ValueError(f"name: {len(self.name.encode())} bytes, more than {MOST_BYTES}")
         _unique("group", [group.name for group in self.groups])
         _unique("layer", [INPUT, *(layer.name for layer in self.layers)])
         _unique("block", [block.name for block in self.blocks])
@@ -195,7 +222,8 @@ class Network(_Frozen):
     def load(cls, name_or_path: str | Path) -> Network:
         """A shipped network by name, or a network file by path; raises NetworkError."""
         path = Path(name_or_path)
-        if path.suffix != ".json":
+        shipped = path.suffix != ".json"
+        if shipped:
             path = NETWORKS / f"{name_or_path}.json"
             if not path.exists():
                 known = ", ".join(network_names())
@@ -204,14 +232,22 @@ class Network(_Frozen):
                     "pruner trace --model FILE.py:FACTORY --out net.json, then --network net.json"
                 )
         try:
-            beside_rows = path.name.endswith(".network.json")
+            beside_rows = path.name.endswith(BESIDE_ROWS)
             text = read_sealed(path) if beside_rows else path.read_bytes()
             refuse_newer(path, text, FORMAT, NetworkError)
-            return cls.model_validate_json(text)
+            found = cls.model_validate_json(text)
         except FileNotFoundError:
             raise NetworkError(f"{path}: no such network file") from None
         except ValidationError as error:
             raise NetworkError(f"{path}: not a valid network: {first_fault(error)}") from None
+        told = path.name.removesuffix(BESIDE_ROWS if beside_rows else ".json")
+        is_of_rows = beside_rows and path.with_name(f"{told}.jsonl").exists()
+        if (shipped or is_of_rows) and found.name != told:
+            raise NetworkError(
+                f"{path} holds a network called {found.name!r}, not {told!r}: the file was "
+                "renamed or edited. Copy it again from where it came"
+            )
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write the network file: one line a layer, so that a diff reads well."""
@@ -225,8 +261,15 @@ class Network(_Frozen):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies what is computed: the layers and how they are coupled; not name or menu."""
-        data = self.model_dump(mode="json", include={"input_shape", "blocks", "layers"})
+        """Identifies what is computed: the layers and how they are coupled; not name or menu.
+
+        It covers _FINGERPRINTED, and what was added since only where it is not as it always was.
+        """
+        data = {
+            "input_shape": list(self.input_shape),
+            "blocks": [_decisive(block, "blocks") for block in self.blocks],
+            "layers": [_decisive(layer, "layers") for layer in self.layers],
+        }
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def tells_more_apart(self, other: Network) -> bool:
@@ -411,6 +454,12 @@ class Network(_Frozen):
 def network_names() -> list[str]:
     """The networks shipped with this package."""
     return sorted(path.stem for path in NETWORKS.glob("*.json"))
+
+
+def _decisive(part: Layer | Block, kind: str) -> dict:
+    """The fields of a layer or block that its network's fingerprint covers."""
+    first = part.model_dump(mode="json", include=_FINGERPRINTED[kind])
+    return first | part.model_dump(mode="json", exclude=_FINGERPRINTED[kind], exclude_defaults=True)
 
 
 def _output(layer: Layer, sources: list[tuple[Form, Size]]) -> tuple[Form, Size]:

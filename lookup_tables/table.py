@@ -13,14 +13,14 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, count, zip_longest
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lookup_tables.device import Device
 from lookup_tables.errors import NetworkError, TableError
-from lookup_tables.files import refuse_newer
+from lookup_tables.files import FORMER, PARTIAL, refuse_newer
 from lookup_tables.layer import LayerSpec
 from lookup_tables.manifest import expected, load_manifest, read_sealed, seal, unseal
 from lookup_tables.network import Architecture, Layer, Network, network_names
@@ -77,6 +77,21 @@ class Conditions(_Row):
     reasons: tuple[str, ...] = ()  # why, as NVML names it
 
 
+class Session(_Row):
+    """What one pair of sessions said: enough to judge a run anew without measuring it again.
+
+    Medians over the rounds that counted, of all rounds where none did.
+    """
+
+    timed: Literal["whole", "layers"]  # the network as it is, or with the profiler on
+    rounds: Annotated[int, Field(ge=0)]  # that counted
+    of: Annotated[int, Field(ge=1)]
+    dense_s: Seconds
+    ratio: Seconds
+    spread: Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of ratios: interquartile range
+    unselected_ratio: Seconds  # by all rounds
+
+
 class Run(_Row):
     """One pruned network, run beside the dense one.
 
@@ -100,6 +115,8 @@ class Run(_Row):
     graph_ratio: Seconds | None = None  # CUDA only: both networks replayed as CUDA graphs
     conditions: Conditions | None = None  # CUDA only
     layers_dense_s: Seconds | None = None  # the dense network while the layers were timed
+    sessions: tuple[Session, ...] = ()
+    measured_by: str | None = None  # version and commit; recorded, never compared
     layers: tuple[LayerTime, ...] = ()
 
     @property
@@ -154,11 +171,14 @@ def home_of(device: str) -> Path:
 def named_apart(device: Device) -> tuple[Device, dict[str, tuple[object, object]]]:
     """The device by a name whose home is free or holds its own rows already.
 
-    Processors of one name differ: a virtual machine may hide their vector units, another runtime
-    may run on them. Where NAME's table is of another one, the first thing that differs is added:
-    `amd_epyc_1t_avx2`, then `amd_epyc_1t_avx2_2`. Also returns all that differs, as (here, there).
-    Raises TableError for a table in the way that cannot be read.
+    A table of this very device keeps its name, whatever that is. Processors of one name differ: a
+    virtual machine may hide their vector units, another runtime may run on them. Where NAME's table
+    is of another one, the first thing that differs is added: `amd_epyc_1t_avx2`, then
+    `amd_epyc_1t_avx2_2`. Also returns all that differs, as (here, there). Raises TableError for a
+    table in the way that cannot be read.
     """
+    if (known := _known_as(device)) is not None:
+        return device.model_copy(update={"name": known}), {}
     taken = _differences_at(home_of(device.name), device)
     if not taken:
         return device, {}
@@ -169,10 +189,26 @@ def named_apart(device: Device) -> tuple[Device, dict[str, tuple[object, object]
     return device.model_copy(update={"name": free}), taken
 
 
+def _known_as(device: Device) -> str | None:
+    """The name of a table of this very device: its own home, or one that lies beside it."""
+    home = home_of(device.name)
+    beside = sorted(home.parent.glob(f"*/{IDENTITY}"))
+    for identity in sorted(beside, key=lambda path: path.parent != home):  # its own home first
+        if identity.parent.suffix in (PARTIAL, FORMER):  # a pull's, to be finished or undone
+            continue
+        try:
+            found = Device.load(identity)
+        except TableError:
+            continue
+        if found.kind == device.kind and not device.differences(found):
+            return identity.parent.name
+    return None
+
+
 def _differences_at(folder: Path, device: Device) -> dict[str, tuple[object, object]]:
     if not expected(folder / IDENTITY):
         return {}
-    return device.differences(LatencyTable.open(folder).device, writing=True)
+    return device.differences(LatencyTable.open(folder).device)
 
 
 class LatencyTable:
@@ -180,7 +216,7 @@ class LatencyTable:
 
     def __init__(self, folder: Path, device: Device) -> None:
         self.folder, self.device = folder, device
-        self._read: dict[str, tuple[int, list[Row]]] = {}  # network → file size, its rows
+        self._read: dict[str, tuple[_State, list[Row]]] = {}  # network → its file then, its rows
 
     @classmethod
     def create(cls, folder: str | Path, device: Device) -> LatencyTable:
@@ -188,7 +224,7 @@ class LatencyTable:
         folder = Path(folder)
         if expected(folder / IDENTITY):
             table = cls.open(folder)
-            device.require(table.device, f"table {folder}", writing=True)
+            device.require(table.device, f"table {folder}")
             return table
         if any(folder.glob("*.jsonl")):
             raise TableError(
@@ -271,9 +307,10 @@ class LatencyTable:
     def rows(self, network: str) -> list[Row]:
         """Every row of one network, verified; raises TableError naming file and line."""
         path = self.path(network)
-        size, rows = self._read.get(network, (-1, []))
-        if path.exists() and path.stat().st_size == size:
+        state, rows = self._read.get(network, (None, []))
+        if state is not None and state == _state_of(path):
             return rows
+        state = _state_of(path)
         try:
             data = read_sealed(path)
         except FileNotFoundError:
@@ -293,7 +330,8 @@ class LatencyTable:
         refuse_newer(path, lines[0], FORMAT, TableError)
         rows = [_parse(path, number, line) for number, line in enumerate(lines, 1)]
         _check_order(path, rows)
-        self._read[network] = (len(data), rows)
+        if state is not None and state.bytes == len(data):  # else it grew meanwhile
+            self._read[network] = (state, rows)
         return rows
 
     def digest(self, network: str) -> str:
@@ -363,17 +401,20 @@ class LatencyTable:
 
     def append(self, network: str, rows: Sequence[Row]) -> None:
         """Add rows; each is on disk before the next is written."""
-        size, known = self._read.pop(network, (0, []))
-        with self.path(network).open("ab") as file:
-            before = file.tell()
-            if before == 0:
-                unseal(self.folder, self.path(network).name)
+        path = self.path(network)
+        state, known = self._read.pop(network, (None, []))
+        now = _state_of(path)
+        known = known if now is not None and state == now else []
+        is_known = now is None or bool(known)
+        with path.open("ab") as file:
+            if file.tell() == 0:
+                unseal(self.folder, path.name)
             for row in rows:
                 file.write(_to_line(row))
                 file.flush()
                 os.fsync(file.fileno())
-            if size == before:
-                self._read[network] = (file.tell(), [*known, *rows])
+        if is_known:
+            self._read[network] = (_state_of(path), [*known, *rows])
 
     def seal(self, network: str, rewritten: Sequence[str] = ()) -> None:
         """Record in the manifest what this network's files hold, now that they are complete.
@@ -403,6 +444,22 @@ class LatencyTable:
         with path.open("r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)
         return True
+
+
+class _State(NamedTuple):
+    """What changes with a file's content, its size being the same included."""
+
+    bytes: int
+    modified_ns: int
+    file: int
+
+
+def _state_of(path: Path) -> _State | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return _State(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
 def repeats_path(folder: Path, network: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,19 +56,3 @@ def version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return version(f"{package}-gpu")
-
-
-def commit() -> str | None:
-    """The commit of this checkout, `-dirty` if files differ; None where there is no checkout."""
-    checkout = Path(__file__).parents[1]
-
-    def git(*command: str) -> str:
-        words = ["git", "-C", str(checkout), *command]
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-
-    try:
-        if git("rev-parse", "--show-prefix", "--is-inside-work-tree") != "true":
-            return None  # installed, maybe inside of somebody else's checkout
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
-    except FileNotFoundError:  # no git here
-        return None

@@ -176,6 +176,23 @@ def test_a_card_that_is_gone_is_told(titan):
         detect.uuid_of(gone)
 
 
+SLICES = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-1111)
+  MIG 1g.5gb      Device  1: (UUID: MIG-2222)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
+"""
+
+
+def test_a_slice_of_a_card_is_a_device_of_its_own_known_by_its_uuid():
+    card = detect.Gpu("NVIDIA A100-SXM4-40GB", "GPU-aaaa", "40960 MiB", "550", "8.0", "1410 MHz")
+    slices = detect.parse_slices(SLICES, [card])
+    assert [s.name for s in slices] == [f"{card.name} MIG 3g.20gb", f"{card.name} MIG 1g.5gb"]
+    found = detect.visible([card, *slices], "MIG-2222")
+    assert [(gpu.uuid, gpu.slug) for gpu in found] == [("MIG-2222", "a100_sxm4_40gb_mig_1g_5gb")]
+    assert detect.visible([card, *slices], "0") == [card]
+
+
 @pytest.mark.parametrize(
     ("allowed", "seen"),
     [(None, 3), ("", 0), ("1", ["rtx_3090"]), ("0,2", ["titan_rtx", "h100_80gb_hbm3"]),

@@ -65,10 +65,17 @@ def test_nested_options_are_compared_one_by_one():
     }
 
 
-def test_the_tools_version_counts_for_writing_only():
+def test_the_tools_version_makes_no_other_device():
     older = DEVICE.model_copy(update={"tool_version": "0.0.1"})
     assert DEVICE.differences(older) == {}
-    assert DEVICE.differences(older, writing=True) == {"tool_version": (None, "0.0.1")}
+
+
+def test_one_thread_is_the_same_device_on_whichever_core_it_runs():
+    pinned = DEVICE.model_copy(update={"affinity": "0", "threads": 1})
+    free = DEVICE.model_copy(update={"affinity": "0-1", "threads": 1})
+    assert pinned.differences(free) == {}
+    two = [device.model_copy(update={"threads": 2}) for device in (pinned, free)]
+    assert two[0].differences(two[1]) == {"affinity": ("0", "0-1")}
 
 
 def test_an_unknown_field_of_the_identity_is_named(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,7 +8,7 @@ from hypothesis import strategies as st
 from latprof.design import unseen
 from lookup_tables.calibration import calibrate, layer_shares
 from lookup_tables.errors import ArchitectureError, NotMeasured, TableError
-from lookup_tables.estimate import CHUNK, LatencyModel
+from lookup_tables.estimate import CHUNK, SMALLEST, LatencyModel
 from lookup_tables.network import Architecture, Network
 from lookup_tables.table import LatencyTable
 from pruner.trace import trace
@@ -169,3 +171,11 @@ def test_errors_of_a_large_network_do_not_become_a_constant_cost(tmp_path):
     found = calibrate(wrong, shares, nodes, dense_s)
     assert dense_s > 0.01
     assert abs(found.b) * dense_s < 60e-6
+
+
+def test_no_prediction_is_0_or_less(model_of, monkeypatch):
+    network, model = NETWORKS["chain"], model_of("chain")
+    monkeypatch.setattr(model, "calibration", replace(model.calibration, b=-2.0))
+    found = model.predict_architectures([network.dense])
+    assert found.latency_s[0] == pytest.approx(SMALLEST * model.dense_s)
+    assert found.low_s[0] > 0

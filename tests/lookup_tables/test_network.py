@@ -172,3 +172,56 @@ def test_a_network_prices_one_that_is_alike_but_for_fewer_outputs():
     assert not known.tells_more_apart(chain(8, 12, 8))
     assert not known.tells_more_apart(chain(8, 16))
     assert not chain(8, 16).tells_more_apart(known)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "a\\b", ".hidden", "", "a\nb", "é" * 150])
+def test_a_name_that_leaves_its_folder_is_refused(tmp_path, name):
+    data = chain(8, 8).model_dump() | {"name": name}
+    (tmp_path / "net.json").write_text(json.dumps(data))
+    with pytest.raises(NetworkError, match="name"):
+        Network.load(tmp_path / "net.json")
+
+
+@pytest.mark.parametrize("name", ["my net", "net-2.1", "réseau"])
+def test_a_name_of_ones_own_is_read(tmp_path, name):
+    chain(8, 8).model_copy(update={"name": name}).save(tmp_path / "net.json")
+    assert Network.load(tmp_path / "net.json").name == name
+
+
+def test_a_network_beside_rows_is_called_like_its_file(tmp_path):
+    chain(8, 8).save(tmp_path / "chain.network.json")
+    assert Network.load(tmp_path / "chain.network.json").name == "chain"
+    (tmp_path / "chain.network.json").rename(tmp_path / "other.network.json")
+    assert Network.load(tmp_path / "other.network.json").name == "chain"  # no rows: a user's file
+    (tmp_path / "other.jsonl").touch()
+    with pytest.raises(NetworkError, match="holds a network called 'chain', not 'other'"):
+        Network.load(tmp_path / "other.network.json")
+
+
+class LaterLayer(Layer):
+    """A layer as a later version might know it."""
+
+    dilation: tuple[int, int] = (1, 1)
+
+
+class LaterNetwork(Network):
+    layers: tuple[LaterLayer, ...]
+
+
+@pytest.mark.parametrize("name", network_names())
+def test_a_field_that_is_added_changes_no_fingerprint_unless_it_is_used(name):
+    now = Network.load(name)
+    later = LaterNetwork.model_validate(now.model_dump())
+    assert later.fingerprint == now.fingerprint
+    data = now.model_dump()
+    data["layers"][0]["dilation"] = (2, 2)
+    assert LaterNetwork.model_validate(data).fingerprint != now.fingerprint
+
+
+def test_an_architecture_is_the_same_in_whatever_order_it_was_written():
+    one = Architecture(widths={"a": 1, "b": 2}, removed=("x", "y"), density={"l": 0.5, "m": 1.0})
+    other = Architecture(widths={"b": 2, "a": 1}, removed=("y", "x"), density={"m": 1.0, "l": 0.5})
+    assert one == other
+    assert len({one, other, Architecture()}) == 2
+    assert one != Architecture(widths={"a": 1, "b": 2})
+    assert one.model_copy(update={"removed": ()}) != one

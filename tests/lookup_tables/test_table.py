@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,8 @@ def test_devices_of_one_name_get_homes_of_their_own_and_find_them_again(monkeypa
     for _ in range(2):  # when it is free, and when it holds the device's own table
         named, differing = named_apart(narrow)
         assert named == narrow.model_copy(update={"name": f"{DEVICE.name}_avx2"})
-        assert differing == {"processor_detail.vector_units": ("avx2", "avx2 avx512f")}
+        if not (tmp_path / named.name).exists():
+            assert differing == {"processor_detail.vector_units": ("avx2", "avx2 avx512f")}
         LatencyTable.create(tmp_path / named.name, named)
     named, differing = named_apart(other.model_copy(update={"runtime_version": "9.9.9"}))
     assert named.name == f"{DEVICE.name}_sse"
@@ -158,8 +160,23 @@ def test_devices_of_one_name_get_homes_of_their_own_and_find_them_again(monkeypa
     LatencyTable.create(tmp_path / f"{DEVICE.name}_sse", named)
     assert named_apart(other)[0].name == f"{DEVICE.name}_sse_2"
     (tmp_path / wide.name / "device.json").write_text("{}")
+    assert named_apart(narrow)[0].name == f"{DEVICE.name}_avx2"  # its own is there all the same
     with pytest.raises(TableError):
-        named_apart(narrow)
+        named_apart(of("neon"))
+
+
+def test_a_table_of_this_device_is_found_under_whatever_name_it_has(monkeypatch, tmp_path):
+    monkeypatch.setattr("lookup_tables.table.home_of", lambda name: tmp_path / name)
+    LatencyTable.create(tmp_path / "called_otherwise", DEVICE)
+    assert named_apart(DEVICE)[0].name == "called_otherwise"
+
+
+def test_a_file_of_the_same_size_with_other_rows_is_read_anew(table):
+    path, first = table.path("chain"), table.rows("chain")
+    text = path.read_text()
+    path.write_text(text.replace('"measuring_s":0.1', '"measuring_s":0.2', 1))
+    assert path.stat().st_size == len(text.encode())
+    assert table.rows("chain") != first
 
 
 def test_a_truncated_last_line_is_refused_and_the_lines_before_are_kept(table):
@@ -234,3 +251,32 @@ def test_a_digest_is_of_what_predictions_follow_from(tmp_path):
     run = table.runs(network)[0]
     table.append(network.name, [run.model_copy(update={"attempt": 1})])
     assert LatencyTable.open(tmp_path / "t").digest(network.name) != before
+
+
+def read_while_it_grows(folder, go, seen, most):
+    """Every state that a reader meets: how many rows, or that the last line is not whole yet."""
+    table = LatencyTable.open(folder)
+    go.wait(60)
+    while not seen or seen[-1] != most:
+        try:
+            seen.append(len(table.rows("chain")))
+        except TableError as error:
+            if "incomplete" not in str(error):
+                raise
+
+
+def test_a_reader_beside_a_writer_meets_whole_rows_only(table):
+    rows = table.rows("chain")
+    run = next(row for row in rows if isinstance(row, Run))
+    go, seen = threading.Event(), []
+    reader = threading.Thread(
+        target=read_while_it_grows, args=(table.folder, go, seen, len(rows) + 40)
+    )
+    reader.start()
+    go.set()
+    for number in range(40):
+        table.append("chain", [run.model_copy(update={"attempt": number + 1})])
+    reader.join(60)
+    assert not reader.is_alive()
+    assert seen == sorted(seen)
+    assert seen[-1] == len(rows) + 40
