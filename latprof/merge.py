@@ -23,7 +23,7 @@ def merge(first: LatencyTable, second: LatencyTable, folder: Path) -> LatencyTab
     DeviceMismatch for tables of two devices, TableError where the same network was profiled by
     two plans.
     """
-    first.device.require(second.device, f"table {second.folder}", writing=True)
+    first.device.require(second.device, f"table {second.folder}")
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty; give --out a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)

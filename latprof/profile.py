@@ -122,8 +122,20 @@ def profile(
     _require_choices(network)
     LatencyTable.create(folder, device)
     with only_writer(folder):
-        journey = _Journey(network, device, folder, levels, goal, seed, few, report, warn)
-        return journey.finish(journey.measure())
+        return profile_locked(
+            network, device, folder, levels=levels, goal=goal, seed=seed, few=few, report=report,
+            warn=warn,
+        )  # fmt: skip
+
+
+def profile_locked(
+    network: Network, device: Device, folder: str | Path, *, levels: int, goal: Goal, seed: int,
+    few: int | None, report: Report, warn: Callable[[str], None],
+) -> ProfileResult:  # fmt: skip
+    """`profile` for who holds the folder's lock already."""
+    _require_choices(network)
+    journey = _Journey(network, device, folder, levels, goal, seed, few, report, warn)
+    return journey.finish(journey.measure())
 
 
 def _require_choices(network: Network) -> None:
@@ -418,7 +430,7 @@ def foresee(
     """
     _require_choices(network)
     if (Path(folder) / IDENTITY).exists():
-        device.require(LatencyTable.open(folder).device, f"table {folder}", writing=True)
+        device.require(LatencyTable.open(folder).device, f"table {folder}")
     with TemporaryDirectory(prefix="latprof-") as place:
         copy = Path(place) / "table"
         _copy_rows(network.name, Path(folder), copy)

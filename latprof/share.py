@@ -26,7 +26,7 @@ from latprof.errors import PlaceError
 from latprof.place import Place
 from lookup_tables.device import NAME, Device
 from lookup_tables.errors import ContractError, DeviceMismatch, NewerFormat, TableError
-from lookup_tables.files import only_writer, write_whole
+from lookup_tables.files import FORMER, PARTIAL, only_writer, sync_folder, write_whole
 from lookup_tables.manifest import (
     MANIFEST,
     ROWS,
@@ -43,6 +43,9 @@ from lookup_tables.manifest import (
 from lookup_tables.table import IDENTITY, LatencyTable
 
 INDEX = "index.json"  # the devices, for places that cannot list their folders
+PULLING = ".pulling"  # marks a folder in which a pull is gathered
+SWAPPING = ".swapping"  # beside it: the former table is about to make room
+WHOLE = "whole"  # where the new table is put together
 CLAIMS = 20  # writers that may come in between before one gives up
 
 
@@ -70,7 +73,8 @@ def push(
     """
     name = name or table.device.name
     _require_name(name, place)
-    ours = _content(table, networks)
+    with only_writer(table.folder):  # its manifest may be written anew
+        ours = _content(table, networks)
     for _ in range(CLAIMS):
         current, number = _newest(place, name)
         theirs = _usable(place, current, ours) if current else {}
@@ -104,9 +108,12 @@ def pull(
     """
     _require_name(device, place)
     folder = Path(folder).resolve()
+    partial = folder.with_name(folder.name + PARTIAL)
+    if (partial / SWAPPING).exists():
+        with only_writer(partial):
+            _recover(folder, partial)
     asked = _of(networks, _manifest(place, device, version), place.where(device))
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    _make_beside(partial)
     with only_writer(partial):
         return asked, _fetch_all(place, asked, partial, folder, replace, version is not None)
 
@@ -205,7 +212,7 @@ def _of(networks: Sequence[str], manifest: Manifest, where: str) -> Manifest:
 
 def _require_same_device(ours: Device, theirs: Device, where: str) -> None:
     try:
-        ours.require(theirs, f"the table in {where}", writing=True)
+        ours.require(theirs, f"the table in {where}")
     except DeviceMismatch as error:
         raise DeviceMismatch(f"{error}; or push it under another name with --as NAME") from None
 
@@ -383,13 +390,43 @@ def _fetch_all(
     except PlaceError:
         raise
     except ContractError:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
         raise
+
+
+def _make_beside(partial: Path) -> None:
+    """The folder in which a pull is gathered; raises TableError where it is somebody else's."""
+    if partial.exists() and not (partial / PULLING).exists():
+        strange = [path.name for path in partial.iterdir() if not _is_of_a_pull(path.name)]
+        if strange:
+            raise TableError(
+                f"{partial} is in the way of this pull, and no earlier pull left {strange[0]} "
+                "there. Move it away, or pull elsewhere with --out"
+            )
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / PULLING).touch()
+
+
+def _is_of_a_pull(name: str) -> bool:
+    known = (IDENTITY, MANIFEST, WHOLE, SWAPPING)
+    return name in known or name.endswith(PARTIAL) or network_of(name) is not None
+
+
+def _discard(partial: Path) -> None:
+    """Delete what was gathered, what says whose it is last: a kill leaves no riddle."""
+    for path in partial.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != PULLING:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fetch_beside(place: Place, asked: Manifest, partial: Path) -> None:
     for path in partial.iterdir():
-        if path.name not in asked.files:
+        if path.is_dir():
+            shutil.rmtree(path)  # what was being put together
+        elif path.name not in {*asked.files, PULLING, SWAPPING}:
             path.unlink()  # of another pull that was interrupted
     for name in asked.files:
         _fetch(place, asked, name, partial / name)
@@ -409,7 +446,26 @@ def _take_over(
     if folder.exists():
         folder.rmdir()
     os.replace(partial, folder)
+    (folder / PULLING).unlink()
     return sorted(asked.files)
+
+
+def _recover(folder: Path, partial: Path) -> None:
+    """Finish or undo what a pull was killed at while it put a new table in a former one's place.
+
+    Raises TableError where somebody has begun another table there since.
+    """
+    former = folder.with_name(folder.name + FORMER)
+    if former.exists() and not folder.exists():
+        os.replace(former, folder)
+    elif former.exists() and (partial / WHOLE).exists():
+        raise TableError(
+            f"a pull into {folder} was killed, which kept the former table in {former}; another "
+            f"one was begun since. Keep both: move one of them away, and delete {partial}"
+        )
+    elif former.exists():
+        shutil.rmtree(former)  # the new one is there
+    (partial / SWAPPING).unlink()
 
 
 def _fetch(place: Place, manifest: Manifest, name: str, target: Path) -> None:
@@ -433,9 +489,10 @@ def _move_in(
     Files that are damaged here are replaced. `exactly`: an older state than the folder's was asked
     for, which only `replace` may bring.
     """
+    (folder / PULLING).unlink(missing_ok=True)  # of a first pull that was killed at its end
     table, pulled = LatencyTable.open(folder), LatencyTable.open(partial)
     try:
-        table.device.require(pulled.device, f"what was pulled into {partial}", writing=True)
+        table.device.require(pulled.device, f"what was pulled into {partial}")
     except DeviceMismatch as error:
         raise DeviceMismatch(f"{error}; or pull it into a folder of its own with --out") from None
     content = {name: (partial / name).read_bytes() for name in names}
@@ -448,15 +505,64 @@ def _move_in(
             "--out, or give --replace"
         )
     news, dropped = _news(content, known, str(folder), replace)
-    for name in sorted({*news, *dropped}):
-        unseal(folder, name)
-    for name in dropped:
-        (folder / name).unlink()
-    for name in news:
-        os.replace(partial / name, folder / name)
-    seal(folder, table.device.name, news)
-    shutil.rmtree(partial)
+    if news or dropped:
+        _swap(folder, partial, news, dropped, table.device.name)
+    _discard(partial)
     return sorted(news)
+
+
+def _swap(
+    folder: Path, partial: Path, news: Mapping[str, bytes], dropped: set[str], device: str
+) -> None:
+    """Put a folder with the news in the place of a table: readers see the former one or this.
+
+    Between the two renames there is none; the next pull undoes a kill just then (`_recover`).
+    Raises TableError where the name that the former one gets meanwhile is taken.
+    """
+    former = folder.with_name(folder.name + FORMER)
+    if former.exists():
+        raise TableError(
+            f"{former} is in the way of this pull, which moves {folder} there for a moment. Move "
+            "it away, or pull elsewhere with --out"
+        )
+    whole = partial / WHOLE
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    for path in folder.iterdir():
+        if path.name not in {*news, *dropped, MANIFEST, PULLING}:
+            _carry(path, whole / path.name)
+    if (folder / MANIFEST).exists():
+        shutil.copy2(folder / MANIFEST, whole / MANIFEST)  # no link: it is written anew
+    for name in {*news, *dropped}:
+        unseal(whole, name)
+    for name in news:
+        os.replace(partial / name, whole / name)
+    seal(whole, device, news)
+    shutil.copystat(folder, whole)
+    (partial / SWAPPING).touch()
+    os.replace(folder, former)
+    os.replace(whole, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
+    (partial / SWAPPING).unlink()
+
+
+def _carry(path: Path, to: Path) -> None:
+    """The same file or folder under another name; linked where the file system can."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            write_whole(target, Path(source).read_bytes())
+            shutil.copystat(source, target)
+
+    if path.is_symlink():
+        os.symlink(os.readlink(path), to)
+    elif path.is_dir():
+        shutil.copytree(path, to, copy_function=link, symlinks=True)
+    else:
+        link(str(path), str(to))
 
 
 def _record_here(path: Path) -> FileRecord | None:

@@ -41,14 +41,14 @@ def push_command(
     url: UrlArgument,
     network: NetworksOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take our rows where the place has others.")
+        bool, typer.Option("--replace", help="Overwrite other rows in the place.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option("--as", help="Its name there, if not the device's.")
+        str | None, typer.Option("--as", help="Name in the place. If not given: the device's.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Share a table: a new version of it in a folder, an S3 bucket, a Hugging Face repository."""
+    """Share a table in a folder, an S3 bucket or a Hugging Face repository."""
     manifest, news = push(LatencyTable.open(table), Place(url), network or (), replace, name)
     _say(manifest, news, f"{url.rstrip('/')}/{manifest.device}", "pushed", json_)
 
@@ -56,17 +56,17 @@ def push_command(
 def pull_command(
     url: UrlArgument,
     device: Annotated[
-        str | None, typer.Argument(help="Whose table; may be left out where there is only one.")
+        str | None, typer.Argument(help="Device name. Not needed if the place has one table.")
     ] = None,
     network: NetworksOption = None,
-    version: Annotated[int | None, typer.Option(min=1, help="Not the current one.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="An older version.")] = None,
     out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place's rows where the folder has others.")
+        bool, typer.Option("--replace", help="Overwrite other rows in the folder.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Fetch a shared table, verified before it is there; an interrupted pull continues."""
+    """Fetch a shared table and verify it. An interrupted pull continues."""
     place = Place(url)
     device = device or _only_device(place)
     folder = out or home_of(device)
@@ -75,7 +75,7 @@ def pull_command(
 
 
 def list_command(url: UrlArgument, json_: JsonOption = False) -> None:
-    """The tables of a shared place: device, networks, version."""
+    """List the tables of a shared place."""
     tables, problems = shared(Place(url))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -106,7 +106,7 @@ def _print_tables(tables: list[Shared], url: str) -> None:
 def verify_command(
     table: Annotated[Path, typer.Argument(help="A table's folder.")],
     seal: Annotated[
-        bool, typer.Option("--seal", help="Take the files as they are: write the manifest anew.")
+        bool, typer.Option("--seal", help="Accept the files as they are and write a new manifest.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -196,16 +196,16 @@ def merge_command(
     second: Annotated[Path, typer.Argument(help="Another of the same device.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
 ) -> None:
-    """Two tables of one device become one; tables of two devices are refused."""
+    """Join two tables of one device."""
     merged = merge(LatencyTable.open(first), LatencyTable.open(second), out)
     print(f"{out}: {', '.join(merged.networks())}")
 
 
 def card_command(
     table: Annotated[Path, typer.Argument(help="A table's folder.")],
-    pictures: Annotated[bool, typer.Option(help="Draw its staircases too.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Draw the staircases too.")] = True,
 ) -> None:
-    """Write a table's card into its folder: device, error, repeatability, staircases."""
+    """Write a README for a table's folder: device, error, repeatability, staircases."""
     print(write_card(LatencyTable.open(table), pictures))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from latprof.profile import Goal, ProfileResult, profile
+from latprof.profile import Goal, ProfileResult, profile_locked
 from lookup_tables.device import Device
 from lookup_tables.errors import TableError
 from lookup_tables.estimate import LatencyModel
+from lookup_tables.files import only_writer
 from lookup_tables.network import Network
 from lookup_tables.prior import Prior
 from lookup_tables.table import LatencyTable
@@ -42,6 +43,23 @@ def transfer(
     source.require_network(network)
     plan = source.plan(network.name)
     table = LatencyTable.create(folder, device)
+    with only_writer(folder):
+        _keep_prior(table, network, source)
+        return profile_locked(
+            network,
+            device,
+            folder,
+            levels=plan.levels,
+            goal=Goal(samples=unseen),
+            seed=plan.seed,
+            few=samples,
+            report=report,
+            warn=warn,
+        )
+
+
+def _keep_prior(table: LatencyTable, network: Network, source: LatencyTable) -> None:
+    """What the other table says, beside the rows; raises TableError where they began otherwise."""
     prior = table.prior(network)
     if prior is not None and prior.device != source.device:
         raise TableError(
@@ -52,17 +70,7 @@ def transfer(
         if table.plan(network.name) is not None:
             raise TableError(
                 f"{table.path(network.name)} was profiled without another table; continue it with "
-                f"latprof profile --network {network.name} --out {folder}, or transfer elsewhere"
+                f"latprof profile --network {network.name} --out {table.folder}, or transfer "
+                "elsewhere"
             )
         Prior.of(LatencyModel(network, source)).save(table.prior_path(network.name))
-    return profile(
-        network,
-        device,
-        folder,
-        levels=plan.levels,
-        goal=Goal(samples=unseen),
-        seed=plan.seed,
-        few=samples,
-        report=report,
-        warn=warn,
-    )

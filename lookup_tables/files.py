@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,20 +21,40 @@ except ModuleNotFoundError:  # Windows: nothing is locked there
     fcntl = None
 
 
-def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
-    """Write a file so that a killed writer leaves the former one, or none.
+PARTIAL = ".partial"  # how an unfinished write's file ends, and an unfinished pull's folder
+FORMER = ".former"  # how a table's folder ends while a new one takes its place
+LEFT_FOR_S = 60  # no write takes so long
 
-    What the system refuses (a full disk) leaves no half of it to fill the disk further.
+
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file so that a killed writer, or a power cut, leaves the former one, or none.
+
+    Of several writers at once the last one's content is there, whole. What the system refuses (a
+    full disk) leaves no half of it to fill the disk further.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    except OSError:
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the new name survive a power cut too, where the system can."""
+    with suppress(OSError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 _HELD: set[int] = set()  # locked folders
@@ -52,20 +75,17 @@ if hasattr(os, "register_at_fork"):
 def only_writer(folder: str | Path) -> Iterator[None]:
     """Write into a folder as its only process; raises TableError while another one does.
 
-    The lock goes with the process, however it ends, and leaves no file.
+    The lock goes with the process, however it ends, and leaves no file. Where the file system
+    knows no locks, a warning says so.
     """
     if fcntl is None:
+        _warn_unlocked(folder)
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
-    if not _taken(handle):
-        os.close(handle)
-        raise TableError(
-            f"{folder}: another process is writing into it. Wait for it to end, or write "
-            "elsewhere with --out"
-        )
+    handle = _locked(folder)
     _HELD.add(handle)
     try:
+        _clear_leftovers(Path(folder))
         yield
     finally:
         if handle in _HELD:  # not in a forked process, where it is closed already
@@ -73,15 +93,45 @@ def only_writer(folder: str | Path) -> Iterator[None]:
             _let_go(handle)
 
 
-def _taken(handle: int) -> bool:
+def _locked(folder: str | Path) -> int:
+    """A handle of the folder with its lock; raises TableError while another process has it."""
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        if not _taken(handle, folder):
+            os.close(handle)
+            raise TableError(
+                f"{folder}: another process is writing into it. Wait for it to end, or write "
+                "elsewhere with --out"
+            )
+        if os.path.samestat(os.fstat(handle), os.stat(folder)):
+            return handle
+        os.close(handle)  # another folder took its place meanwhile
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """What writers left that were killed while they wrote."""
+    for path in folder.glob("*." + "[0-9a-f]" * 8 + PARTIAL):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_FOR_S:
+                path.unlink()
+
+
+def _taken(handle: int, folder: str | Path) -> bool:
     """Take a folder's lock; False where another process holds it."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        pass  # a file system that knows no locks
+        _warn_unlocked(folder)
     return True
+
+
+def _warn_unlocked(folder: str | Path) -> None:
+    warnings.warn(
+        f"{folder}: this file system knows no locks; see to it that only one process writes there",
+        stacklevel=4,
+    )
 
 
 def _let_go(handle: int) -> None:

@@ -16,6 +16,7 @@ from latprof.errors import Disturbed
 from latprof.profile import Goal, profile
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.estimate import LatencyModel
+from lookup_tables.provenance import written_by
 from lookup_tables.table import LatencyTable, Validation
 from tests.toys import DEVICE, chain, tiny_network
 
@@ -232,12 +233,16 @@ def test_a_table_of_another_device_is_not_written_into(tmp_path):
         profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
 
 
-def test_a_table_of_another_version_of_the_tool_is_read_but_not_written_into(tmp_path):
+def test_a_table_that_an_earlier_version_began_goes_on_and_every_row_says_who_measured(tmp_path):
     older = this_device().model_copy(update={"tool_version": "0.0.1"})
     LatencyTable.create(tmp_path / "t", older)
-    with pytest.raises(DeviceMismatch, match=r"tool_version: expected .*, found 0\.0\.1"):
-        profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
-    this_device().require(older, "the table")
+    profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
+    rows = LatencyTable.open(tmp_path / "t").runs(NETWORK)
+    assert {row.measured_by for row in rows} == {written_by()}
+    for row in rows:
+        whole = [session for session in row.sessions if session.timed == "whole"]
+        assert sum(session.rounds for session in whole) == row.pairs
+        assert [s.timed for s in row.sessions].count("layers") == bool(row.layers)
 
 
 def test_the_network_measured_next_is_the_one_the_table_is_least_sure_of(tmp_path):

@@ -3,18 +3,22 @@ import http.server
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
 
 import pytest
 
 from latprof.errors import PlaceError
 from latprof.place import Place
-from latprof.share import pull, push, shared
+from latprof.share import PULLING, pull, push, shared
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.files import only_writer
 from lookup_tables.manifest import MANIFEST, load_manifest
@@ -162,6 +166,7 @@ def test_a_pull_fetches_only_what_an_interrupted_one_left_missing(table, place, 
     push(table, place)
     partial = tmp_path / "here.partial"
     partial.mkdir()
+    (partial / PULLING).touch()
     (partial / "chain.jsonl").write_bytes(table.path("chain").read_bytes())
     next((tmp_path / "shared").rglob("chain.jsonl")).unlink()  # it need not be read again
     pull(place, DEVICE.name, tmp_path / "here")
@@ -205,9 +210,130 @@ def test_what_an_interrupted_pull_of_another_device_left_does_not_come_along(
     push(table, place)
     partial = tmp_path / "here.partial"
     partial.mkdir()
+    (partial / PULLING).touch()
     (partial / "foreign.jsonl").write_bytes(table.path("chain").read_bytes())
     pull(place, DEVICE.name, tmp_path / "here")
     assert LatencyTable.open(tmp_path / "here").networks() == ["chain"]
+
+
+def test_a_folder_that_no_pull_left_is_not_emptied(table, place, tmp_path):
+    push(table, place)
+    (tmp_path / "here.partial").mkdir()
+    (tmp_path / "here.partial" / "thesis.tex").write_text("…")
+    with pytest.raises(TableError, match=r"here\.partial is in the way of this pull"):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert (tmp_path / "here.partial" / "thesis.tex").read_text() == "…"
+
+
+STEPS = (
+    (os, "replace"), (os, "link"), (shutil, "rmtree"), (shutil, "copystat"), (Path, "unlink"),
+    (Path, "touch"),
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    """As Ctrl-C, at a step of our choice."""
+
+
+def dying(monkeypatch, at):
+    """Let the process die before its step number `at`; returns the steps taken."""
+    taken = []
+
+    def stepping(real):
+        def act(*arguments, **options):
+            taken.append(real.__name__)
+            if len(taken) > at:
+                raise Killed
+            return real(*arguments, **options)
+
+        return act
+
+    for place, name in STEPS:
+        monkeypatch.setattr(place, name, stepping(getattr(place, name)))
+    return taken
+
+
+def pulled_whole(folder, networks):
+    """The table is sealed, and every row of it reads."""
+    found = LatencyTable.open(folder)
+    assert load_manifest(folder).networks() == found.networks() == sorted(networks)
+    for network in found.networks():
+        found.rows(network)
+    return found
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first pull", "into a table"])
+def test_a_pull_that_is_killed_at_any_step_leaves_the_former_table_or_the_new_one(
+    table, place, tmp_path, monkeypatch, first
+):
+    """Killed at every step in turn, then again: nothing is lost, and the next pull goes on."""
+    push(table, place)
+    both = ["chain", "other"]
+    pull(place, DEVICE.name, tmp_path / "begun")
+    (tmp_path / "begun" / "README.md").write_text("ours")
+    push(finished(tmp_path / "second", OTHER), place)
+    for at in count():
+        here = tmp_path / str(at) / "here"
+        if not first:
+            shutil.copytree(tmp_path / "begun", here)
+        with monkeypatch.context() as patch, suppress(Killed):
+            taken = dying(patch, at)
+            pull(place, DEVICE.name, here)
+        if here.exists():
+            networks = LatencyTable.open(here).networks()
+            assert networks in ([both] if first else [["chain"], both]), (at, taken)
+            pulled_whole(here, networks)
+        pull(place, DEVICE.name, here)
+        pulled_whole(here, both)
+        if not first:
+            assert (here / "README.md").read_text() == "ours"
+        assert [path.name for path in here.parent.iterdir()] == ["here"], (at, taken)
+        assert not [path for path in here.iterdir() if path.name.startswith(".")], (at, taken)
+        if len(taken) <= at:
+            break
+    assert at > (3 if first else 10)
+
+
+def test_a_folder_of_ones_own_that_a_swap_would_use_is_left_alone(table, place, tmp_path):
+    push(table, place)
+    pull(place, DEVICE.name, tmp_path / "here")
+    (tmp_path / "here.former").mkdir()
+    (tmp_path / "here.former" / "thesis.tex").write_text("…")
+    push(finished(tmp_path / "second", OTHER), place)
+    with pytest.raises(TableError, match=r"here\.former is in the way of this pull"):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert (tmp_path / "here.former" / "thesis.tex").read_text() == "…"
+    assert LatencyTable.open(tmp_path / "here").networks() == ["chain"]
+
+
+def test_a_table_begun_after_a_kill_and_the_former_one_are_both_kept(
+    table, place, tmp_path, monkeypatch
+):
+    push(table, place)
+    pull(place, DEVICE.name, tmp_path / "here")
+    push(finished(tmp_path / "second", OTHER), place)
+    with monkeypatch.context() as patch, suppress(Killed):
+        real, calls = os.replace, []
+
+        def between(source, target):
+            calls.append(str(target))
+            if str(source).endswith("whole"):
+                raise Killed
+            return real(source, target)
+
+        patch.setattr(os, "replace", between)
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+    LatencyTable.create(tmp_path / "here", DEVICE)  # as a profile would
+    with pytest.raises(TableError, match="Keep both: move one of them away"):
+        pull(place, DEVICE.name, tmp_path / "here")
+    assert (tmp_path / "here.former" / "chain.jsonl").exists()
+    assert (tmp_path / "here" / "device.json").exists()
+
+
+def test_a_push_waits_for_nobody_who_writes_the_table(table, place):
+    with only_writer(table.folder), pytest.raises(TableError, match="another process"):
+        push(table, place)
 
 
 def test_replaced_rows_do_not_keep_what_lay_beside_the_former_ones(table, place, tmp_path):
