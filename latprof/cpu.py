@@ -15,7 +15,7 @@ import onnxruntime as ort
 from pydantic_core import from_json
 
 from latprof.attribution import NodeTime, attribute
-from latprof.errors import OptionError
+from latprof.errors import CannotRun, OptionError
 from latprof.machine import Waits
 from lookup_tables.device import Device
 from lookup_tables.network import Architecture, Network
@@ -23,6 +23,7 @@ from lookup_tables.noise import Timing, steady_mean
 from lookup_tables.table import LayerTime
 
 PROVIDER = "CPUExecutionProvider"
+MOST_EVENTS = 1_000_000  # that the runtime's profiler keeps
 _pool_threads: int | None = None  # of the pool that this process shares
 
 
@@ -83,9 +84,11 @@ class Instrumented:
     def node_times(self, dense_s: np.ndarray, kept: np.ndarray) -> list[NodeTime]:
         """Every node's seconds in execution order; see `layer_times`."""
         path = Path(self._session.end_profiling())
-        events = [e for e in from_json(path.read_bytes()) if e.get("cat") == "Node"]
+        events = from_json(path.read_bytes())
         self._folder.cleanup()
-        events = [e for e in events if e["name"].endswith("_kernel_time")]
+        require_all_kept(len(events), self._runs)
+        nodes = (e for e in events if e.get("cat") == "Node")
+        events = [e for e in nodes if e["name"].endswith("_kernel_time")]
         each = len(events) // self._runs
         durations_s = np.array([event["dur"] for event in events], dtype=float) / 1e6
         durations_s = durations_s.reshape(self._runs, each)[-len(dense_s) :]
@@ -98,10 +101,26 @@ class Instrumented:
         ]
 
 
+def require_all_kept(events: int, runs: int) -> None:
+    """Raise CannotRun where the runtime's profiler may have stopped before the last run.
+
+    It keeps MOST_EVENTS and drops the rest without a word.
+    """
+    if events >= MOST_EVENTS:
+        raise CannotRun(
+            f"the runtime's profiler keeps {MOST_EVENTS} events, and {runs} runs of this network "
+            "made more; measure a network of fewer layers, or on a quieter machine, where fewer "
+            "runs are enough"
+        )
+
+
 class Monitor:
     """A CPU reports neither clocks nor throttling that could be trusted; pairing has to do."""
 
     def __init__(self, device: Device) -> None:
+        pass
+
+    def begin(self) -> None:
         pass
 
     def throttled(self) -> bool:

@@ -10,7 +10,9 @@ device, and a run does not synchronise. Three times are taken:
   predecessor's output, with an event between any two. A kernel that only waits is launched first,
   so that all of them are queued before the first one begins and the GPU never waits for the host.
 
-Sessions of layers are kept by shape, so that the next pruned network opens only what is new.
+Sessions of layers are kept by shape, so that the next pruned network opens only what is new. Layers
+of one shape in one network have a session each: with one for all, the second would find its weights
+in the cache, as it does in no network.
 `cudnn_conv_algo_search` = EXHAUSTIVE picks algorithms by timing them, and may pick others in
 another session (ONNX Runtime #22705): whole networks are opened anew for every run of the profile,
 so that a table's spread holds that of the search.
@@ -20,7 +22,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import OrderedDict
+import warnings
+from collections import Counter, OrderedDict
 from contextlib import redirect_stdout
 from functools import cached_property
 
@@ -43,7 +46,7 @@ __all__ = ["Instrumented", "Monitor", "Running"]
 
 PROVIDER, MEMORY = "CUDAExecutionProvider", "cuda"
 STREAM = "user_compute_stream"
-_LONGEST_DELAY_S = 0.05  # by which work is held back while it is queued
+_LONGEST_DELAY_S = 0.5  # by which work is held back while it is queued
 _UNCAPTURED = 2  # runs before a graph is captured
 _TYPES = {
     "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64,
@@ -108,6 +111,11 @@ class Running:
 
 def _require_card(device: Device) -> None:
     """CUDA_VISIBLE_DEVICES comes too late where something else of this process started CUDA."""
+    if " MIG " in driver().card and " MIG " not in device.processor:
+        raise DeviceNotHere(
+            f"CUDA runs on a slice of the card ({driver().card}), which is a device of its own; "
+            "name it by its UUID in CUDA_VISIBLE_DEVICES, as nvidia-smi -L prints it"
+        )
     if not driver().card.startswith(device.processor):
         raise DeviceNotHere(
             f"CUDA runs on {driver().card} in this process already, the device is "
@@ -129,7 +137,12 @@ class Instrumented:
         cuda = driver()
         layers = layer_models(network, architecture, device.batch, device.precision)
         tensors = {name: _on_device(value) for name, value in feed.items()}
-        self._steps = [_Step(layer, tensors, device) for layer in layers]
+        shapes: Counter[tuple] = Counter()
+        self._steps = []
+        for layer in layers:
+            shape = (layer.spec, layer.in_shapes)
+            self._steps.append(_Step(layer, tensors, device, shapes[shape]))
+            shapes[shape] += 1
         self._events = [cuda.event() for _ in range(len(self._steps) + 1)]
         self._rows: list[np.ndarray] = []
         for step in self._steps:  # the first run of a session searches for algorithms
@@ -141,6 +154,12 @@ class Instrumented:
         launching_s = time.perf_counter() - start_s
         self._settle()
         self._delay_s = min(1.5 * launching_s + 5e-4, _LONGEST_DELAY_S)
+        if self._delay_s < launching_s:
+            warnings.warn(
+                f"launching {len(self._steps)} layers takes this host {launching_s:.2f} s; the GPU "
+                "will wait for it, and the layers' times hold the host's",
+                stacklevel=2,
+            )
 
     def run(self) -> Timing:
         """`run_s`; all is launched before the first event, so the host's waits are not in it."""
@@ -214,9 +233,9 @@ class _Bound:
 class _Step:
     """One layer of the chain: its session, bound to its predecessors' outputs."""
 
-    def __init__(self, layer: LayerModel, tensors: dict, device: Device) -> None:
+    def __init__(self, layer: LayerModel, tensors: dict, device: Device, which: int) -> None:
         self.layer = layer
-        self._session = _session_of(layer, device)
+        self._session = _session_of(layer, device, which)
         self._binding = self._session.io_binding()
         for name, source in zip(layer.input_names, layer.sources, strict=True):
             self._binding.bind_ortvalue_input(name, tensors[source])
@@ -233,8 +252,9 @@ class _Step:
 _sessions: OrderedDict[tuple, ort.InferenceSession] = OrderedDict()
 
 
-def _session_of(layer: LayerModel, device: Device) -> ort.InferenceSession:
-    key = (layer.spec, layer.in_shapes, device.model_dump_json())
+def _session_of(layer: LayerModel, device: Device, which: int) -> ort.InferenceSession:
+    """`which`: counted among the layers of this shape in one network."""
+    key = (layer.spec, layer.in_shapes, which, device.model_dump_json())
     if key not in _sessions:
         _sessions[key] = _open(layer.model().SerializeToString(), device, graph=False)
         if len(_sessions) > _MOST_SESSIONS:

@@ -41,7 +41,7 @@ from lookup_tables.noise import (
     rounds_that_count,
     undisturbed,
 )
-from lookup_tables.table import Conditions, LayerTime
+from lookup_tables.table import Conditions, LayerTime, Session
 
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
 BETTER, BETTER_S = 30, 0.4  # as many are worth this long: the ratio of few rounds scatters
@@ -80,6 +80,7 @@ class Sample:
     unselected_ratio: float | None = None
     graph_ratio: float | None = None
     conditions: Conditions | None = None
+    sessions: tuple[Session, ...] = ()
 
     def fields(self) -> dict:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -174,7 +175,7 @@ class Bench:
         large = len(self._build(network.dense)) > LARGE_BYTES
         slow = self._warm_s >= SLOW_S or large
         self._dense = [dense, *(self._open_dense() for _ in range(0 if slow else SESSIONS - 1))]
-        self._since_renewal_s = 0.0
+        self._since_renewal_s, self._turn = 0.0, 0
         self._monitor = self._runtime.Monitor(device)
         self._cores = Cores(device)
         self._pace = Pace(device)
@@ -231,9 +232,11 @@ class Bench:
         graph_ratio = self._graph_ratio(pruned)
         del pruned  # its memory is needed for the instrumented copy
         dense_s = float(np.median(np.concatenate([r.both_dense_s(k) for r, k in counted])))
+        sessions = tuple(_session("whole", *each) for each in counted)
         layers, layers_dense_s = (), None
         if instrumented:
-            layers, layers_dense_s = self._layer_times(architecture, model, dense, dense_s)
+            layers, layers_dense_s, session = self._layer_times(architecture, model, dense, dense_s)
+            sessions += (session,)
         measuring_s = time.perf_counter() - start_s
         self._since_renewal_s += measuring_s
         return Sample(
@@ -247,6 +250,7 @@ class Bench:
             unselected_ratio=ratio_of(series),
             graph_ratio=graph_ratio,
             conditions=self._monitor.conditions(),
+            sessions=sessions,
         )
 
     def _renew(self) -> None:
@@ -259,13 +263,14 @@ class Bench:
         if self.opening_s + warm_s > RENEWAL * self._since_renewal_s:
             return
         self._since_renewal_s = 0.0
-        self._dense.pop(0)  # closed before the next one is opened: two may not fit
+        self._dense.pop(0)  # the oldest; closed before the next one is opened: two may not fit
         self._dense.append(self._open_dense())
 
     def _open_dense(self):
         start_s = time.perf_counter()
         model = self._build(self.network.dense)
         dense = self._runtime.Running(model, self._feed, self.device)
+        dense.run()  # a session's first run is slow, and says nothing about the others
         self.opening_s = time.perf_counter() - start_s
         return dense
 
@@ -273,8 +278,8 @@ class Bench:
         """The dense sessions to run beside, and the share of the rounds that each gets."""
         if not instrumented:
             return self._dense, 1 / len(self._dense)
-        self._dense.append(self._dense.pop(0))  # each in its turn
-        return self._dense[:1], WHOLE
+        self._turn += 1  # each in its turn
+        return [self._dense[self._turn % len(self._dense)]], WHOLE
 
     @property
     def shared_core(self) -> str:
@@ -299,7 +304,7 @@ class Bench:
 
     def _layer_times(
         self, architecture: Architecture, model: bytes, dense, dense_s: float
-    ) -> tuple[tuple[LayerTime, ...], float]:
+    ) -> tuple[tuple[LayerTime, ...], float, Session]:
         """The layers' seconds where the dense network takes `dense_s`, and what it took then."""
         profiled = self._runtime.Instrumented(
             self.network, architecture, model, self._feed, self.device
@@ -309,10 +314,11 @@ class Bench:
         _require_enough(int(kept.sum()), "its layers' rounds")
         beside_s = float(np.median(rounds.beside_s[kept]))
         times = profiled.layer_times(rounds.beside_s, kept)
-        return tuple(
+        layers = tuple(
             entry.model_copy(update={"seconds": entry.seconds * dense_s / beside_s})
             for entry in times
-        ), beside_s
+        )
+        return layers, beside_s, _session("layers", rounds, kept)
 
     def _graph_ratio(self, pruned) -> float | None:
         """Both networks replayed as CUDA graphs; None where the runtime has none of them."""
@@ -351,6 +357,7 @@ class Bench:
 
     def _rounds(self, dense, run_pruned: Callable[[], Timing], share: float = 1.0) -> Rounds:
         """One series of rounds of a dense session and a pruned one; the warm-up is left out."""
+        self._monitor.begin()
         run_pruned()  # a session's first run is slow, and says nothing about the others
         round_s = dense.run().seconds + run_pruned().seconds
         for _ in range(self._warm_up(round_s) - 1):
@@ -376,6 +383,22 @@ class Bench:
     def _build(self, architecture: Architecture) -> bytes:
         model = build(self.network, architecture, self.device.batch, self.device.precision)
         return model.SerializeToString()
+
+
+def _session(timed: str, rounds: Rounds, kept: np.ndarray) -> Session:
+    """What one pair of sessions said, in a few numbers."""
+    counted = kept if kept.any() else np.ones_like(kept)
+    ratios = np.concatenate(rounds.ratios(counted))
+    low, high = np.percentile(ratios, (25, 75))
+    return Session(
+        timed=timed,
+        rounds=int(kept.sum()),
+        of=len(kept),
+        dense_s=float(np.median(rounds.both_dense_s(counted))),
+        ratio=float(np.median(ratios)),
+        spread=float(high - low),
+        unselected_ratio=rounds.ratio(),
+    )
 
 
 def _require_enough(count: int, what: str) -> None:

@@ -27,6 +27,10 @@ THROTTLING = {
 }
 
 
+# What the driver keeps count of, nanosecond by nanosecond: nvmlPerfPolicyType_t.
+VIOLATIONS = {0: "software power cap", 1: "software thermal slowdown"}
+
+
 def reasons(mask: int) -> tuple[str, ...]:
     """The throttling reasons in a bit mask, by name; other bits are ignored."""
     return tuple(name for bit, name in THROTTLING.items() if mask & bit)
@@ -56,11 +60,21 @@ class Monitor:
         self._kept: list[dict[str, float | None]] = []
         self._dropped: Counter[str] = Counter()
         self._dropped_samples = 0
+        self._violations_ns = self._violations()
+
+    def begin(self) -> None:
+        """A series of samples begins: what throttled before it is not charged to it."""
+        self._violations_ns = self._violations()
 
     def throttled(self) -> bool:
-        """Whether the sample just taken must be dropped; it is counted either way."""
+        """Whether the sample just taken must be dropped; it is counted either way.
+
+        What throttles at this moment tells, and what the driver counted since the last sample.
+        """
         nvml, handle = self._nvml, self._handle
-        why = reasons(_event_reasons(nvml, handle))
+        before_ns, self._violations_ns = self._violations_ns, self._violations()
+        counted = (name for name, ns in self._violations_ns.items() if ns > before_ns.get(name, ns))
+        why = tuple(dict.fromkeys([*reasons(_event_reasons(nvml, handle)), *counted]))
         if why:
             self._dropped.update(why)
             self._dropped_samples += 1
@@ -78,11 +92,22 @@ class Monitor:
         )
         return False
 
+    def _violations(self) -> dict[str, int]:
+        """For how long each of VIOLATIONS has held the card back; only those that it can tell."""
+        found = {}
+        for policy, name in VIOLATIONS.items():
+            try:
+                status = self._nvml.nvmlDeviceGetViolationStatus(self._handle, policy)
+            except (AttributeError, self._nvml.NVMLError):
+                continue
+            found[name] = int(status.violationTime)
+        return found
+
     def _reading(self, question: str, *details) -> float | None:
-        """None of what the card cannot tell, as virtual ones cannot."""
+        """None of what the card cannot tell, as virtual ones and slices (MIG) cannot."""
         try:
             return float(getattr(self._nvml, question)(self._handle, *details))
-        except self._nvml.NVMLError_NotSupported:
+        except _untold(self._nvml):
             return None
 
     def conditions(self) -> Conditions | None:
@@ -119,5 +144,12 @@ def _event_reasons(nvml: ModuleType, handle) -> int:
             pass
     try:
         return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-    except nvml.NVMLError_NotSupported:
+    except _untold(nvml):
         return 0  # it cannot tell
+
+
+def _untold(nvml: ModuleType) -> tuple[type[Exception], ...]:
+    """What the library raises where a card cannot tell something."""
+    names = ("NotSupported", "InvalidArgument", "NoPermission")
+    found = (getattr(nvml, f"NVMLError_{name}", None) for name in names)
+    return tuple(one for one in found if one is not None)

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from latprof.design import unseen
 from latprof.measure import Bench, Sample
 from lookup_tables.errors import TableError
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.estimate import LatencyModel, holds_90
 from lookup_tables.network import Architecture, Network
-from lookup_tables.noise import is_slow, quiet_level_s
+from lookup_tables.noise import is_scarce, is_slow, quiet_level_s
+from lookup_tables.provenance import written_by
 from lookup_tables.table import (
     LatencyTable,
     Run,
@@ -29,6 +31,7 @@ MOST_ATTEMPTS = 3  # at one architecture in a profile; one more in a validation
 TARGET_S = 0.25  # most seconds of one series of rounds
 PASSES = 2  # over all architectures: the machine's states in between move a ratio
 _FEWEST_FOR_A_LINE = 10
+_FEWEST_IN_HALF = 5
 
 
 def validation(
@@ -39,12 +42,15 @@ def validation(
     measuring_s: float,
     stopped: str | None = None,
     null_ratio: float | None = None,
+    is_fresh: bool = False,
 ) -> Validation:
     """Compare the table's predictions, and the FLOPs line's, with measured unseen runs.
 
     Of the runs those of such widths count, all of them if there are none; those that were
     disturbed to the end are dropped and counted. The FLOPs line is fitted to design runs of the
-    same kind of widths, where there are enough. Raises TableError where there are no unseen runs.
+    same kind of widths, where there are enough. `is_fresh`: the table's interval was not made from
+    these runs, so it can be asked whether it holds them. Raises TableError where there are no
+    unseen runs.
     """
     network = model.network
     if not unseen_runs:
@@ -67,6 +73,7 @@ def validation(
     )
     errors = ratios / measured - 1
     truth_s = measured * model.dense_s
+    held = float(np.mean((predicted.low_s <= truth_s) & (truth_s <= predicted.high_s)))
     return Validation(
         widths=widths,
         architectures=len(measured_runs),
@@ -82,7 +89,7 @@ def validation(
         flops_rmspe=_rms(flops / measured - 1),
         flops_rank_correlation=rank_correlation(flops, measured),
         interval_90=model.interval_90 if widths == "menu" else model.interval_90_any,
-        coverage_90=float(np.mean((predicted.low_s <= truth_s) & (truth_s <= predicted.high_s))),
+        coverage_90=held if is_fresh else coverage_of_90(errors),
         stopped=stopped,
         measuring_s=measuring_s,
         peak_memory_bytes=max(peak_memory_bytes(), *(r.peak_memory_bytes or 0 for r in everything)),
@@ -113,10 +120,23 @@ def flops_line(network: Network, design: list[Run], unseen: list[Run]) -> np.nda
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation of two arrays without ties; 0 for fewer than two values."""
-    if len(a) < 2:
+    """Spearman's rank correlation; 0 where there is no order: one value, or all alike."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
+    return float(spearmanr(a, b).statistic)
+
+
+def coverage_of_90(errors: np.ndarray) -> float | None:
+    """Share of networks that an interval holds which the other half of them made; None of too few.
+
+    The table's own interval holds 90 % of these very networks by construction, so asking it says
+    nothing: each half is judged by the interval that the other one would give.
+    """
+    halves = [np.abs(errors[start::2]) for start in (0, 1)]
+    if min(map(len, halves)) < _FEWEST_IN_HALF:
+        return None
+    held = [own <= holds_90(other) for own, other in (halves, halves[::-1])]
+    return float(np.mean(np.concatenate(held)))
 
 
 def _macs(network: Network, runs: list[Run]) -> np.ndarray:
@@ -160,7 +180,7 @@ def validate(
     worst = max(null_ratios, key=lambda ratio: abs(np.log(ratio)))
     spent_s = sum(run.measuring_s for run in runs)
     return [
-        validation(model, table, runs, widths, spent_s, null_ratio=worst)
+        validation(model, table, runs, widths, spent_s, null_ratio=worst, is_fresh=True)
         for widths in ("menu", "any")
     ]
 
@@ -210,15 +230,18 @@ def measured_by(
 
 
 def is_disturbed(runs: list[Run], attempts: dict[object, list[Run]]) -> bool:
-    """Whether every attempt at one architecture fell into a slow phase of the machine.
+    """Whether every attempt at one architecture fell into a slow phase, or had few quiet rounds.
 
-    Judged by the dense network beside it against the quiet level of all attempts; never by how
-    well the architecture is predicted, which would flatter the table.
+    Judged by the dense network beside it against the quiet level of all attempts, and by how many
+    rounds counted; never by how well the architecture is predicted, which would flatter the table.
     """
     if not runs:
         return True
     quiet_s = quiet_level_s([run.dense_s for each in attempts.values() for run in each])
-    return is_slow(min(run.loudest_s for run in runs), quiet_s)
+    if is_slow(min(run.loudest_s for run in runs), quiet_s):
+        return True
+    seen = sum(session.of for run in runs for session in run.sessions if session.timed == "whole")
+    return is_scarce(sum(run.pairs for run in runs), seen)
 
 
 def attempts_of(runs: list[Run]) -> dict[tuple[str, int], list[Run]]:
@@ -237,6 +260,7 @@ def as_run(purpose: str, number: int, attempt: int, architecture: Architecture, 
         attempt=attempt,
         architecture=architecture,
         peak_memory_bytes=peak_memory_bytes(),
+        measured_by=written_by(),
         **sample.fields(),
     )
 

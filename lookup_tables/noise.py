@@ -41,6 +41,7 @@ QUIET = 1.08  # a run is quiet up to so many times its network's quiet level
 # where memory lies moves a session's level by a few percent, so the limit is wider than a run's.
 SLOW_PHASE = 1.09
 ENOUGH = 6  # rounds
+SCARCE, PLENTY = 0.25, 20  # a share of the rounds that were timed, and rounds that are enough
 LEVEL = 25  # percentile of a network's undisturbed runs that stands for its level in a series
 QUIET_RUNS = 75  # percent of a table's networks that are kept, however slow the machine was
 NULL = 0.03  # a network compared with itself may be off by so much; more is a refusal
@@ -111,9 +112,10 @@ class Rounds:
         has another median than a single run where times scatter to one side, and a network
         compared with itself came out 0.4 % faster.
         """
-        return float(np.median(np.concatenate(self._both_ratios(kept))))
+        return float(np.median(np.concatenate(self.ratios(kept))))
 
-    def _both_ratios(self, kept: np.ndarray | None) -> list[np.ndarray]:
+    def ratios(self, kept: np.ndarray | None = None) -> list[np.ndarray]:
+        """Of the rounds that count, by the dense run before and by the one after: (kept,) each."""
         kept = np.ones(len(self.pruned), dtype=bool) if kept is None else kept
         pruned_s = self.pruned_s[kept]
         return [pruned_s / self.dense_s[:-1][kept], pruned_s / self.dense_s[1:][kept]]
@@ -166,7 +168,7 @@ class Rounds:
 def ratio_of(series: Sequence[Rounds], kept: Sequence[np.ndarray] | None = None) -> float:
     """`Rounds.ratio` over several series of the same two networks."""
     kept = [None] * len(series) if kept is None else kept
-    both = [rounds._both_ratios(each) for rounds, each in zip(series, kept, strict=True)]
+    both = [rounds.ratios(each) for rounds, each in zip(series, kept, strict=True)]
     return float(np.median(np.concatenate([*chain.from_iterable(both)])))
 
 
@@ -217,6 +219,11 @@ def rounds_of_sessions(series: Sequence[Rounds]) -> list[np.ndarray]:
 def is_slow(level_s: float, quiet_s: float) -> bool:
     """Whether something that takes `quiet_s` on a quiet machine met a slow phase."""
     return level_s > SLOW_PHASE * quiet_s
+
+
+def is_scarce(kept: int, seen: int) -> bool:
+    """Whether so few rounds of all that were timed counted that chance decides: a busy machine."""
+    return kept < min(SCARCE * seen, PLENTY)
 
 
 def quiet_level_s(levels_s: Sequence[float]) -> float:

@@ -57,7 +57,7 @@ def test_every_layer_is_timed_and_the_sum_is_near_the_whole(bench):
         spec for _, spec in NETWORK.layer_specs(NETWORK.dense)
     ]
     total_s = sum(entry.seconds for entry in sample.layers)
-    assert 0.2 < total_s / sample.whole_s < 5
+    assert 0.5 < total_s / sample.whole_s < 2
 
 
 def test_a_graph_is_replayed_beside_the_stream(bench):
@@ -74,7 +74,7 @@ def test_clocks_and_throttling_are_noted_with_every_run(bench):
 @pytest.mark.parametrize("usage", [Usage(precision="fp16"), Usage(batch=8), Usage(cuda_graph=True)])
 def test_every_way_of_use_runs(usage):
     sample = Bench(NETWORK, this_device("cuda", usage), target_s=0.02).measure(NETWORK.dense)
-    assert sample.ratio == pytest.approx(1, abs=0.5)
+    assert sample.ratio == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("name", [n for n in ("pycuda", "torch") if find_spec(n)])
@@ -87,7 +87,7 @@ def test_events_come_from_either_library_that_is_there(name):
     made.delay(0.01)
     made.record(last)
     made.wait(last)
-    assert 0.001 < made.between_s(first, last) < 0.1
+    assert 0.005 < made.between_s(first, last) < 0.05
     assert made.card.startswith(gpus()[0].name)
 
 

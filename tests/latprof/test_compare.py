@@ -1,4 +1,4 @@
-"""Which sessions of a comparison count; the timing itself runs in test_journeys."""
+"""Which sessions of a comparison count; the timing itself runs in tests/journeys."""
 
 from dataclasses import replace
 

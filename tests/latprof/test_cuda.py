@@ -104,12 +104,18 @@ def test_work_is_queued_behind_a_delay_and_the_host_waits_once(clock):
     assert clock.asked == ["delay", *["record"] * (layers + 1), "wait"]
 
 
-def test_layers_of_one_shape_share_a_session(clock):
+def test_every_layer_of_a_network_has_weights_of_its_own_and_the_next_network_opens_few(clock):
     instrumented(RESNET, RESNET.dense)
     opened = len(cuda._sessions)
-    assert opened < len(RESNET.layer_specs(RESNET.dense))
+    assert opened == len(RESNET.layer_specs(RESNET.dense))
     instrumented(RESNET, Architecture(removed=("layer1.1",)))
     assert len(cuda._sessions) == opened  # nothing new in a network with a block less
+
+
+def test_a_host_too_slow_to_queue_all_layers_is_told(clock, monkeypatch):
+    monkeypatch.setattr(cuda, "_LONGEST_DELAY_S", 1e-9)
+    with pytest.warns(UserWarning, match="the layers' times hold the host's"):
+        instrumented(RESNET, RESNET.dense)
 
 
 def test_old_sessions_make_room_for_new_ones(clock, monkeypatch):
@@ -161,6 +167,13 @@ def test_a_process_that_runs_another_card_measures_nothing(clock):
     model = build(RESNET, RESNET.dense).SerializeToString()
     with pytest.raises(DeviceNotHere, match=r"runs on toy 80GB .* the device is NVIDIA X"):
         Running(model, {INPUT: random_input(RESNET)}, other)
+
+
+def test_a_slice_is_not_measured_as_the_whole_card(clock):
+    clock.card = f"{GPU.processor} MIG 1g.5gb"
+    model = build(RESNET, RESNET.dense).SerializeToString()
+    with pytest.raises(DeviceNotHere, match="a device of its own; name it by its UUID"):
+        Running(model, {INPUT: random_input(RESNET)}, GPU)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def played_back(masks):
     clocks = iter(range(1000, 2000, 10))
     remaining = iter(masks)
     return SimpleNamespace(
-        NVMLError_NotSupported=type("NotSupported", (Exception,), {}),
+        NVMLError=(fault := type("NVMLError", (Exception,), {})),
+        NVMLError_NotSupported=type("NotSupported", (fault,), {}),
         NVML_CLOCK_SM=1,
         NVML_CLOCK_MEM=2,
         NVML_TEMPERATURE_GPU=0,
@@ -53,6 +54,24 @@ def test_throttled_samples_are_dropped_and_counted():
     assert (found.temperature_c, found.power_w) == (61, 180)
 
 
+def test_what_the_driver_counted_between_two_samples_is_throttling_too():
+    nvml = played_back([0, 0, 0])
+    counted = iter([{0: 5}, {0: 5}, {0: 9}, {0: 9}])
+    now = {}
+
+    def violations(handle, policy):
+        if policy == 0:  # the first that is asked
+            now.update(next(counted))
+        if policy not in now:
+            raise nvml.NVMLError_NotSupported
+        return SimpleNamespace(violationTime=now[policy])
+
+    nvml.nvmlDeviceGetViolationStatus = violations
+    monitor = Monitor(GPU, nvml)
+    assert [monitor.throttled() for _ in range(3)] == [False, True, False]
+    assert monitor.conditions().reasons == ("software power cap",)
+
+
 def test_conditions_start_anew_for_every_run():
     monitor = Monitor(GPU, played_back([0x04, 0, 0]))
     monitor.throttled(), monitor.throttled()
@@ -69,7 +88,6 @@ def test_a_run_without_a_kept_sample_has_no_conditions():
 
 def test_an_older_driver_is_asked_by_the_older_name():
     nvml = played_back([0x04])
-    nvml.NVMLError = type("NVMLError", (Exception,), {})
 
     def unknown(handle):
         raise nvml.NVMLError
