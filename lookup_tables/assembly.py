@@ -91,6 +91,7 @@ class Assembly:
         self.written: dict[str, Handle] = {}  # layer → the tensor of its output so far
         self._coupling = _Coupling()
         self.tensors: dict[Handle, Tensor] = {}
+        self._outputs: set[str] = set()  # layers
 
     # -- operations ----------------------------------------------------------------------------
 
@@ -103,6 +104,7 @@ class Assembly:
 
     def output(self, source: Handle) -> None:
         """Somebody outside reads this tensor: its channels are never pruned."""
+        self._outputs.add(self.tensors[source].layer)
         for channels, _ in self.tensors[source].segments:
             self._coupling.freeze(channels)
 
@@ -266,7 +268,7 @@ class Assembly:
                 name=name,
                 input_shape=input_shape,
                 groups=tuple(menus),
-                blocks=find_blocks(layers),
+                blocks=find_blocks(layers, self._outputs),
                 layers=layers,
             )
         except ValidationError as error:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from lookup_tables.network import INPUT, Block, Layer
 
 
-def find_blocks(layers: tuple[Layer, ...]) -> tuple[Block, ...]:
+def find_blocks(layers: tuple[Layer, ...], outputs: Collection[str] = ()) -> tuple[Block, ...]:
     """The blocks that an identity shortcut lets one remove, in execution order.
 
-    Of blocks within blocks the inner ones are offered: no layer is in two.
+    Of blocks within blocks the inner ones are offered: no layer is in two. What the network
+    answers stays: `outputs` names layers that somebody outside reads, beside those that no layer
+    reads.
     """
     by_name = {layer.name: layer for layer in layers}
     readers: dict[str, set[str]] = {}
     for layer in layers:
         for source in _reads(layer):
             readers.setdefault(source, set()).add(layer.name)
+    stays = {*outputs, *(layer.name for layer in layers if layer.name not in readers)}
     blocks: dict[str, Block] = {}
     taken: set[str] = set()
     for layer in layers:
@@ -22,7 +27,7 @@ def find_blocks(layers: tuple[Layer, ...]) -> tuple[Block, ...]:
             continue
         for shortcut in [layer.residual] if layer.residual else layer.inputs:
             inside = _between(shortcut, layer, by_name, readers)
-            if inside and not taken & set(inside):
+            if inside and not (taken | stays) & {*inside}:
                 taken |= set(inside)
                 name = _common_path(inside) or layer.name
                 name = layer.name if name in blocks else name

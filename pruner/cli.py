@@ -21,8 +21,9 @@ from pruner.accuracy import accuracy, onnx_accuracy
 from pruner.compare import Member, compare_methods
 from pruner.compare_report import asked
 from pruner.completion import too_coupled
+from pruner.compute import keep_freed_memory
 from pruner.criteria import CRITERIA, DYNAMIC
-from pruner.data import load_data, require_fit
+from pruner.data import NORMALISATIONS, load_data, require_fit
 from pruner.env import ENVIRONMENTS
 from pruner.errors import RunError, TraceError
 from pruner.export import export_onnx
@@ -41,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Find, train and export a smaller network that meets a latency budget, offline.",
+    help="Finds, trains and exports a smaller network that meets a latency budget, offline.",
 )
 console = Console(stderr=True)
 
@@ -52,54 +53,68 @@ DataOption = Annotated[
     str, typer.Option("--data", help="digits, cifar10, imagenet, food101, or file.py:function.")
 ]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
-WeightsOption = Annotated[Path, typer.Option(help=".safetensors, .th or .pt.")]
+NormalisationOption = Annotated[
+    str,
+    typer.Option(
+        help="Of cifar10: by whose means and deviations its images are normalised, "
+        f"{' or '.join(NORMALISATIONS)}; as the weights were trained. The published ResNets were "
+        "by ImageNet's."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+WeightsOption = Annotated[Path, typer.Option(help="The trained weights: .safetensors, .th or .pt.")]
 TableOption = Annotated[Path, typer.Option(help="The latency table's folder.")]
-CriterionOption = Annotated[str, typer.Option(help=", ".join((*CRITERIA, DYNAMIC)))]
-DepthOption = Annotated[bool, typer.Option("--depth", help="Removable blocks may go too.")]
+CriterionOption = Annotated[
+    str,
+    typer.Option(help=f"Pruning criterion: {', '.join((*CRITERIA, DYNAMIC))}."),
+]
+DepthOption = Annotated[bool, typer.Option("--depth", help="Let the search remove whole blocks.")]
 KeepOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="A layer whose outputs all stay, by its module's name; several are allowed. With "
-        "--depth its block may still go."
+        help="Name of a layer that keeps all its channels. Repeatable. With --depth its block may "
+        "still go."
     ),
 ]
 EpisodesOption = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Architectures a search may score; uniform, magnitude and knapsack score one.",
+        help="How many candidates the search may score. uniform, magnitude and knapsack score one.",
     ),
 ]
-EpochsOption = Annotated[int, typer.Option(min=0, help="Of fine-tuning.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images of one training step.")]
+EpochsOption = Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images per training step.")]
 RateOption = Annotated[
-    float, typer.Option("--learning-rate", "--rate", help="The highest of the schedule.")
+    float,
+    typer.Option("--learning-rate", "--rate", help="Peak learning rate."),
 ]
-DecayOption = Annotated[float, typer.Option(min=0, help="Of weights, not of BatchNorm and biases.")]
+DecayOption = Annotated[
+    float, typer.Option(min=0, help="Weight decay. BatchNorm and biases have none.")
+]
 ScoreImagesOption = Annotated[
-    int, typer.Option(min=1, help="Held-out images that score a candidate.")
+    int, typer.Option(min=1, help="How many held-out images score a candidate.")
 ]
 RecalibrationImagesOption = Annotated[
-    int, typer.Option(min=1, help="Training images that BatchNorm is measured anew on.")
+    int, typer.Option(min=1, help="How many training images recalibrate BatchNorm.")
 ]
 SmoothingOption = Annotated[
-    float, typer.Option("--label-smoothing", min=0, help="Share of a label given to all classes.")
+    float, typer.Option("--label-smoothing", min=0, help="Label smoothing, a share of 1.")
 ]
 DistillOption = Annotated[
-    float, typer.Option(min=0, max=1, help="Weight of the dense network's outputs.")
+    float, typer.Option(min=0, max=1, help="Distillation weight of the original network's outputs.")
 ]
 PatienceOption = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Stop after so many epochs without progress on held-out images; 0: never, as a "
+        help="Stop after this many epochs without progress on held-out images. 0: never, because a "
         "cosine schedule gains most at its end.",
     ),
 ]
 RegenerateOption = Annotated[
     float,
-    typer.Option(min=0, max=1, help="Share of pruned filters that may return at first (dynamic)."),
+    typer.Option(min=0, max=1, help="Of --criterion dynamic: share of filters that may return."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
@@ -111,6 +126,7 @@ def _common(
     ] = False,
 ) -> None:
     console.quiet = quiet
+    keep_freed_memory()
 
 
 def main() -> None:
@@ -133,16 +149,16 @@ def _complain(error: Exception | str) -> int:
 def trace(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="The network file to write.")],
-    weights: Annotated[Path | None, typer.Option(help="Checked against the model.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights to check.")] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="C×H×W, such as 3x32x32; known for shipped models."),
+        typer.Option("--input", help="C×H×W, such as 3x32x32. Shipped models know theirs."),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Of a shipped model, if not those it is known for.")
+        int | None, typer.Option(min=1, help="Number of classes of a shipped model.")
     ] = None,
 ) -> None:
-    """Turn a PyTorch model into a network file: layers, channel groups, removable blocks."""
+    """Turn a PyTorch model into a network file: its layers, channel groups and removable blocks."""
     if classes is not None and model not in models.MODELS:
         raise RunError(f"--classes: {model} says itself how many it tells apart; leave it out")
     shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
@@ -170,9 +186,10 @@ def train(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     data_dir: DataDirOption = None,
+    normalisation: NormalisationOption = "imagenet",
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from these; a last layer for other classes begins anew."),
+        typer.Option(help="Start from these weights. A last layer for other classes starts anew."),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: BatchOption = 128,
@@ -190,8 +207,9 @@ def train(
         epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, patience=patience, seed=seed,
     )  # fmt: skip
+    of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
     if out.exists():
-        before, now = made_by(out), _training_of(model, data, weights, recipe, half)
+        before, now = made_by(out), _training_of(model, of, weights, recipe, half)
         if before not in (None, now):
             raise RunError(
                 f"{out} is of another training ({before}; now {now}). "
@@ -199,7 +217,7 @@ def train(
             )
         print(f"{out} exists already")
         return
-    images = load_data(data, data_dir)
+    images = load_data(data, data_dir, normalisation=normalisation)
     torch.manual_seed(seed)
     built = models.build(model, images.classes)
     if weights is not None:
@@ -218,9 +236,9 @@ def train(
                 task, completed=step, total=total, text=text
             ),
             held_out=images.held_out,
-            begun_from=_begun_from(model, data, weights),
+            begun_from=_begun_from(model, of, weights),
         )
-    save_weights(built, out, half, _training_of(model, data, weights, recipe, half))
+    save_weights(built, out, half, _training_of(model, of, weights, recipe, half))
     checkpoint.unlink(missing_ok=True)
     print(f"{out}: {accuracy(built, images.held_out):.2%} on held-out training images")
 
@@ -243,33 +261,37 @@ def prune(
     weights: WeightsOption,
     data: DataOption,
     table: TableOption,
-    out: Annotated[Path, typer.Option(help="The run's folder; an existing one is continued.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. An existing one is continued.")],
     data_dir: DataDirOption = None,
-    speedup: Annotated[float | None, typer.Option(help="Budget: this much faster.")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Budget: at most this long.")] = None,
+    normalisation: NormalisationOption = "imagenet",
+    speedup: Annotated[float | None, typer.Option(help="Budget: this many times faster.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Latency budget in milliseconds.")
+    ] = None,
     architecture: Annotated[
         Path | None,
         typer.Option(
-            help="Cut and train the network that this file describes, as another run's "
-            "architecture.json does; nothing is searched, and a budget is not needed."
+            help="Cut and train the network of this file, such as another run's architecture.json. "
+            "Nothing is searched, and no budget is needed."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help=", ".join(METHODS))] = "thompson",
+    method: Annotated[str, typer.Option(help=f"Search method: {', '.join(METHODS)}.")] = "thompson",
     criterion: CriterionOption = "l1",
     regenerate: RegenerateOption = 0.5,
     reconstruct: Annotated[
-        bool, typer.Option(help="Refit weights to what is left, before fine-tuning.")
+        bool, typer.Option(help="Refit weights to the channels that are left, before fine-tuning.")
     ] = True,
     depth: DepthOption = False,
     widths: Annotated[
-        bool, typer.Option(help="Whether layers may become narrower; if not, only blocks go.")
+        bool,
+        typer.Option(help="Let the search narrow layers, not only remove blocks."),
     ] = True,
     keep_width: KeepOption = None,
     reward: Annotated[
-        str, typer.Option(help=f"What the agent of --method rl is told: {', '.join(REWARDS)}.")
+        str, typer.Option(help=f"Reward of --method rl: {', '.join(REWARDS)}.")
     ] = "error_sensitivity",
     agent: Annotated[
-        str, typer.Option(help=f"The agent of --method rl: {', '.join(AGENTS)}.")
+        str, typer.Option(help=f"Agent of --method rl: {', '.join(AGENTS)}.")
     ] = "ddpg",
     actions: Annotated[
         str, typer.Option(help=f"What the agent of --method rl decides: {', '.join(ENVIRONMENTS)}.")
@@ -296,7 +318,8 @@ def prune(
     """Search, cut, fine-tune, export and check a smaller network within a latency budget."""
     settings = Settings.of(
         model=model, weights=str(weights), data=data, table=str(table), speedup=speedup,
-        data_dir=str(data_dir) if data_dir else None, latency_ms=latency_ms, method=method,
+        data_dir=str(data_dir) if data_dir else None, normalisation=normalisation,
+        latency_ms=latency_ms, method=method,
         criterion=criterion, regenerate=regenerate, reconstruct=reconstruct, depth=depth,
         architecture=str(architecture) if architecture else None, widths=widths,
         keep_width=tuple(keep_width or ()), reward=reward, agent=agent, actions=actions,
@@ -318,22 +341,23 @@ def compare(
     weights: WeightsOption,
     data: DataOption,
     table: TableOption,
-    out: Annotated[Path, typer.Option(help="The comparison's folder; an existing one goes on.")],
+    out: Annotated[Path, typer.Option(help="The comparison's folder; it may be continued.")],
     speedup: Annotated[
-        list[float] | None, typer.Option(help="Budget; several are allowed.")
+        list[float] | None, typer.Option(help="Latency budget, this many times faster. Repeatable.")
     ] = None,
     latency_ms: Annotated[
-        list[float] | None, typer.Option(help="Budget in ms; several are allowed.")
+        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
     ] = None,
     data_dir: DataDirOption = None,
+    normalisation: NormalisationOption = "imagenet",
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Several are allowed; all: {', '.join(METHODS)}. Settings of its own follow a "
-            "colon: rl:agent=td3,reward=error."
+            help=f"Search method. Repeatable; default: all of {', '.join(METHODS)}. A method's own "
+            "settings follow a colon, as in rl:agent=td3,reward=error."
         ),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Several are allowed.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed. Repeatable.")] = None,
     member: Annotated[
         list[str] | None,
         typer.Option(
@@ -356,14 +380,15 @@ def compare(
     recalibration_images: RecalibrationImagesOption = 1000,
     json_: JsonOption = False,
 ) -> None:
-    """Prune by several methods within the same budgets: a table and a picture of all of them."""
+    """Prune by several methods within the same budgets; a table and a picture show all of them."""
     if not speedup and not latency_ms:
         raise RunError("give at least one budget: --speedup or --latency-ms")
     base = Settings.of(
         model=model, weights=str(weights), data=data, table=str(table),
         speedup=speedup[0] if speedup else None,
         latency_ms=None if speedup else latency_ms[0],
-        data_dir=str(data_dir) if data_dir else None, criterion=criterion, depth=depth,
+        data_dir=str(data_dir) if data_dir else None, normalisation=normalisation,
+        criterion=criterion, depth=depth,
         keep_width=tuple(keep_width or ()), episodes=episodes, epochs=epochs, batch=batch,
         learning_rate=learning_rate, weight_decay=weight_decay,
         label_smoothing=label_smoothing, distill=distill, patience=patience,
@@ -395,7 +420,7 @@ def _time_bought(layers: list[dict], shown: int = 4) -> str:
     parts = [f"{name} {ms / total:.0%}" for name, ms in list(saved.items())[:shown]]
     slower = sum(row["pruned_ms"] > 1.05 * row["dense_ms"] for row in layers)
     end = f"; {slower} layers are slower than before" if slower else ""
-    return f"time bought by: {', '.join(parts)}{end}"
+    return f"time saved, by layer: {', '.join(parts)}{end}"
 
 
 def _print_comparison(summary: list[dict], dense_accuracy: float) -> None:
@@ -418,17 +443,20 @@ def _print_comparison(summary: list[dict], dense_accuracy: float) -> None:
 def evaluate(
     data: DataOption,
     data_dir: DataDirOption = None,
-    model: Annotated[str | None, typer.Option(help="A model, with --weights.")] = None,
+    normalisation: NormalisationOption = "imagenet",
+    model: Annotated[str | None, typer.Option(help="Model name; needs --weights.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Its weights.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Or a finished run's folder.")] = None,
-    onnx: Annotated[bool, typer.Option(help="Also export, and evaluate the ONNX file.")] = True,
+    run: Annotated[Path | None, typer.Option(help="A run's folder, not --model.")] = None,
+    onnx: Annotated[bool, typer.Option(help="Export too, and evaluate the ONNX file.")] = True,
     json_: JsonOption = False,
 ) -> None:
-    """Accuracy on the test set, in PyTorch and after export to ONNX."""
+    """Measure accuracy on the test set, in PyTorch and after export to ONNX."""
     others = (model, weights)
     if not (all(others) if run is None else not any(others)):
         raise RunError("give either --model with --weights, or --run")
-    images = load_data(data, data_dir)
+    if run is not None and RunFolder.open(run).settings.data == data:
+        normalisation = RunFolder.open(run).settings.normalisation
+    images = load_data(data, data_dir, normalisation=normalisation)
     if run is not None:
         built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
@@ -452,10 +480,10 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Option(help="A run's folder, fine-tuned.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    half: Annotated[bool, typer.Option("--half", help="In fp16, images and answers too.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Half precision.")] = False,
 ) -> None:
-    """A run's pruned network as ONNX, for another number of images at once or in half precision."""
+    """Export a run's network as ONNX for another batch size, or in half precision."""
     if out.suffix != ".onnx":
         raise RunError(f"--out {out}: networks are written as ONNX; end it in .onnx")
     shape = tuple(RunFolder.open(run).origin()["input_shape"])

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, count, product
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +30,14 @@ from pruner.former import NAMES, comparison_of_today, settings_of_today
 from pruner.measured import NotTimed, measure_pair
 from pruner.origin import digest, digests, files_read, table_identity
 from pruner.prune import prune
-from pruner.run_folder import Settings, read_json, require_same_origin, write_json
+from pruner.run_folder import RunFolder, Settings, read_json, require_same_origin, write_json
 from pruner.weights import load_weights
 
 Report = Callable[[str, int, int, str], None]
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
 FIXED = (
-    "method", "model", "weights", "data", "data_dir", "table", "speedup", "latency_ms", "seed",
-    "architecture", "keep_width",
+    "method", "model", "weights", "data", "data_dir", "normalisation", "table", "speedup",
+    "latency_ms", "seed", "architecture", "keep_width",
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def compare_methods(
     twice = [name for name, count in Counter(m.label for m in members).items() if count > 1]
     if twice:
         raise RunError(f"--member {twice[0]} is given twice; one row a network")
-    data = load_data(base.data, base.data_dir)
+    data = load_data(base.data, base.data_dir, normalisation=base.normalisation)
     for member in members:
         _built(base, member, data)
     out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def compare_methods(
         _require_same_problem(out, base, data)
         rows = _finished(out, LatencyTable.open(base.table).device.name)
         for number, (method, settings) in enumerate(runs):
-            name = _folder_of(method, settings, rows)
+            name = _folder_of(method, settings, rows, out)
             report("compare", number, len(runs) + len(members), name)
             rows[name] = _run(method, settings, out / name, report, data)
             _write(out, shared, rows)
@@ -189,14 +189,26 @@ def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
     return content
 
 
-def _folder_of(method: str, settings: Settings, rows: dict[str, dict]) -> str:
-    """The run's folder: the one that it has already, under whatever name it was begun."""
+def _folder_of(method: str, settings: Settings, rows: dict[str, dict], out: Path) -> str:
+    """The run's folder: the one that it has already, under whatever name it was begun.
+
+    A folder that an earlier version gave another method, by the name that this one has today, is
+    left alone.
+    """
     known = (method, settings.speedup, settings.latency_ms, settings.seed)
     for name, row in rows.items():
         asked = None if row.get("asked_ms") else row["asked"]
         if (row["method"], asked, row.get("asked_ms"), row["seed"]) == known:
             return name
-    return f"{_file_name(method)}_{_budget(settings)}_{settings.seed}"
+    plain = f"{_file_name(method)}_{_budget(settings)}_{settings.seed}"
+    names = chain([plain], (f"{plain}_{number}" for number in count(2)))
+    return next(n for n in names if n not in rows and _is_free(out / n, settings.method))
+
+
+def _is_free(folder: Path, method: str) -> bool:
+    return (
+        not (folder / "settings.json").exists() or RunFolder.open(folder).settings.method == method
+    )
 
 
 def _budget(settings: Settings) -> str:

@@ -26,8 +26,6 @@ def processor() -> torch.device:
 def on_processor(*models: nn.Module | None) -> Iterator[Here]:
     """The models on the processor, in the layout that its convolutions like; then back again."""
     device = processor()
-    if device.type == "cpu":
-        keep_freed_memory()
     came_from = {model: _device(model) for model in models if model is not None}
     with ExitStack() as back:
         for model, before in came_from.items():
@@ -38,6 +36,14 @@ def on_processor(*models: nn.Module | None) -> Iterator[Here]:
         yield lambda x: _placed(x, device)
 
 
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """What is drawn inside leaves the caller's generators as they were."""
+    on_gpu = processor().type == "cuda"
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        yield
+
+
 @cache
 def keep_freed_memory() -> bool:
     """Let this process use the memory of freed tensors again; returns whether its C library can.
@@ -45,6 +51,7 @@ def keep_freed_memory() -> bool:
     By default glibc hands large tensors back to the system when they are freed, and it must fill
     their pages with zeros again at the next training step: on two cores of an AMD EPYC a quarter
     of MobileNet-V1's, a tenth of ResNet-56's. Up to 2 GB at the heap's end are kept instead.
+    It changes the whole process, so only commands call it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -110,7 +117,7 @@ def fast_arithmetic(wanted: bool = True) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
 
 
-def compiled(model: nn.Module, frozen: bool = False) -> nn.Module:
+def compiled(model: nn.Module, frozen: bool = False) -> Callable[[Tensor], Tensor]:
     """The same model as fused code, where training on CPU waits for memory: worth a minute once.
 
     A `frozen` model does not learn: its BatchNorm is folded into its convolutions, and it is to be
@@ -120,8 +127,13 @@ def compiled(model: nn.Module, frozen: bool = False) -> nn.Module:
     if processor().type != "cpu" or not any(map(shutil.which, ("g++", "clang++"))):
         return model
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
-    torch._dynamo.config.suppress_errors = True  # what cannot be compiled is run as it is
-    return torch.compile(model, options={"freezing": frozen})
+    fused = torch.compile(model, options={"freezing": frozen})
+
+    def run(x: Tensor) -> Tensor:
+        with torch._dynamo.config.patch(suppress_errors=True):  # what cannot be compiled runs as is
+            return fused(x)
+
+    return run
 
 
 def half_precision() -> torch.dtype:

@@ -26,7 +26,14 @@ from pruner.user_code import call_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# By which CIFAR-10's images are normalised: as the published ResNets were trained, by ImageNet's
+# means and deviations, or by its own training images'.
+NORMALISATIONS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
 MARKED = 16  # images of a part by which a continued run knows its data set again
+SECOND = 0x5DEECE66  # what a joined set's second part adds to a seed: its images vary otherwise
 REREAD = 16  # images of a user's set that are read twice, to see whether they are the same
 
 
@@ -69,19 +76,36 @@ class Joined:
     def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
         of_first = indices < len(self.first)
         parts = (self.first, indices[of_first]), (self.second, indices[~of_first] - len(self.first))
-        drawn = [source.batch(part, seed) for source, part in parts if len(part)]
+        seeds = seed, None if seed is None else seed ^ SECOND
+        drawn = [
+            source.batch(part, own)
+            for (source, part), own in zip(parts, seeds, strict=True)
+            if len(part)
+        ]
         pixels, labels = (torch.cat(both) for both in zip(*drawn, strict=True))
         back = torch.cat([of_first.nonzero(), (~of_first).nonzero()]).flatten().argsort()
         return pixels[back], labels[back]
 
 
-def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Data:
+def load_data(
+    name: str,
+    folder: str | Path | None = None,
+    seed: int = 0,
+    normalisation: str = "imagenet",
+) -> Data:
     """A data set by name: digits, cifar10, imagenet, food101, or a user's own: `file.py:function`.
 
     The function takes no arguments and returns either a Data or what `from_datasets` takes, as a
-    tuple. `seed` chooses the held-out images; keep it within one experiment. Raises DataError if
-    the data set is missing or does not fit.
+    tuple. `seed` chooses the held-out images; keep it within one experiment. `normalisation`: of
+    CIFAR-10, a name from NORMALISATIONS; it must be that of the training that made the weights.
+    Raises DataError if the data set is missing or does not fit.
     """
+    if normalisation not in NORMALISATIONS:
+        raise DataError(
+            f"--normalisation {normalisation}: choose one of {', '.join(NORMALISATIONS)}"
+        )
+    if normalisation != "imagenet" and name != "cifar10":
+        raise DataError(f"--normalisation {normalisation} is for cifar10; leave it out for {name}")
     if folder is not None and (name == "digits" or ":" in name):
         raise DataError(f"--data-dir {folder}: {name} needs no folder; leave it out")
     if name not in _LOADERS and ":" in name:
@@ -94,6 +118,8 @@ def load_data(name: str, folder: str | Path | None = None, seed: int = 0) -> Dat
         )
     if name != "digits" and folder is None:
         raise DataError(f"data set {name} needs --data-dir, the folder that holds it")
+    if name == "cifar10":
+        return _cifar10(Path(folder), seed, *NORMALISATIONS[normalisation])
     return _LOADERS[name](Path(folder) if folder is not None else None, seed)
 
 
@@ -228,7 +254,9 @@ def _digits(folder: Path | None, seed: int) -> Data:
     return Data("digits", train, held_out, test, classes=10, shape=(1, 8, 8))
 
 
-def _cifar10(folder: Path, seed: int) -> Data:
+def _cifar10(
+    folder: Path, seed: int, mean: tuple[float, ...] = IMAGENET_MEAN, std=IMAGENET_STD
+) -> Data:
     """CIFAR-10 as torchvision downloads it, or as Parquet in the Hugging Face layout."""
     if (folder / "cifar-10-batches-py").is_dir():
         read = _read_cifar_batches
@@ -240,34 +268,37 @@ def _cifar10(folder: Path, seed: int) -> Data:
             f"with: python -c \"import torchvision; torchvision.datasets.CIFAR10('{folder}', "
             'download=True)", or download the Parquet files of the Hugging Face set `cifar10`'
         )
-    train, held_out = _split(_cifar_images(*read(folder, "train")), 5000, seed)
-    test = _cifar_images(*read(folder, "test"))
+    everything, test = (_in_memory(*read(folder, part), mean, std) for part in ("train", "test"))
+    train, held_out = _split(everything, 5000, seed)
     return Data("cifar10", train, held_out, test, classes=10, shape=(3, 32, 32))
 
 
-def _cifar_images(pixels: np.ndarray, labels: np.ndarray) -> InMemory:
+def _in_memory(pixels: np.ndarray, labels: np.ndarray, mean, std) -> InMemory:
     return InMemory(
         torch.from_numpy(pixels),
         torch.from_numpy(labels.astype(np.int64)),
-        IMAGENET_MEAN,
-        IMAGENET_STD,
+        mean,
+        std,
         shift=4,
         flip=True,
     )
 
 
 def _read_cifar_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    files = [f"data_batch_{i}" for i in range(1, 6)] if part == "train" else ["test_batch"]
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity
+
+    files = CIFAR10.train_list if part == "train" else CIFAR10.test_list
     pixels, labels = [], []
-    for name in files:
-        path = folder / "cifar-10-batches-py" / name
-        try:
-            with path.open("rb") as file:
-                content = pickle.load(file, encoding="latin1")  # torchvision's own format
-        except (FileNotFoundError, pickle.UnpicklingError, EOFError) as error:
+    for name, md5 in files:
+        path = folder / CIFAR10.base_folder / name
+        if not check_integrity(path, md5):  # before it is unpickled, which runs what it says
             raise DataError(
-                f"{path} is missing or broken ({error}); delete the folder and download it again"
-            ) from None
+                f"{path} is missing, or not the published file: its checksum is another. Delete "
+                "the folder and download it again"
+            )
+        with path.open("rb") as file:
+            content = pickle.load(file, encoding="latin1")
         pixels.append(content["data"].reshape(-1, 3, 32, 32))
         labels.append(content["labels"])
     return np.concatenate(pixels), np.concatenate(labels)

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pruner.errors import ExportError
 
@@ -48,7 +49,7 @@ def export_onnx(
             (example.to(dtype),),
             partial,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=_output_names(model, example),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -64,6 +65,13 @@ def export_onnx(
     return difference
 
 
+def _output_names(model: nn.Module, example: Tensor) -> list[str]:
+    """`output`, or `output_0`, `output_1`, … of a model with several."""
+    with torch.inference_mode():
+        count = len(tensors_of(model(example)))
+    return [OUTPUT] if count == 1 else [f"{OUTPUT}_{number}" for number in range(count)]
+
+
 def as_read(entry: ort.NodeArg, x: Tensor) -> dict[str, np.ndarray]:
     """Images in the precision of a file's input."""
     dtype = np.float16 if entry.type == "tensor(float16)" else np.float32
@@ -73,13 +81,32 @@ def as_read(entry: ort.NodeArg, x: Tensor) -> dict[str, np.ndarray]:
 def largest_difference(
     model: nn.Module, path: str | Path, input_shape: tuple[int, int, int], runs: int = 8
 ) -> float:
-    """Largest |ONNX − PyTorch| over random inputs, relative to the largest output."""
+    """Largest |ONNX − PyTorch| over random inputs, relative to the largest value of its output.
+
+    Of all outputs the worst; raises ExportError where their numbers or shapes differ.
+    """
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
     batch = entry.shape[0]
     inputs = torch.randn(runs * batch, *input_shape, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = model.eval()(inputs).numpy()
+        expected = [tensor.numpy() for tensor in tensors_of(model.eval()(inputs))]
     rows = [session.run(None, as_read(entry, x)) for x in inputs.split(batch)]
-    found = np.concatenate([outputs for outputs, *_ in rows])
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    found = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    if [each.shape for each in found] != [each.shape for each in expected]:
+        raise ExportError(
+            f"{path} answers {_shapes(found)}, the model {_shapes(expected)}; it was not accepted"
+        )
+    return max(
+        float(np.abs(f - e).max() / max(np.abs(e).max(), np.finfo(np.float32).tiny))
+        for f, e in zip(found, expected, strict=True)
+    )
+
+
+def tensors_of(answer) -> list[Tensor]:
+    """All tensors of a model's answer, in the order in which ONNX has them as outputs."""
+    return [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
+
+
+def _shapes(outputs: list[np.ndarray]) -> str:
+    return ", ".join("×".join(map(str, each.shape)) for each in outputs)

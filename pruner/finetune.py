@@ -21,7 +21,13 @@ from torch import Tensor, nn
 
 from lookup_tables.files import write_whole
 from pruner.accuracy import accuracy
-from pruner.compute import compiled, fast_arithmetic, loss_scaler, on_processor
+from pruner.compute import (
+    compiled,
+    fast_arithmetic,
+    loss_scaler,
+    on_processor,
+    own_random_state,
+)
 from pruner.data import Images
 from pruner.errors import RunError
 from pruner.reading import ahead
@@ -122,7 +128,7 @@ def fine_tune(
     """
     if recipe.patience and held_out is None:
         raise RunError("a patience needs held-out images to judge by; leave it at 0")
-    with on_processor(model, teacher) as here:
+    with on_processor(model, teacher) as here, own_random_state():
         training = _Training(model, images, recipe, checkpoint, teacher, here, begun_from)
         training.run(report, held_out)
     model.eval()

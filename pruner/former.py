@@ -11,6 +11,7 @@ from pruner.methods.lap import PAPER
 NAMES = 2  # of methods and settings; compare.json says by which it was written
 _RENAMED = {"ranking": "criterion", "rate": "learning_rate"}
 _OF_AN_AGENT = tuple(PAPER)
+_AMCS = ("agent", "actions")  # what AMC could be given
 _FIRST = "lap/ddpg/widths"  # what lap:agent=ddpg was called before it had settings
 
 
@@ -18,10 +19,12 @@ def settings_of_today(before: dict) -> dict:
     """A run's settings as this version writes them; today's are returned as they are."""
     now = {_RENAMED.get(name, name): value for name, value in before.items()}
     if now.get("agent") == "thompson":
-        method = {"lap": "thompson", "amc": "thompson"}.get(now.get("method"), now.get("method"))
+        method = "thompson" if now.get("method") in ("lap", "amc") else now.get("method")
         return {k: v for k, v in now.items() if k not in _OF_AN_AGENT} | {"method": method}
     if now.get("method") == "lap" and any(now.get(k, v) != v for k, v in PAPER.items()):
         return now | {"method": "rl"}
+    if now.get("method") == "amc" and any(now.get(k, PAPER[k]) != PAPER[k] for k in _AMCS):
+        return now | {"method": "rl", "reward": "error", "sensitivity": False}  # by MACs, once
     return now
 
 
@@ -36,7 +39,10 @@ def method_of_today(label: str) -> str:
     own = dict(part.partition("=")[::2] for part in rest.split(",") if part)
     agent = own.pop("agent", "thompson" if name == "lap" else None)
     if name == "amc" and agent == "thompson":
-        return "thompson on MACs"  # which this version does not offer
+        return "thompson on MACs"  # which this version does not offer, nor the next
+    if name == "amc" and (agent not in (None, "ddpg") or own.get("actions", "widths") != "widths"):
+        varied = ",".join(f"{k}={v}" for k, v in ({"agent": agent or "ddpg"} | own).items())
+        return f"rl on MACs:{varied}"
     if agent == "thompson":
         name = "thompson"
     elif name == "lap" and agent is not None:

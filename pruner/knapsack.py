@@ -16,6 +16,7 @@ Deviations:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ from pruner.completion import Completion, Factor
 from pruner.errors import SearchError
 from pruner.problem import SearchProblem
 
-GAP, LARGEST_GAP, LIMIT_S = 1e-3, 1e-2, 120
+GAP, LARGEST_GAP = 1e-3, 1e-2
+MOST_NODES = 20_000  # of the solver's tree: a limit in seconds would depend on the machine
+PATIENCE_S = 1800  # then there is no answer, never another one
 INFEASIBLE = 2  # the solver's word for it
 TOLERANCE = 1e-6  # to which the solver keeps its constraints
 LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
@@ -89,7 +92,7 @@ def solve(completion: Completion, values: Sequence[np.ndarray], budget_s: float)
     """Positions of the greatest worth within the budget, to within LARGEST_GAP of it.
 
     A group's worth counts only where the block it is inside of stays. How close the answer comes
-    depends on what the solver reaches within LIMIT_S. Raises SearchError if that is nothing.
+    depends on what the solver reaches within MOST_NODES. Raises SearchError if that is nothing.
     """
     programme = _Programme([len(choice.options) for choice in completion.choices])
     for factor in worth_factors(completion, values):
@@ -120,7 +123,8 @@ class _Programme:
 
     def solve(self, budget_s: float) -> list[int] | None:
         """Positions of the best options, None where none fits; raises SearchError if they were not
-        found in time."""
+        found within MOST_NODES."""
+        start_s = time.perf_counter()
         gain, price, ties, right = self._build()
         integral = np.zeros(len(gain))
         integral[: self._count] = 1
@@ -132,14 +136,15 @@ class _Programme:
                 LinearConstraint(ties, right, right),
                 LinearConstraint(price[None] / budget_s, -np.inf, 1.0),
             ],
-            options={"mip_rel_gap": GAP, "time_limit": LIMIT_S},
+            options={"mip_rel_gap": GAP, "node_limit": MOST_NODES, "time_limit": PATIENCE_S},
         )
         if answer.status == INFEASIBLE:
             return None
-        if answer.x is None or answer.mip_gap > LARGEST_GAP:
+        is_late = time.perf_counter() - start_s >= PATIENCE_S
+        if is_late or answer.x is None or answer.mip_gap > LARGEST_GAP:
             raise SearchError(
-                f"the knapsack was not solved within {LIMIT_S} s ({answer.message}); "
-                "ask for less, or use another method"
+                f"the knapsack was not solved within {MOST_NODES} nodes of its tree, or "
+                f"{PATIENCE_S} s ({answer.message}); ask for less, or use another method"
             )
         return [
             int(answer.x[start : start + size].argmax())

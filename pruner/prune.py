@@ -19,6 +19,7 @@ from lookup_tables.errors import BudgetError
 from lookup_tables.estimate import LatencyModel
 from lookup_tables.files import only_writer
 from lookup_tables.network import Architecture, Network
+from lookup_tables.provenance import commit
 from lookup_tables.staircase import Staircase
 from lookup_tables.table import LatencyTable
 from pruner import models
@@ -34,7 +35,7 @@ from pruner.export import export_onnx
 from pruner.finetune import Recipe, fine_tune
 from pruner.measured import NotTimed, measure_pair
 from pruner.methods import METHODS, SearchSettings
-from pruner.origin import commit, files_read, table_identity, versions
+from pruner.origin import files_read, table_identity, versions
 from pruner.problem import SearchProblem
 from pruner.reading import ReadOnce
 from pruner.reconstruct import Reconstruction
@@ -47,7 +48,7 @@ from pruner.weights import load_weights, save_weights
 
 Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
 CLEARLY = 0.999
-SCORE = 2  # raised whenever the same candidates are scored otherwise
+SCORE = 3  # raised whenever the same candidates are scored otherwise
 SCORED_ONCE = ("uniform", "magnitude", "knapsack")
 FEW_IMAGES = 100  # of fewer BatchNorm sees too little
 RESCORED = 5  # the search's best, scored again on all held-out images
@@ -150,7 +151,11 @@ class Journey:
     @cached_property
     def data(self) -> Data:
         self.report("load", 0, 1, f"reading {self.settings.data}")
-        return load_data(self.settings.data, self.settings.data_dir)
+        return load_data(
+            self.settings.data,
+            self.settings.data_dir,
+            normalisation=self.settings.normalisation,
+        )
 
     @cached_property
     def recalibrated_by(self) -> Images:

@@ -244,13 +244,15 @@ def _least_squares(
 ) -> Tensor:
     """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equations.
 
-    `moment`: (inputs + 1, inputs + 1), `wanted`: (inputs + 1, filters).
+    `moment`: (inputs + 1, inputs + 1), `wanted`: (inputs + 1, filters). The ridge holds the weights
+    back, never the constant: it would draw the outputs towards 0, the more the larger inputs are.
     """
     inputs = _inputs(layer, reads)
+    ridge = torch.full((len(inputs),), RIDGE) * moment.diagonal()[inputs].mean()
     if intercept:
         inputs = torch.cat([inputs, torch.tensor([len(moment) - 1])])
-    gram = moment[inputs][:, inputs]
-    gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
+        ridge = F.pad(ridge, (0, 1))
+    gram = moment[inputs][:, inputs] + torch.diag(ridge)
     return torch.linalg.solve(gram, wanted[inputs]).T
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lookup_tables.files import first_fault, write_whole
+from lookup_tables.files import PARTIAL, first_fault, write_whole
 from pruner.criteria import DYNAMIC
 from pruner.data import same_images
 from pruner.errors import RunError
@@ -37,6 +37,7 @@ class Settings(BaseModel):
     weights: str
     data: str
     data_dir: str | None = None
+    normalisation: str = "imagenet"
     table: str
     speedup: float | None = None
     latency_ms: float | None = None
@@ -121,7 +122,8 @@ class Settings(BaseModel):
     def _regenerates_what_is_selected(self):
         if self.criterion != DYNAMIC and self.regenerate != _usual("regenerate"):
             raise ValueError(
-                f"--regenerate is of --criterion {DYNAMIC}; {self.criterion} has no use"
+                f"--regenerate has no effect with --criterion {self.criterion}; it applies to "
+                f"{DYNAMIC}"
             )
         return self
 
@@ -195,8 +197,7 @@ class RunFolder:
             if settings != run.settings:  # files lie elsewhere by now
                 write_json(file, settings.model_dump())
             return cls(path, settings)
-        begun = ("origin.json", "origin.json.partial", "settings.json.partial")  # and killed
-        if path.exists() and any(file.name not in begun for file in path.iterdir()):
+        if path.exists() and not all(map(_is_of_a_killed_start, path.iterdir())):
             raise RunError(f"{path} is not empty and is no run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "origin.json", origin)
@@ -236,6 +237,10 @@ class RunFolder:
             raise RunError(f"{path} is no run folder: settings.json is missing") from None
         except ValidationError as error:
             raise RunError(f"{path}/settings.json: {first_fault(error)}") from None
+
+
+def _is_of_a_killed_start(file: Path) -> bool:
+    return file.name == "origin.json" or file.name.endswith(PARTIAL)
 
 
 def _stored_settings(path: Path) -> dict:

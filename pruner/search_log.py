@@ -28,30 +28,30 @@ class SearchLog:
     latency: LatencyModel
     report: Callable[[SearchLog], None] = lambda log: None
     limit_s: float = np.inf  # a slower network is never the best
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[Architecture, float] = field(default_factory=dict)  # in the order they were found
     asked: int = 0  # how often this process asked, known answers included
     best: tuple[float, Architecture] | None = None
 
     def __post_init__(self) -> None:
+        _drop_incomplete_line(self.path)
         for row in read_log(self.path):
-            self.scores[_key(row["architecture"])] = row["accuracy"]
+            self.scores[row["architecture"]] = row["accuracy"]
 
     def score(self, architecture: Architecture) -> float:
         """The logged accuracy of an architecture, or a new evaluation, logged."""
-        key = _key(architecture)
-        if key not in self.scores:
+        if architecture not in self.scores:
             start_s = time.perf_counter()
             accuracy = self.evaluate(architecture)
             self._append(architecture, accuracy, time.perf_counter() - start_s)
-            self.scores[key] = accuracy
+            self.scores[architecture] = accuracy
         self.asked += 1
-        self._compare_with_best(architecture, self.scores[key])
+        self._compare_with_best(architecture, self.scores[architecture])
         self.report(self)
-        return self.scores[key]
+        return self.scores[architecture]
 
     def ranked(self) -> list[tuple[float, Architecture]]:
         """Everything scored so far, best first; ties in the order they were found."""
-        pairs = [(a, Architecture.model_validate_json(key)) for key, a in self.scores.items()]
+        pairs = [(accuracy, architecture) for architecture, accuracy in self.scores.items()]
         return sorted(pairs, key=lambda pair: -pair[0])
 
     def _compare_with_best(self, architecture: Architecture, accuracy: float) -> None:
@@ -90,17 +90,16 @@ def _parse(path: Path, line: str) -> dict:
         ) from None
 
 
-def _key(architecture: Architecture) -> str:
-    return architecture.model_dump_json()
-
-
 def _complete_lines(path: Path) -> list[str]:
-    """The log's lines; an incomplete last one, left by a killed search, is cut off the file."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
+    """The log's lines, without an incomplete last one, which a killed search left."""
+    data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1].decode(errors="replace").splitlines()
+
+
+def _drop_incomplete_line(path: Path) -> None:
+    """What is appended next begins a line of its own."""
+    size = path.stat().st_size if path.exists() else 0
+    end = path.read_bytes().rfind(b"\n") + 1 if size else 0
+    if end < size:
         with path.open("r+b") as file:
             file.truncate(end)
-    return data[:end].decode(errors="replace").splitlines()

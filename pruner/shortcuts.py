@@ -47,9 +47,11 @@ class Heir:
 def heirs(trace: Trace) -> list[Heir]:
     """The layers before removable blocks that can be fitted to stand for them.
 
-    There is none where something else reads what the block does, where that is not written by a
-    plain convolution, as behind a pool or a sum of its own, and where BatchNorm cannot scale.
+    There is none where something else reads what the block does, the network's user included,
+    where that is not written by a plain convolution, as behind a pool or a sum of its own, and
+    where BatchNorm cannot scale.
     """
+    returned = _returned(trace)
     layers = {layer.name: layer for layer in trace.network.layers}
     nodes = {node.name: node for node in trace.module.graph.nodes}
     calls = {n.target: n for n in trace.module.graph.nodes if n.op == "call_module"}
@@ -58,7 +60,7 @@ def heirs(trace: Trace) -> list[Heir]:
         read = layers[block.input]
         sums = {
             later.name: _sum(trace, read, layers[later.output], ends(trace, later, nodes)[1])
-            for later in _chain(trace.network, block)
+            for later in _chain(trace.network, block, returned)
         }
         if sums and (layer := _writer(trace, layers, read)):
             norm = trace.batch_norms.get(layer.name)
@@ -91,10 +93,21 @@ def _inputs(trace: Trace, layer: Layer) -> int:
     return trace.module.get_submodule(layer.name).weight[0].numel()
 
 
-def _chain(network: Network, block: Block) -> Iterator[Block]:
+def _returned(trace: Trace) -> set[str]:
+    """The layers whose outputs the model returns."""
+    (output,) = (node for node in trace.module.graph.nodes if node.op == "output")
+    names = {node.name for node in output.all_input_nodes}
+    return {layer for layer, node in trace.node_of.items() if node in names}
+
+
+def _chain(network: Network, block: Block, returned: Collection[str]) -> Iterator[Block]:
     """A block and the removable ones that follow, as long as each is all that reads its input."""
     follows = {each.input: each for each in network.blocks}
-    while block and _readers(network, block.input) <= set(block.layers):
+    while (
+        block
+        and block.input not in returned
+        and _readers(network, block.input) <= set(block.layers)
+    ):
         yield block
         block = follows.get(block.output)
 

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookup_tables.network import Architecture
-from pruner.compute import Here, fast_arithmetic, loss_scaler, on_processor
+from pruner.compute import Here, fast_arithmetic, loss_scaler, on_processor, own_random_state
 from pruner.criteria.writers import filters, of_groups
 from pruner.data import Images
 from pruner.graph_reader import Segment
@@ -81,7 +81,7 @@ def select(
     whole = {name: torch.arange(group.width) for name, group in network.group.items()}
     module = cut(trace, blocks_only, whole)
     present = replace(trace, module=module)
-    with hide(present, masks), on_processor(module) as here:
+    with hide(present, masks), on_processor(module) as here, own_random_state():
         widths = None if fixed is not None else network.widths(architecture)
         _train(present, masks, widths, images, phase, seed, here, report)
     trained = copy.deepcopy(trace.module)

@@ -1,4 +1,4 @@
-"""What a comparison reads and how it sums up; the command itself runs in test_journeys."""
+"""What a comparison reads and how it sums up; the command itself runs in tests/journeys."""
 
 import json
 from pathlib import Path

@@ -157,3 +157,25 @@ def test_what_is_compiled_follows_from_what_layers_write_not_from_steps(
     layers = nn.Conv2d(1, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10)
     fine_tune(nn.Sequential(*layers), data.train, recipe)  # writes 36 · channels twice, then 10
     assert len(calls) == expected
+
+
+def test_a_training_leaves_the_state_of_the_process_alone(monkeypatch):
+    monkeypatch.setattr("pruner.finetune.COMPILED_FROM", math.inf)
+    monkeypatch.setattr("pruner.compute.keep_freed_memory", lambda: pytest.fail("a command's part"))
+    before = torch.random.get_rng_state()
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    fine_tune(model, load_data("digits").train, Recipe(epochs=1, batch=256, rate=0.05))
+    torch.nn.Linear(1, 1)  # what a caller draws next is what it would have drawn
+    after = torch.random.get_rng_state()
+    torch.random.set_rng_state(before)
+    torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Linear(1, 1)
+    assert torch.equal(after, torch.random.get_rng_state())
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_compiling_leaves_the_compilers_settings_alone():
+    model = nn.Linear(4, 2).eval()
+    before = torch._dynamo.config.suppress_errors
+    with torch.no_grad():
+        compiled(model)(torch.zeros(1, 4))
+    assert torch._dynamo.config.suppress_errors == before

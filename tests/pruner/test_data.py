@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import pickle
@@ -12,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Subset
+from torchvision.datasets import CIFAR10
 
 from pruner.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NORMALISATIONS,
+    Joined,
     batches,
     from_datasets,
     image_marks,
@@ -40,6 +46,21 @@ def write_torchvision_layout(folder, pixels):
         (target / name).write_bytes(pickle.dumps(content))
 
 
+@pytest.fixture
+def published(monkeypatch):
+    """Let the files of a folder be those that were published."""
+
+    def publish(folder):
+        def listed(files):
+            read = (folder / CIFAR10.base_folder / name for name, _ in files)
+            return [[path.name, hashlib.md5(path.read_bytes()).hexdigest()] for path in read]
+
+        monkeypatch.setattr(CIFAR10, "train_list", listed(CIFAR10.train_list))
+        monkeypatch.setattr(CIFAR10, "test_list", listed(CIFAR10.test_list))
+
+    return publish
+
+
 def write_parquet_layout(folder, pixels, labels):
     def png(image):
         buffer = io.BytesIO()
@@ -52,9 +73,10 @@ def write_parquet_layout(folder, pixels, labels):
     frame.iloc[:7].to_parquet(folder / "test-00000-of-00001.parquet")
 
 
-def test_cifar10_reads_torchvisions_download_layout(tmp_path):
+def test_cifar10_reads_torchvisions_download_layout(tmp_path, published):
     pixels = cifar_pixels(6000)
     write_torchvision_layout(tmp_path, pixels)
+    published(tmp_path)
     data = load_data("cifar10", tmp_path)
     assert (len(data.train), len(data.held_out), len(data.test)) == (0, 5000, 1000)
     assert torch.equal(data.test.pixels, torch.from_numpy(pixels[5::6]))
@@ -174,11 +196,48 @@ def test_an_unknown_data_set_names_the_known_ones():
         load_data("mnist")
 
 
-def test_a_broken_download_is_named(tmp_path):
+class Opened:
+    """Unpickled, it would run what it likes; here it says so."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("an unknown file was unpickled",))
+
+
+@pytest.mark.parametrize("content", [b"broken", pickle.dumps(Opened()), None])
+def test_what_is_not_the_published_file_is_named_and_never_unpickled(tmp_path, published, content):
     write_torchvision_layout(tmp_path, cifar_pixels(60))
-    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"broken")
-    with pytest.raises(DataError, match="data_batch_3 is missing or broken"):
+    published(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match="data_batch_3 is missing, or not the published file"):
         load_data("cifar10", tmp_path)
+
+
+def test_cifar10_is_normalised_as_the_published_weights_want_it_or_by_its_own_statistics(tmp_path):
+    write_parquet_layout(tmp_path, cifar_pixels(30), list(range(10)) * 3)
+    usual, own = (
+        load_data("cifar10", tmp_path, **options).test
+        for options in ({}, {"normalisation": "cifar10"})
+    )
+    x, _ = usual.batch(torch.arange(3))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(x * std + mean, usual.pixels[:3] / 255)
+    y, _ = own.batch(torch.arange(3))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in NORMALISATIONS["cifar10"])
+    torch.testing.assert_close(y * std + mean, usual.pixels[:3] / 255)
+    with pytest.raises(DataError, match="is for cifar10; leave it out for digits"):
+        load_data("digits", normalisation="cifar10")
+    with pytest.raises(DataError, match="choose one of imagenet, cifar10"):
+        load_data("cifar10", tmp_path, normalisation="mine")
+
+
+def test_both_parts_of_a_joined_set_are_augmented_by_draws_of_their_own():
+    images = DIGITS.train
+    joined = Joined(images, images)
+    x, _ = joined.batch(torch.tensor([0, len(images)]), seed=3)
+    draws = [joined.batch(torch.tensor([0, len(images)]), seed)[0] for seed in range(20)]
+    assert any(not torch.equal(first, second) for first, second in draws)
+    torch.testing.assert_close(x, joined.batch(torch.tensor([0, len(images)]), seed=3)[0])
 
 
 # -- a user's own --------------------------------------------------------------------------------

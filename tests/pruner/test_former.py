@@ -27,6 +27,8 @@ FORMER = {
         ("lap:agent=ddpg,sensitivity=false", "rl:sensitivity=false"),
         ("lap:agent=td3,depth=false", "rl:agent=td3,depth=false"),
         ("amc:agent=thompson", "thompson on MACs"),
+        ("amc:agent=td3", "rl on MACs:agent=td3"),
+        ("amc:agent=ddpg", "amc"),
         ("resnet20", "resnet20"),
         ("greedy:ranking=l2", "greedy:criterion=l2"),
     ],

@@ -12,6 +12,7 @@ from lookup_tables.network import Architecture
 from pruner.choices import choices
 from pruner.completion import Completion, too_coupled
 from pruner.env import ENVIRONMENTS
+from pruner.errors import SearchError
 from pruner.knapsack import solve, solve_nearly, worth, worth_factors
 from pruner.methods import AGENTS, METHODS, SearchSettings
 from pruner.methods.amc import matching_budget
@@ -282,10 +283,18 @@ def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, 
             )
 
     monkeypatch.setattr("pruner.methods.amc.run_agent", agent)
+    monkeypatch.setattr("pruner.methods.amc.warm_up", lambda settings: 0)
     METHODS["amc"](problem, SearchSettings(200))
     too_slow = [seconds > problem.budget_s for seconds in seen]
     assert sum(too_slow[-20:]) < 10 < sum(too_slow[:22])
     assert len(seen) <= 201
+
+
+def test_the_knapsacks_answer_does_not_depend_on_the_machines_speed(latency, monkeypatch):
+    """What ends the solver's tree is a number of nodes; where time does, there is no answer."""
+    monkeypatch.setattr("pruner.knapsack.PATIENCE_S", 0)
+    with pytest.raises(SearchError, match="was not solved within 20000 nodes of its tree, or 0 s"):
+        METHODS["knapsack"](problem_for(latency, 1.5), SearchSettings())
 
 
 def test_the_knapsack_spends_what_its_solver_leaves(latency, monkeypatch):
@@ -307,6 +316,15 @@ def test_a_model_in_macs_counts_macs(latency):
     share = CHAIN.macs(widths) / CHAIN.macs(CHAIN.widths(CHAIN.dense))
     found = in_macs.latency_s(Architecture(widths=widths)) / in_macs.dense_s
     assert found == pytest.approx(share)
+
+
+def test_the_layers_of_a_model_in_macs_are_macs_too(latency):
+    in_macs = latency.in_macs()
+    layers = in_macs.layers(latency.network.dense)
+    assert sum(layer.seconds for layer in layers) == pytest.approx(in_macs.dense_s)
+    shares = [layer.seconds / in_macs.dense_s for layer in layers]
+    whole = latency.network.macs_of(latency.network.dense)
+    assert shares == pytest.approx([layer.spec.macs / whole for layer in layers])
 
 
 def test_a_width_is_worth_its_most_important_channels():

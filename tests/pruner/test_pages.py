@@ -1,4 +1,4 @@
-"""Pages and their pictures; whole reports are written in test_journeys."""
+"""Pages and their pictures; whole reports are written in tests/journeys."""
 
 import numpy as np
 from hypothesis import given

@@ -5,7 +5,7 @@ from torch import nn
 from lookup_tables.network import Architecture
 from pruner import models, reconstruct
 from pruner.data import load_data
-from pruner.reconstruct import Reconstruction
+from pruner.reconstruct import Reconstruction, _least_squares
 from pruner.shortcuts import heirs
 from pruner.surgery import cut
 from pruner.trace import trace
@@ -233,6 +233,19 @@ def test_what_others_read_as_well_is_not_changed_for_a_removed_block(skip, remov
     changed = {name for name in before if not torch.equal(found[name], before[name])}
     takes_over = skip and "one" in removed  # of the two behind it the head reads both
     assert changed == ({"stem.weight", "stem.bias"} if takes_over else set())
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_ridge_leaves_the_constant_alone_however_large_the_inputs_are(scale):
+    generator = torch.Generator().manual_seed(0)
+    rows = scale * torch.randn(4096, 4, generator=generator, dtype=torch.float64)
+    wanted = (rows @ torch.tensor([[0.5], [-1.0], [0.25], [2.0]], dtype=torch.float64)) + 377.0
+    rows = nn.functional.pad(rows, (0, 1), value=1.0)
+    layer = nn.Linear(4, 1).double()
+    fitted = _least_squares(
+        layer, torch.arange(4), rows.T @ rows / len(rows), rows.T @ wanted / len(rows), True
+    )
+    assert fitted[0, -1].item() == pytest.approx(377.0, rel=1e-3)
 
 
 class InPlace(nn.Module):

@@ -19,7 +19,7 @@ from pruner.methods import METHODS, SearchSettings
 from pruner.methods.agents import learner
 from pruner.problem import SearchProblem
 from pruner.rewards import REWARDS, EpisodeResult
-from pruner.search_log import SearchLog
+from pruner.search_log import SearchLog, read_log
 from pruner.sensitivity import latency_sensitivity, local_slope
 from tests.toys import chain, synthetic_table, tiny_network
 
@@ -184,8 +184,9 @@ def test_a_budget_that_nothing_meets_names_the_fastest_and_its_price(latency):
 
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
 def test_the_environment_passes_gymnasiums_checker(latency):
-    problem = problem_for(latency, 1.5)
-    check_env(PruningEnv(problem, Completion(latency), REWARDS["error"]))
+    env = PruningEnv(problem_for(latency, 1.5), Completion(latency), REWARDS["error"])
+    check_env(env)
+    assert env.episode > 0  # it was played
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
@@ -303,6 +304,27 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
         raise AssertionError("the log knows every answer")
 
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
+
+
+def test_reading_a_log_changes_nothing_of_it(resnet_latency, tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = run_method("random", resnet_latency, path, episodes=5)
+    with path.open("a") as file:
+        file.write('{"architecture": {"wid')  # another process is writing it
+    before = path.read_bytes()
+    assert len(read_log(path)) == len(log.scores)
+    assert path.read_bytes() == before
+
+
+def test_equal_architectures_are_scored_once(resnet_latency, tmp_path):
+    asked = []
+    score = lambda architecture: asked.append(architecture) or 0.5  # noqa: E731 - shorter than a def
+    log = SearchLog(tmp_path / "log.jsonl", score, resnet_latency)
+    names = [group.name for group in resnet_latency.network.groups][:2]
+    widths = {name: resnet_latency.network.group[name].choices[-2] for name in names}
+    log.score(Architecture(widths=widths))
+    log.score(Architecture(widths=dict(reversed(widths.items()))))
+    assert len(asked) == len(log.scores) == 1
 
 
 def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monkeypatch):
