@@ -40,13 +40,16 @@ VALUES = {  # option, value in a document → value here; None: the option is le
     ("--data-dir", "DATA"): None,
     ("--table", "lookup_tables/data/intel_xeon_processor_1t"): "TABLE",
     ("--table", "runs/demo/table"): "TABLE",
+    ("--table", "tables/mine"): "TABLE",
     ("--input", "3x224x224"): "1x8x8",
     ("--speedup", "2"): "1.2",
     ("--speedup", "1.5"): "1.2",
+    ("--speedup", "1.6"): "1.2",
     ("--speedup", "3"): None,
     ("--member", "resnet20=resnet20-12fca82f.th"): None,
     ("--member", "resnet32=92.63%"): None,
     ("--epochs", "30"): None,
+    ("--epochs", "40"): None,
     ("--epochs", "20"): "1",
     ("--epochs", "5"): None,
     ("--episodes", "60"): None,
@@ -61,7 +64,7 @@ ADDED = {
     "pruner prune": ["--episodes", "4", "--epochs", "0"],
     "pruner compare": ["--episodes", "4", "--epochs", "0"],
 }
-# Minutes even when small; test_journeys.py and test_repeat.py run them.
+# Minutes even when small; tests/journeys and test_repeat.py run them.
 ONLY_PARSED = ("latprof repeat", "latprof transfer")
 SMALLER = {
     "goal=Goal(budget_s=90)": "goal=Goal(samples=12), levels=3",
@@ -80,7 +83,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from tests.toys import small_resnet as factory
+from tests.toys import small_resnet as small_net
 
 def images():
     digits = load_digits()
@@ -102,13 +105,17 @@ def commands(text: str) -> list[list[str]]:
 
 
 def shown() -> list[tuple[str, list[list[str]]]]:
-    """(page, the commands of one block); a block is run as a whole, from top to bottom."""
-    found = []
+    """(page, the commands of one block); a block is run as a whole, from top to bottom.
+
+    What two pages show alike is run once.
+    """
+    found = {}
     for page in PAGES:
         for block in blocks(page, ""):
             if block.startswith(PROGRAMS):
-                found.append((page.name, commands(block)))
-    return found
+                words = commands(block)
+                found.setdefault(str(words), (page.name, words))
+    return [*found.values()]
 
 
 def small(words: list[str], device: str) -> list[str]:

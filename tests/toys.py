@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from latprof.design import design, unseen
+from latprof.design import any_width, design, unseen
 from lookup_tables.device import Device
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Architecture, ChannelGroup, Layer, Network
@@ -133,10 +133,16 @@ def synthetic_table(
     cost: Callable[[LayerSpec], float] = macs_with_steps,
     levels: int = 4,
     samples: int = 12,
+    off_menu: int = 0,
 ) -> LatencyTable:
-    """A table as a perfect profiler would write it on a device that costs `cost` per layer."""
+    """A table as a perfect profiler would write it on a device that costs `cost` per layer.
+
+    `off_menu`: so many designed networks of any width, beside the array.
+    """
     table = LatencyTable.create(folder, DEVICE)
+    rng = np.random.default_rng(3)
     designed = design(network, levels, seed=0)
+    designed += [any_width(network, rng) for _ in range(off_menu)]
     plan = Plan(
         network=network.name,
         fingerprint=network.fingerprint,
