@@ -1,6 +1,6 @@
 """The documents' tables, written from the saved results: no figure there is typed by hand.
 
-    python -m benchmarks.figures          rewrites them in README.md and docs/results.md
+    python -m benchmarks.figures          rewrites them in README.md and the pages of results
     python -m benchmarks.figures --check  ends with code 1 if they differ from the results
 
 A table stands between `<!-- figures: NAME -->` and `<!-- end -->`; NAME is one of MAKERS.
@@ -21,7 +21,7 @@ import typer
 from benchmarks.results import RESULTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/results.md", *sorted(ROOT.glob("docs/results/*.md")))
 MACHINE = "intel_xeon_processor"
 NETWORKS = {
     "resnet20": "ResNet-20, 32×32",
@@ -70,6 +70,66 @@ def table_error(device: str = f"{MACHINE}_{{threads}}t") -> Iterator[Row]:
                 f"{menu['architectures']} + {any_['architectures']}",
                 f"{menu['measuring_s']:.0f} s",
             ]
+
+
+def headline() -> Iterator[Row]:
+    """What a reader wants to know first, one line each."""
+    yield ["question", "answer", "from"]
+    tables = _read("table_error")["tables"]
+    found = [
+        net
+        for name in (f"{MACHINE}_1t", f"{MACHINE}_2t")
+        for net in tables[name]["networks"].values()
+    ]
+    for widths, words in (("menu", "candidate widths"), ("any", "any width")):
+        errors, lines = ([one[widths][key] for one in found] for key in ("rmspe", "flops_rmspe"))
+        worst = max(
+            one[widths]["rmspe"]
+            for name, table in tables.items()
+            for one in table["networks"].values()
+            if not name.startswith(MACHINE)
+        )
+        yield [
+            f"How wrong are tables of an Intel Xeon, {words}? ({len(found)} networks' profiles)",
+            f"**{_range(errors)}** on unseen networks; on AMD EPYCs up to {_percent(worst)}; a "
+            f"straight line in MACs: {_range(lines)}",
+            "`table_error.json`",
+        ]
+    wrong = []
+    for when in ("before", "after"):
+        cells = [c for c in _read(f"null_test_{when}")["cells"] if c["threads"] == 1]
+        told = [c for c in cells if "speedup" in c]
+        refused = sum(c["exit_code"] == 6 for c in cells)
+        wrong.append(f"{sum(c['wrong'] for c in told)} of {len(told)} answers ({refused} refused)")
+    yield [
+        "Does a busy machine give a wrong speedup? (AMD EPYC, a network against itself)",
+        f"wrong: **{wrong[1]}**; by the former rule {wrong[0]}",
+        "`null_test_after.json`, `null_test_before.json`",
+    ]
+    for file, label, trained in (
+        ("resnet56_intel_xeon_processor_1t", "ResNet-56", "Intel Xeon, published weights"),
+        ("vgg16_32_amd_epyc_1t", "VGG-16", "AMD EPYC, after 14 epochs only"),
+        ("mobilenet_v1_32_amd_epyc_1t", "MobileNet-V1", "AMD EPYC, after 11 epochs only"),
+    ):
+        content = _read(f"compare/{file}")
+        dense = next(row["dense_accuracy"] for row in content["rows"] if "dense_accuracy" in row)
+        ours = [one for one in content["summary"] if one["method"] == "thompson"]
+        ours.sort(key=lambda one: one["asked"])
+        yield [
+            f"What does pruning {label} cost on CIFAR-10? ({trained}: {_percent(dense, 2)})",
+            ", ".join(
+                f"**{_percent(one['accuracy'], 2)}** at {one['measured']:.2f}× measured"
+                for one in ours
+            ),
+            f"`compare/{file}.json`",
+        ]
+    seconds = _read("first_use")["seconds"]
+    minutes = [f"{seconds[step] / 60:.1f} min" for step in seconds]
+    yield [
+        "How long until the first result? (two cores of an AMD EPYC)",
+        "installation {}, a table of ResNet-56 {}, `make demo` {}".format(*minutes),
+        "`first_use.json`",
+    ]
 
 
 def latency_error() -> Iterator[Row]:
@@ -428,6 +488,10 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def _range(shares: list[float]) -> str:
+    return f"{100 * min(shares):.1f} … {100 * max(shares):.1f} %"
+
+
 def _span(low: float, high: float) -> str:
     return f"{100 * low:.2f} … {100 * high:.2f}"
 
@@ -444,6 +508,7 @@ def _three(value: float) -> str:
 MAKERS = {
     make.__name__: make
     for make in (
+        headline,
         table_error,
         latency_error,
         revalidate,

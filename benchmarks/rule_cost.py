@@ -1,14 +1,17 @@
 """What deciding by both networks costs on an idle machine: time to a table and its error.
 
-    python -m benchmarks.rule_cost [--repeats 2] [NETWORK …]
+    python -m benchmarks.rule_cost [--repeats 2] [--any-core] [NETWORK …]
 
 By turns the code before the present rule and the present one profile the same networks; every table
-is then judged by the same fresh networks. It can be interrupted: what is there is kept.
+is then judged by the same fresh networks. It can be interrupted: what is there is kept. With
+`--any-core` rounds on shared cores count too: nothing is waited for, and only the rule's own work
+is told.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +27,16 @@ PLACE = Path("runs/rule_cost")
 RESULT = "rule_cost"
 
 
-def main(networks: Annotated[list[str] | None, typer.Argument()] = None, repeats: int = 2) -> None:
+def main(
+    networks: Annotated[list[str] | None, typer.Argument()] = None,
+    repeats: int = 2,
+    any_core: bool = False,
+) -> None:
+    name_of_result = RESULT + ("_any_core" if any_core else "")
+    if any_core:
+        os.environ["LATPROF_ANY_CORE"] = "1"
     trees = {"before": checkout(BEFORE, PLACE / "tree"), "after": HERE}
-    path = RESULTS / f"{RESULT}.json"
+    path = RESULTS / f"{name_of_result}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     have = {(row["network"], row["repeat"], row["rule"]) for row in rows}
     for repeat in range(repeats):
@@ -35,11 +45,11 @@ def main(networks: Annotated[list[str] | None, typer.Argument()] = None, repeats
             for rule in order:
                 if (name, repeat, rule) in have:
                     continue
-                table = PLACE / f"{name}_{rule}_{repeat}"
+                table = PLACE / f"{name_of_result}_{name}_{rule}_{repeat}"
                 row = {"rule": rule, "repeat": repeat} | made(name, table, trees[rule])
                 row["fresh"] = judged(name, table, samples=40)
                 rows.append(row)
-                save(RESULT, {"before": BEFORE, "summary": summary(rows), "rows": rows})
+                save(name_of_result, {"before": BEFORE, "summary": summary(rows), "rows": rows})
                 print(json.dumps(row), flush=True)
     print(path)
 
