@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# Has onnxruntime-gpu, without onnxruntime beside it: the README's "GPUs" says how.
+# Has onnxruntime-gpu, without onnxruntime beside it: docs/guide.md, "GPUs", says how.
 GPU_PYTHON ?= python3
 
 # For real use; see `make help`.
@@ -11,7 +11,7 @@ DEVICE  ?= cpu
 NETWORK ?= resnet56
 MODEL   ?= resnet56
 DATA    ?= cifar10
-METHOD  ?= lap
+METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
@@ -22,8 +22,8 @@ help: ## This list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo "make profile [DEVICE=cpu] [NETWORK=resnet56] [OUT=folder] [OPTIONS='--threads 2']"
-	@echo "make prune WEIGHTS=file DATA_DIR=folder TABLE=folder OUT=folder"
-	@echo "           [MODEL=resnet56] [DATA=cifar10] [SPEEDUP=1.6] [METHOD=lap] [OPTIONS='--epochs 10']"
+	@echo "make prune WEIGHTS=file TABLE=folder OUT=folder [DATA_DIR=folder]"
+	@echo "           [MODEL=resnet56] [DATA=cifar10] [SPEEDUP=1.6] [METHOD=thompson] [EPOCHS=40] [OPTIONS=…]"
 	@echo "make bench [DATA_DIR=CIFAR-10 folder] [WEIGHTS_DIR=published ResNets] [TABLE=folder]"
 	@echo "           [ANCHORS_DIR=published pruned architectures]"
 
@@ -77,7 +77,7 @@ prune: setup ## Prune a model to a latency budget, offline
 	@test -n "$(WEIGHTS)" -a -n "$(TABLE)" -a -n "$(OUT)" || \
 	  { echo "make prune needs WEIGHTS=, TABLE= and OUT=; see make help"; exit 1; }
 	$(BIN)/pruner prune --model $(MODEL) --weights $(WEIGHTS) --data $(DATA) --table $(TABLE) \
-	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --speedup $(SPEEDUP) --method $(METHOD) --out $(OUT) $(OPTIONS)
+	  $(if $(DATA_DIR),--data-dir $(DATA_DIR)) --speedup $(SPEEDUP) --method $(METHOD) --epochs $(EPOCHS) --out $(OUT) $(OPTIONS)
 
 bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle machine
 	$(BIN)/python -m benchmarks.null_test
@@ -121,14 +121,14 @@ ifdef WEIGHTS_DIR
 	$(BIN)/python -m benchmarks.filter_selection --data-dir $(DATA_DIR) --table $(TABLE) \
 	  --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 2 --speedup 3 \
-	  --method lap --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --out runs/compare_resnet56 \
+	  --method thompson --weights $(WEIGHTS_DIR)/resnet56-4bfd9763.th --out runs/compare_resnet56 \
 	  --member resnet44=93.10% --member resnet32=92.63% --member resnet20=$(WEIGHTS_DIR)/resnet20-12fca82f.th
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --depth --speedup 1.5 --epochs 10 \
 	  --model resnet20 --weights $(WEIGHTS_DIR)/resnet20-12fca82f.th --out runs/compare_resnet20 \
-	  $(addprefix --method ,lap amc greedy knapsack magnitude uniform random lap:depth=false lap:widths=false \
-	    lap:rate=0.02 lap:epochs=30)
+	  $(addprefix --method ,thompson lap amc greedy knapsack magnitude uniform random thompson:depth=false \
+	    thompson:widths=false thompson:learning_rate=0.02 thompson:epochs=30)
 	$(BIN)/python -m benchmarks.compare --data-dir $(DATA_DIR) --table $(TABLE) --speedup 2 --epochs 8 --unseen \
-	  --model mobilenet_v1_32 --weights benchmarks/weights/mobilenet_v1_32.safetensors --method lap \
+	  --model mobilenet_v1_32 --weights benchmarks/weights/mobilenet_v1_32.safetensors --method thompson \
 	  --out runs/compare_mobilenet_v1_32
 endif
 

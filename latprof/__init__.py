@@ -1,5 +1,5 @@
 """Measures a device into a latency table; needs the device, never PyTorch.
 
-Begin with `latprof.profile.profile`, `latprof.detect.this_device`, `latprof.compare.compare` and
-`latprof.share.push` and `pull`.
+Begin with `latprof.profile.profile`, `latprof.detect.this_device`,
+`latprof.compare.compare_files`, and `latprof.share.push` and `pull`.
 """

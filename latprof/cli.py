@@ -65,7 +65,7 @@ from latprof.transfer import SAMPLES as FEW
 from latprof.transfer import UNSEEN
 from latprof.transfer import transfer as run_transfer
 from latprof.validate import validate as run_validate
-from lookup_tables.device import Device
+from lookup_tables.device import NAME, Device
 from lookup_tables.diff import compare_tables
 from lookup_tables.errors import ContractError, DeviceMismatch
 from lookup_tables.estimate import LatencyModel
@@ -77,7 +77,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Measure a device once, into a latency table that pruning reads offline.",
+    help="Measures a device once and writes a latency table, which pruning then reads offline.",
 )
 
 
@@ -124,7 +124,7 @@ def devices(
     batch: BatchOption = 1,
     json_: JsonOption = False,
 ) -> None:
-    """This machine, or the device a table was measured on."""
+    """Show this machine, or the device a table was measured on."""
     usage = Usage(threads=threads, batch=batch)
     device = LatencyTable.open(table).device if table else this_device("cpu", usage)
     facts = device.model_dump(exclude_none=True, exclude={"format"})
@@ -139,7 +139,7 @@ def devices(
 
 @app.command()
 def doctor(json_: JsonOption = False) -> None:
-    """Can this machine be measured on now? Load, quota, clocks, and what to change.
+    """Check whether this machine can be measured on now, and say what to change.
 
     Exit code 6: not while this lasts.
     """
@@ -159,7 +159,7 @@ def networks(
     network: Annotated[str | None, typer.Option(help="Show one network.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """The known networks; for one: its groups with their widths, its blocks and layers."""
+    """List the known networks, or show the groups, blocks and layers of one."""
     if network is None:
         names = network_names()
         print(json.dumps(names) if json_ else "\n".join(names))
@@ -187,26 +187,32 @@ def profile(
         Path | None, typer.Option("--onnx", help="Instead of --network: an ONNX file.")
     ] = None,
     device: DeviceOption = "cpu",
-    levels: Annotated[int, typer.Option(help=f"Widths per group: one of {LEVELS}.")] = 8,
+    levels: Annotated[
+        int, typer.Option(help=f"Widths measured of each group: one of {LEVELS}.")
+    ] = 8,
     samples: SamplesOption = SAMPLES,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     precision: PrecisionOption = "fp32",
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph", help="GPU: networks run as CUDA graphs.")
+        bool, typer.Option("--cuda-graph", help="On a GPU: run networks as CUDA graphs.")
     ] = False,
     algorithm_search: Annotated[
-        str, typer.Option(help=f"GPU, cuDNN's: {', '.join(SEARCHES)}.")
+        str, typer.Option(help=f"On a GPU: cuDNN's algorithm search, {', '.join(SEARCHES)}.")
     ] = SEARCHES[0],
     error: Annotated[
         str | None,
-        typer.Option(help="Stop once the error on unseen networks is at most this, as in 2%."),
+        typer.Option(help="Stop once the error on held-out networks is at most this, as in 2%."),
     ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Spend at most this, earlier calls included: 90s, 10m, 1h.")
+        str | None,
+        typer.Option(help="Stop after 90s, 10m, 1h, earlier calls included."),
     ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to call this device, as in jetson_kitchen_1t.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -219,7 +225,7 @@ def profile(
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
     usage = Usage(threads, batch, precision, cuda_graph, algorithm_search)
     target = this_device(device, usage)
-    target, folder = _home(target, out)
+    target, folder = _home(target, out, name)
     loaded = _network_or_onnx(network, onnx_file, folder)
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
@@ -255,13 +261,13 @@ def validate(
     samples: Annotated[
         int,
         typer.Option(
-            min=2, help="Unseen architectures in all, half on the menu, half at any width."
+            min=2, help="Held-out architectures: half of candidate widths, half of any width."
         ),
     ] = 40,
     seed: SeedOption = 1,
     json_: JsonOption = False,
 ) -> None:
-    """Measure unseen architectures and report the table's error; changes nothing."""
+    """Measure held-out architectures and report the table's error. Changes nothing."""
     opened = open_here(table)
     loaded = _network(network, table)
     with progress() as bar:
@@ -281,7 +287,7 @@ def predict(
     table: TableOption, network: NetworkOption, architecture: ArchitectureOption,
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
-    """An architecture's latency from the table, with its interval, layer by layer."""
+    """Predict an architecture's latency, with its interval, layer by layer."""
     model = _model(network, table)
     asked = Architecture.load(architecture)
     prediction = model.predict_architectures([asked])
@@ -322,7 +328,7 @@ def steps(
     group: Annotated[str | None, typer.Option(help="Show every width of one group.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """The device's staircase: in which steps it takes channels, and the widths worth choosing."""
+    """Show in which steps the device takes channels, and the candidate widths of every group."""
     model = _model(network, table)
     loaded, stairs = model.network, Staircase(model)
     found = {kind: step._asdict() for kind, step in model.steps.items()}
@@ -356,10 +362,10 @@ def explain(
     table: TableOption,
     network: NetworkOption,
     architecture: ArchitectureOption,
-    top: Annotated[int, typer.Option(min=1, help="So many layers and groups.")] = 8,
+    top: Annotated[int, typer.Option(min=1, help="How many layers and groups to show.")] = 8,
     json_: JsonOption = False,
 ) -> None:
-    """Why an architecture is not faster: which layers, which steps, which widths would help."""
+    """Say why an architecture is not faster, and which widths would help."""
     model = _model(network, table)
     asked = Architecture.load(architecture)
     stairs = Staircase(model)
@@ -393,12 +399,13 @@ def explain(
 def repeat(
     table: TableOption,
     network: NetworkOption,
-    times: Annotated[int, typer.Option(min=2, help="Fresh processes.")] = 5,
+    times: Annotated[int, typer.Option(min=2, help="How many fresh processes.")] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Where the tables go; kept, so that it can continue.")
+        Path | None,
+        typer.Option(help="Folder of the tables, for an interrupted call to continue."),
     ] = None,
     samples: SamplesOption = SAMPLES,
-    budget: Annotated[str | None, typer.Option(help="For each table: 90s, 10m, 1h.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for each table: 90s, 10m, 1h.")] = None,
     json_: JsonOption = False,
 ) -> None:
     """Rebuild a table in fresh processes and report how well it repeats."""
@@ -429,9 +436,9 @@ def transfer(
     source: Annotated[Path, typer.Option("--from", help="The table of another device.")],
     network: NetworkOption,
     out: Annotated[Path | None, typer.Option(help="The new table's folder.")] = None,
-    samples: Annotated[int, typer.Option(min=12, help="Networks to measure by layer.")] = FEW,
+    samples: Annotated[int, typer.Option(min=12, help="Networks measured layer by layer.")] = FEW,
     unseen: Annotated[
-        int, typer.Option(min=4, help="Networks of each kind that tell the error.")
+        int, typer.Option(min=4, help="How many held-out networks of each kind.")
     ] = UNSEEN,
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 1,
@@ -439,7 +446,7 @@ def transfer(
     precision: PrecisionOption = "fp32",
     json_: JsonOption = False,
 ) -> None:
-    """A table for this device from few measurements, where one of its kind is known already.
+    """Make a table for this device from few measurements and the table of a similar device.
 
     What was measured here decides, the other table fills in. `latprof profile` into the same
     folder makes it a whole one.
@@ -465,12 +472,13 @@ def diff(
     first: Annotated[Path, typer.Argument(help="A table's folder.")],
     second: Annotated[Path, typer.Argument(help="Another.")],
     network: Annotated[
-        str | None, typer.Option(help="Only this network; else all that both hold.")
+        str | None,
+        typer.Option(help="Only this network, not all of both tables."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Show so many entries.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many entries to show.")] = 10,
     json_: JsonOption = False,
 ) -> None:
-    """What differs between two tables beyond noise. Exit code 5 if anything does."""
+    """Show what differs between two tables beyond noise. Exit code 5 if anything does."""
     tables = LatencyTable.open(first), LatencyTable.open(second)
     common = sorted(set(tables[0].networks()) & set(tables[1].networks()))
     if not common:
@@ -517,13 +525,16 @@ def compare(
     table: Annotated[
         Path | None, typer.Option(help="Refuse unless this machine is the table's device.")
     ] = None,
-    threads: ThreadsOption = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of the runtime. Default: 1, or the table's."),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
-    device = open_here(table).device if table else this_device("cpu", Usage(threads))
+    device = open_here(table).device if table else this_device("cpu", Usage(threads or 1))
     if table:
-        if threads not in (1, device.threads):
+        if threads not in (None, device.threads):
             raise OptionError(f"--threads {threads}: the table's device has {device.threads}")
         for path in (dense, pruned):
             require_batch(path, device.batch)
@@ -580,8 +591,17 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _home(target: Device, out: Path | None) -> tuple[Device, Path]:
-    """Where the device's rows go; without --out past the tables of others of the same name."""
+def _home(target: Device, out: Path | None, name: str | None = None) -> tuple[Device, Path]:
+    """Where the device's rows go; without --out past the tables of others of the same name.
+
+    `name`: what the user calls the device; its table is that one, or none yet.
+    """
+    if name is not None:
+        if not NAME.fullmatch(name):
+            raise OptionError(
+                f"--name {name!r}: expected small letters, digits, '_', '-' and '.', as in zen4_1t"
+            )
+        return target.model_copy(update={"name": name}), out or home_of(name)
     if out is not None:
         return target, out
     named, differing = named_apart(target)

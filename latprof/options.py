@@ -23,18 +23,18 @@ QuietOption = Annotated[
 NetworkOption = Annotated[str, typer.Option("--network", help="A shipped network, or a file.json.")]
 TableOption = Annotated[Path, typer.Option("--table", help="A table's folder.")]
 DeviceOption = Annotated[
-    str, typer.Option(help="This machine's `cpu` or `cuda`, or the hardware's name.")
+    str, typer.Option(help="What to measure: `cpu`, `cuda`, or the hardware's name.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Images per run.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images per inference.")]
 SamplesOption = Annotated[
     int,
     typer.Option(
-        min=2, help="Unseen architectures to validate on, on the menu and at any width each."
+        min=2, help="How many held-out architectures, of candidate widths and of any width each."
     ),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Chooses the architectures.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32 (fp16 needs a GPU).")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random choice of architectures.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32, or fp16 on a GPU.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 HOME_HELP = (
     "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else "
