@@ -132,6 +132,26 @@ def headline() -> Iterator[Row]:
     ]
 
 
+def demo() -> Iterator[Row]:
+    """How `make demo` ended when it was timed on a fresh machine."""
+    found = _read("first_use")["demo"]
+    asked, predicted, measured = (found[key] for key in ("asked", "predicted", "measured"))
+    accuracy = found["accuracy"]
+
+    def row(label: str, ms: float, speedup: float, right: float | None = None) -> Row:
+        shown = "" if right is None else _percent(right, 2)
+        return [label, f"{speedup:.2f}×", f"{ms:.3f} ms", shown]
+
+    yield ["", "speedup", "latency", "test accuracy"]
+    yield row("dense", measured["dense_ms"], 1.0, accuracy["dense"])
+    yield row("asked", asked["latency_ms"], asked["speedup"])
+    yield row("predicted, cut", predicted["latency_ms"], predicted["speedup"], accuracy["pruned"])
+    yield row(
+        "measured, fine-tuned", measured["latency_ms"], measured["speedup"], accuracy["fine_tuned"]
+    )
+    yield ["exported to ONNX", "", "", _percent(accuracy["exported"], 2)]
+
+
 def latency_error() -> Iterator[Row]:
     """The tables and their alternatives on networks measured in fresh sessions."""
     yield [
@@ -440,10 +460,10 @@ def busy_profile() -> Iterator[Row]:
         yield [row["beside"], "finished", f"{row['seconds']:.0f}", *errors]
 
 
-def rule_cost() -> Iterator[Row]:
+def rule_cost(result: str = "rule_cost") -> Iterator[Row]:
     """Time to a table and its error by fresh networks, by the former rule and the present one."""
     yield ["network", "rule", "seconds", "menu", "any width"]
-    for row in _read("rule_cost")["rows"]:
+    for row in sorted(_read(result)["rows"], key=lambda row: [*NETWORKS].index(row["network"])):
         fresh = row.get("fresh", {})
         errors = [_percent(fresh[w]["rmspe"]) if w in fresh else "" for w in ("menu", "any")]
         seconds = f"{row['seconds']:.0f}" if "menu" in row else "refused"
@@ -509,6 +529,7 @@ MAKERS = {
     make.__name__: make
     for make in (
         headline,
+        demo,
         table_error,
         latency_error,
         revalidate,
@@ -527,6 +548,7 @@ MAKERS = {
         slow_phases,
     )
 }
+MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
 MAKERS["found_amd_epyc_zen5"] = partial(found, "amd_epyc_1t_26")
 MAKERS["one_channel_vgg16"] = partial(one_channel, "vgg16_32_amd_epyc_1t_26")

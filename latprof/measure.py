@@ -54,7 +54,7 @@ SESSIONS = 3  # of both networks, a part of the rounds each
 # numbers, from one session; most layers are in several runs of the design.
 WHOLE, LAYERS = 0.4, 0.6
 PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
-SHORT_S, AT_ONCE_S = 1e-3, 8e-3  # runs shorter than this go by several rounds at once
+SHORT_S, AT_ONCE_S = 1e-3, 24e-3  # runs shorter than this go by several rounds at once
 FOR_A_CORE = 10  # times as long, while hardly a round had its core to itself
 HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
 FEWEST_KEPT = 3  # rounds of a measurement; fewer are a refusal

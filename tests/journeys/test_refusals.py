@@ -34,7 +34,8 @@ def test_an_interrupted_latprof_ends_with_130(latprof, monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    for place in ("cli.examine", "cli.network_names", "share_cli.LatencyTable", "share_cli.Place"):
+    asked = "cli.examine", "cli.network_names", "share_cli.LatencyTable.open", "share_cli.Place"
+    for place in asked:
         monkeypatch.setattr(f"latprof.{place}", interrupted)
     assert latprof(*command) == 130
 
