@@ -12,6 +12,7 @@ from lookup_tables.network import Network
 from tests.commands import prune_arguments
 
 
+@pytest.mark.timed
 def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on(
     workshop, tmp_path, pruner, capsys
 ):
@@ -65,6 +66,7 @@ def test_a_member_that_does_not_read_the_images_is_refused_before_any_run(
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.timed
 def test_a_method_that_cannot_meet_a_budget_does_not_end_the_comparison(
     workshop, tmp_path, pruner, capsys
 ):

@@ -118,6 +118,7 @@ class Net(nn.Module):
 """
 
 
+@pytest.mark.timed
 def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run"), "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -137,6 +138,7 @@ def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     assert epoch["steps"] == len(load_data("digits").all_training) // 128
 
 
+@pytest.mark.timed
 def test_the_report_stands_alone_and_tells_the_whole_story(workshop, tmp_path, pruner, capsys):
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
     report = (tmp_path / "run" / "report.html").read_text()
@@ -563,6 +565,7 @@ def test_a_users_file_may_have_moved_but_another_function_of_it_gives_other_imag
     assert "begun with other settings: data was" in capsys.readouterr().err
 
 
+@pytest.mark.timed
 def test_a_run_made_elsewhere_is_measured_when_it_comes_to_the_device(workshop, tmp_path, pruner):
     table = tmp_path / "table"
     table.mkdir()

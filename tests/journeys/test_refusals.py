@@ -114,6 +114,7 @@ def test_a_run_without_anything_to_decide_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.timed
 def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pruner, capsys):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
