@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from latprof.detect import Usage, this_device
 from latprof.show import print_validations
 from lookup_tables.device import Device
 from lookup_tables.files import only_writer
@@ -426,6 +427,30 @@ def test_files_that_read_other_images_or_cannot_run_are_not_compared(
     onnx.save(model, broken)
     assert latprof("compare", good, broken) == 1
     assert "the runtime cannot run it" in capsys.readouterr().err
+
+
+def test_other_threads_than_the_tables_are_refused(tmp_path, latprof, capsys):
+    LatencyTable.create(tmp_path / "t", this_device("cpu", Usage(threads=2)))
+    files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    assert latprof("compare", *files, "--table", tmp_path / "t", "--threads", 1) == 1
+    assert "--threads 1: the table's device has 2" in capsys.readouterr().err
+
+
+def test_a_transfer_into_a_folder_that_another_process_writes_leaves_nothing(
+    workshop, tmp_path, latprof, capsys
+):
+    source = LatencyTable.open(workshop / "table")
+    other = source.device.model_copy(update={"runtime_version": "0.1"})
+    shutil.copytree(workshop / "table", tmp_path / "from")
+    (tmp_path / "from" / "manifest.json").unlink()
+    other.save(tmp_path / "from" / "device.json")
+    LatencyTable.create(tmp_path / "t", this_device())
+    before = sorted(path.name for path in (tmp_path / "t").iterdir())
+    options = ["--from", tmp_path / "from", "--network", "small_resnet", "--out", tmp_path / "t"]
+    with only_writer(tmp_path / "t"):
+        assert latprof("transfer", *options) == 1
+    assert "another process is writing into it" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == before
 
 
 def test_a_file_that_is_no_architecture_is_named(workshop, tmp_path, latprof, capsys):
