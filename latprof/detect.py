@@ -218,21 +218,23 @@ def gpus() -> list[Gpu]:
     order; none without a driver. Raises DeviceNotHere where the driver does not answer."""
     if shutil.which("nvidia-smi") is None:
         return []
-    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    found = parse_gpus(_told(f"--query-gpu={_QUERY}", "--format=csv,noheader"))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed and "MIG-" in allowed:
+        found += parse_slices(_told("-L"), found)
+    return visible(found, allowed)
+
+
+def _told(*options: str) -> str:
+    """What nvidia-smi prints, nothing where it fails; raises DeviceNotHere where it hangs."""
+    command = ["nvidia-smi", *options]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except subprocess.TimeoutExpired:
         raise DeviceNotHere(
             "nvidia-smi did not answer within 20 s; see that the NVIDIA driver is well"
         ) from None
-    found = parse_gpus(answer.stdout) if answer.returncode == 0 else []
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed and "MIG-" in allowed:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
-        )
-        found += parse_slices(listed.stdout, found)
-    return visible(found, allowed)
+    return answer.stdout if answer.returncode == 0 else ""
 
 
 def visible(found: list[Gpu], allowed: str | None) -> list[Gpu]:

@@ -174,7 +174,7 @@ def validate(
     model = LatencyModel(network, table)  # first: a table with too little is refused unmeasured
     bench = Bench(network, table.device, TARGET_S)
     null_ratios = [bench.check()]
-    runs = measured_by(bench, unknown(network, table, samples, seed), report)
+    runs = measured_beside(bench, unknown(network, table, samples, seed), report)
     null_ratios.append(bench.check())
     bench.remember()
     worst = max(null_ratios, key=lambda ratio: abs(np.log(ratio)))
@@ -209,10 +209,10 @@ def measured_beside_dense(
     report: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> list[Run]:
     """Each architecture beside the dense network, on the table's device; nothing is kept there."""
-    return measured_by(Bench(network, table.device, TARGET_S), chosen, report)
+    return measured_beside(Bench(network, table.device, TARGET_S), chosen, report)
 
 
-def measured_by(
+def measured_beside(
     bench: Bench,
     chosen: Sequence[Architecture],
     report: Callable[[int, int, str], None] = lambda done, total, text: None,

@@ -150,7 +150,7 @@ class Validation(_Row):
     flops_rmspe: Finite  # of the straight line in MACs, fitted to design runs
     flops_rank_correlation: Finite
     interval_90: Finite  # relative half-width that holds 90 % of unseen architectures
-    coverage_90: Finite | None = None  # share of these architectures that it did hold
+    coverage_90: Finite | None = None  # share that an interval held which was not made from them
     stopped: Literal["complete", "error", "budget"] | None = None  # what ended the profile
     measuring_s: Finite
     peak_memory_bytes: int
