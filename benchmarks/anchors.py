@@ -24,13 +24,16 @@ import onnx
 import typer
 
 from benchmarks.results import RESULTS, save
-from latprof.compare import compare_files
-from latprof.detect import Usage, this_device
-from latprof.onnx_model import build
+from latprof.onnx.writer import build
+from latprof.profile.compare import compare_files
+from latprof.runtimes.base import Usage
+from latprof.runtimes.here import this_device
+from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 
 PASSES = 3  # one pair of sessions differs from the next by a percent
 MEASURED = ("measured_speedup", "measured_low", "measured_high", "dense_ms", "pruned_ms")

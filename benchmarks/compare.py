@@ -25,9 +25,9 @@ import typer
 
 from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
-from pruner.compare import Member, compare_methods, differing, plan, summary
-from pruner.former import comparison_of_today
-from pruner.run_folder import Settings
+from pruner.run.compare import Member, compare_methods, differing, plan, summary
+from pruner.run.former import comparison_of_today
+from pruner.run.settings import Settings
 
 LOCAL = ("folder", "source")  # true of this machine only
 

@@ -1,4 +1,4 @@
-"""What it is worth to measure on the core that is quiet just now (latprof/cores.py).
+"""What it is worth to measure on the core that is quiet just now (latprof/machine/cores.py).
 
 First the dense network alone on every core by turns: how often each is slow, and all at once. Then
 some pruned networks, each measured twice bound to one core and twice free to move: how far the two
@@ -14,12 +14,12 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.results import save
-from latprof.cores import Cores
-from latprof.cpu import Running
-from latprof.design import unseen
-from latprof.detect import this_device
-from latprof.measure import Bench
-from latprof.onnx_model import build, random_input
+from latprof.machine.cores import Cores
+from latprof.onnx.writer import build, random_input
+from latprof.profile.bench import Bench
+from latprof.profile.design import unseen
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import Running
 from lookup_tables.network import INPUT, Network
 from lookup_tables.noise import SLOW_PHASE
 

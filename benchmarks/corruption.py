@@ -20,9 +20,10 @@ import typer
 
 from benchmarks.results import save
 from lookup_tables.errors import ContractError
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 from tests.damage import WAYS, damage
 
 NETWORK = "resnet20"

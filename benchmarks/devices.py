@@ -14,9 +14,10 @@ from itertools import combinations
 import typer
 
 from benchmarks.results import save
-from lookup_tables.diff import compare_tables
+from lookup_tables.model.diff import compare_tables
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 
 
 def main() -> None:

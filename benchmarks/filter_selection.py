@@ -19,17 +19,17 @@ import typer
 
 from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, problem, proposals
 from benchmarks.results import save
-from lookup_tables.network import Architecture
-from pruner.accuracy import accuracy, recalibrate
+from lookup_tables.architecture import Architecture
 from pruner.criteria import CRITERIA
 from pruner.criteria.dynamic import Phase, select
-from pruner.finetune import Recipe, fine_tune
-from pruner.methods import SearchSettings
-from pruner.prune import Journey
-from pruner.surgery import cut, keep_best
+from pruner.graph.surgery import cut, keep_best
+from pruner.run.journey import Journey
+from pruner.train.accuracy import accuracy, recalibrate
+from pruner.train.finetune import Recipe, fine_tune
 
 DYNAMIC = {"dynamic": Phase(), "dynamic, nothing regenerated": Phase(regenerated=0.0)}
-WAYS = (*CRITERIA, *DYNAMIC)
+RANKED = [name for name, criterion in CRITERIA.items() if criterion.select is None]
+WAYS = (*RANKED, *DYNAMIC)
 
 
 def main(
@@ -43,7 +43,7 @@ def main(
     work: Path = Path("runs/filter_selection"),
 ) -> None:
     run = journey(model, weights, data_dir, table, speedup=speedup)
-    (architecture,) = proposals(run, "knapsack", SearchSettings())
+    (architecture,) = proposals(run, method="knapsack")
     rows, of = [], problem(run.settings)
     for seed, (number, way) in product(range(seeds), enumerate(WAYS)):
         asked = {"way": way, "seed": seed, "epochs": epochs, **architecture.model_dump(), **of}
@@ -63,8 +63,9 @@ def judge(
     """Accuracy after training masked, and after fine-tuning."""
     train, test = run.data.train, run.data.test
     fixed = None
-    if way in CRITERIA:
-        fixed = keep_best(run.trace.network, architecture, CRITERIA[way](run.trace, train))
+    if way in RANKED:
+        ranked = CRITERIA[way].rank(run.trace, train, run.task)
+        fixed = keep_best(run.trace.network, architecture, ranked)
     phase = DYNAMIC.get(way, Phase())
     traced, kept = select(run.trace, architecture, train, phase, seed, fixed=fixed)
     model = cut(traced, architecture, kept)

@@ -22,14 +22,16 @@ import typer
 
 from benchmarks.here import table_here
 from benchmarks.results import RESULTS, save
-from latprof.validate import measured_beside_dense
-from lookup_tables.estimate import LatencyModel
+from latprof.profile.judge import measured_beside_dense
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.staircase import Staircase
 from lookup_tables.network import Network
-from lookup_tables.staircase import Staircase
-from lookup_tables.table import DATA, LatencyTable, undisturbed
-from pruner.choices import KEPT
-from pruner.completion import Completion
-from pruner.knapsack import solve_nearly
+from lookup_tables.table.home import DATA
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
+from pruner.search.completion import Completion
+from pruner.search.knapsack import solve_nearly
+from pruner.search.space import KEPT
 
 SPEEDUPS = (1.5, 2.0, 3.0)
 KINDS = ("found", "random")

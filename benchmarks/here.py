@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from latprof.detect import Usage, this_device
+from latprof.runtimes.base import Usage
+from latprof.runtimes.here import this_device
 from lookup_tables.device import Device
-from lookup_tables.table import DATA, LatencyTable, named_apart
+from lookup_tables.table.home import DATA, named_apart
+from lookup_tables.table.store import LatencyTable
 
 
 def table_here(threads: int = 1, tables: Path = DATA) -> tuple[Device, LatencyTable]:

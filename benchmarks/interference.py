@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.results import save
-from latprof.cpu import Instrumented, Running
-from latprof.design import unseen
-from latprof.detect import this_device
-from latprof.onnx_model import build, random_input
+from latprof.onnx.writer import build, random_input
+from latprof.profile.design import unseen
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import Instrumented, Running
 from lookup_tables.network import INPUT, Network
 
 ARCHITECTURES, ROUNDS, WARM_UP = 12, 40, 5

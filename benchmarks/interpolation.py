@@ -11,11 +11,14 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.results import save
-from lookup_tables import estimate, surface
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model import latency_model as estimate
+from lookup_tables.model import surface
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.surface import STEPS
 from lookup_tables.network import Network
-from lookup_tables.surface import STEPS
-from lookup_tables.table import DATA, LatencyTable, undisturbed
+from lookup_tables.table.home import DATA
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 CONSTANTS = ("_SPREAD", "_CLASS_SPREAD", "_NOISE", "_LENGTH", "_ALIKE")
 

@@ -22,7 +22,7 @@ import typer
 
 from benchmarks.results import save
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable
+from lookup_tables.table.store import LatencyTable
 
 NETWORK = "digits_resnet"
 LONGEST_S = 4.0  # of one life: long enough to open the networks and write some rows

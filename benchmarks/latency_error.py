@@ -23,14 +23,19 @@ import numpy as np
 import typer
 
 from benchmarks.results import RESULTS, save
-from latprof.cpu import Running
-from latprof.detect import Usage, this_device
-from latprof.onnx_model import layer_models
-from latprof.validate import flops_line, fresh_runs, rank_correlation, validation
+from latprof.onnx.writer import layer_models
+from latprof.profile.judge import flops_line, fresh_runs, rank_correlation, validation
+from latprof.runtimes.base import Usage
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import Running
+from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import DATA, LatencyTable, Run, undisturbed
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table.home import DATA
+from lookup_tables.table.rows import Run
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 NETWORKS = ["resnet56", "mobilenet_v1", "vgg16_32", "resnet18", "yolov3"]
 WIDTHS = ("menu", "any")

@@ -9,9 +9,9 @@ import time
 import numpy as np
 
 from benchmarks.results import save
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA
+from lookup_tables.table.home import DATA
 
 COUNT, REPEATS = 200_000, 9
 

@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.results import save
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, Run, undisturbed
+from lookup_tables.table.home import DATA
+from lookup_tables.table.rows import Run
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 COUNTS = (16, 24, 32, 48, 64, 96, 128)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.names
 
 An earlier version called Thompson sampling `lap`. What each row's agent was is in the file, so the
-names follow from it (pruner/former.py).
+names follow from it (pruner/run/former.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 
 from benchmarks.results import RESULTS
-from lookup_tables.files import write_whole
-from pruner.former import NAMES, comparison_of_today, method_of_today
+from lookup_tables.storage.files import write_whole
+from pruner.run.former import NAMES, comparison_of_today, method_of_today
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ from onnx import helper, numpy_helper
 
 from benchmarks.disturbances import Disturbance, all_disturbances, quota_possible
 from benchmarks.results import RESULTS, save
-from latprof.cpu import Running
-from latprof.detect import this_device
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import Running
 
 SIZES_MS = (0.05, 0.5, 2, 5, 10, 100)
 IDLE, LOADED = 0.01, 0.03  # how far from 1 an answer may be

@@ -15,10 +15,11 @@ import typer
 
 from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.validate import measured_beside_dense
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import undisturbed
+from latprof.profile.judge import measured_beside_dense
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table.settled import undisturbed
 
 BLOCK = 16  # channels
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from latprof.plot import draw_error
-from lookup_tables.estimate import LatencyModel
+from latprof.share.plot import draw_error
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 
 OUT = Path(__file__).parent.parent / "docs" / "predicted_vs_measured.svg"
 TABLE = "intel_xeon_processor_1t"

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from lookup_tables.files import write_whole
-from lookup_tables.network import Architecture
-from lookup_tables.table import LatencyTable
+from lookup_tables.architecture import Architecture
+from lookup_tables.storage.files import write_whole
+from lookup_tables.table.store import LatencyTable
 from pruner import models
-from pruner.methods import METHODS, SearchSettings
-from pruner.origin import digest
-from pruner.prune import Journey
-from pruner.run_folder import Settings
+from pruner.run.journey import Journey
+from pruner.run.origin import digest
+from pruner.run.settings import Settings
+from pruner.search.searcher import Scored, Searcher
 
 Weights = Annotated[Path, typer.Option(help="of the dense network")]
 DataDir = Annotated[Path, typer.Option(help="the folder that holds CIFAR-10")]
@@ -46,10 +46,15 @@ def problem(base: Settings) -> dict[str, str]:
     }
 
 
-def proposals(run: Journey, method: str, search: SearchSettings) -> list[Architecture]:
-    """What a method proposes that asks for no accuracy."""
+def proposals(run: Journey, **changes) -> list[Architecture]:
+    """What a method proposes that asks for no accuracy; `changes`: settings, its name too."""
+    run = Journey(run.settings.varied(**changes), run.report)
+    method = run.settings.searched_by
+    searcher = Searcher(method.make(run.problem(), run.settings.own("method")))
     found: list[Architecture] = []
-    METHODS[method](run.problem(lambda architecture: found.append(architecture) or 0.0), search)
+    while batch := searcher.ask():
+        found += batch
+        searcher.tell(Scored(each, 0.0, 0.0) for each in batch)
     return found
 
 

@@ -13,9 +13,9 @@ import typer
 
 from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.repeat import repeat
+from latprof.profile.repeat import repeat
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable
+from lookup_tables.table.store import LatencyTable
 
 
 def main(

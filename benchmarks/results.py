@@ -9,8 +9,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lookup_tables.provenance import commit
-from pruner.origin import version_of
+from lookup_tables.storage.provenance import commit
+from pruner.run.origin import version_of
 
 RESULTS = Path(__file__).parent / "results"
 COMMIT = commit()  # of the code that runs, not of what is there when it ends

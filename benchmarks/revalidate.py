@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from benchmarks.here import table_here
 from benchmarks.results import save
-from latprof.validate import validate
+from latprof.profile.judge import validate
 from lookup_tables.network import Network
 
 NETWORKS, SAMPLES, SEED = ("resnet56", "resnet20", "mobilenet_v1", "vgg16_32"), 40, 1

@@ -20,11 +20,12 @@ from torch import nn
 
 from benchmarks.pruning import DataDir, Table, Weights, journey
 from benchmarks.results import RESULTS, save
-from lookup_tables.network import Architecture
-from pruner.accuracy import accuracy, recalibrate, score
-from pruner.prune import Journey
-from pruner.run_folder import OF_SEARCH
-from pruner.surgery import cut, keep_best
+from lookup_tables.architecture import Architecture
+from pruner.graph.surgery import cut, keep_best
+from pruner.run.journey import Journey
+from pruner.run.settings import OF_SEARCH
+from pruner.search.methods import METHODS
+from pruner.train.accuracy import accuracy, recalibrate, score
 
 WAYS = ("as_it_is", "recalibrated", "channels_refitted", "blocks_taken_over", "as_searched")
 IMAGES = 1500  # as the search scores
@@ -82,7 +83,8 @@ def _belongs(row: dict) -> bool:
     """Whether a network was found, and trained by the comparison's recipe."""
     _, _, changes = row["method"].partition(":")
     names = {change.partition("=")[0] for change in changes.split(",") if change}
-    return "architecture" in row and names <= {*OF_SEARCH}
+    own = {name for method in METHODS.values() for name in method.settings.model_fields}
+    return "architecture" in row and names <= {*OF_SEARCH} | own
 
 
 def _rank(rows: list[dict], way: str) -> float:

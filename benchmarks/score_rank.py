@@ -19,12 +19,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.pruning import DataDir, Table, Weights, journey, kept_row, problem, proposals
 from benchmarks.results import save
-from lookup_tables.network import Architecture
-from pruner.accuracy import accuracy
-from pruner.finetune import Recipe, fine_tune
-from pruner.methods import SearchSettings
-from pruner.prune import Journey
-from pruner.surgery import cut, keep_best
+from lookup_tables.architecture import Architecture
+from pruner.graph.surgery import cut, keep_best
+from pruner.run.journey import Journey
+from pruner.train.accuracy import accuracy
+from pruner.train.finetune import Recipe, fine_tune
 
 IMAGES = 1500  # as the search scores
 
@@ -42,7 +41,7 @@ def main(
     work: Path = Path("runs/score_rank"),
 ) -> None:
     run = journey(model, weights, data_dir, table, speedup=speedup, depth=depth, seed=seed)
-    drawn = proposals(run, "random", SearchSettings(candidates, seed, depth=depth))
+    drawn = proposals(run, method="random", episodes=candidates, seed=seed, depth=depth)
     rows, of = [], problem(run.settings)
     for number, architecture in enumerate(drawn):
         path = work / f"{model}_{speedup:g}x_{depth}_{seed}_{number}.json"

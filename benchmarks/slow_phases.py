@@ -19,12 +19,12 @@ import onnx
 import typer
 
 from benchmarks.results import save
-from latprof.compare import _rounds
-from latprof.cores import Cores
-from latprof.design import any_width
-from latprof.detect import this_device
-from latprof.onnx_model import build
-from latprof.pace import Pace
+from latprof.machine.cores import Cores
+from latprof.machine.pace import Pace
+from latprof.onnx.writer import build
+from latprof.profile.compare import _rounds
+from latprof.profile.design import any_width
+from latprof.runtimes.here import this_device
 from lookup_tables.network import Network
 from lookup_tables.noise import SLOW_CORE, Rounds
 

@@ -14,7 +14,7 @@ assumes; in a real network some do.)
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -22,19 +22,19 @@ import typer
 
 from benchmarks.pruning import DataDir, Table, Weights, journey, problem
 from benchmarks.results import COMMIT, RESULTS, save
-from lookup_tables.estimate import PREDICTOR, LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.staircase import Staircase
-from pruner.choices import REMOVED, choices
-from pruner.compare import variant
-from pruner.completion import Completion
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import PREDICTOR, LatencyModel
+from lookup_tables.model.staircase import Staircase
+from lookup_tables.network import Network
 from pruner.criteria.taylor import importance
-from pruner.former import NAMES
-from pruner.knapsack import solve
-from pruner.methods import METHODS, SearchSettings
-from pruner.problem import SearchProblem
-from pruner.prune import for_search
-from pruner.run_folder import Settings
+from pruner.run.compare import variant
+from pruner.run.former import NAMES
+from pruner.run.settings import Settings
+from pruner.search.completion import Completion
+from pruner.search.knapsack import solve
+from pruner.search.problem import SearchProblem
+from pruner.search.searcher import Scored, Searcher
+from pruner.search.space import REMOVED, Decision, Kind, SearchSpace
 
 app = typer.Typer()
 RECORDED = "surrogate_resnet56"
@@ -54,12 +54,12 @@ def record(weights: Weights, data_dir: DataDir, table: Table, model: str = "resn
     network = run.latency.network
     dense = run.score(network.dense, IMAGES)
     shares = {}
-    for choice in choices(network, depth=True):
-        single = [_single(choice, option) for option in choice.options[:-1]]
+    for decision in run.space.decisions:
+        single = [_single(decision, option) for option in decision.options[:-1]]
         left = [run.score(architecture, IMAGES) / dense for architecture in single]
-        shares[choice.name] = [*left, 1.0]
-        print(choice.name, [round(share, 3) for share in shares[choice.name]], flush=True)
-    options = {c.name: list(c.options) for c in choices(network, depth=True)}
+        shares[decision.name] = [*left, 1.0]
+        print(decision.name, [round(share, 3) for share in shares[decision.name]], flush=True)
+    options = {d.name: list(d.options) for d in run.space.decisions}
     taylor = importance(run.trace, run.data.train)
     content = {
         "network": network.name, "images": IMAGES, "dense": dense, "options": options,
@@ -69,10 +69,10 @@ def record(weights: Weights, data_dir: DataDir, table: Table, model: str = "resn
     print(save(RECORDED, content))
 
 
-def _single(choice, option: int) -> Architecture:
-    if choice.is_block:
-        return Architecture(removed=(choice.name,) if option == REMOVED else ())
-    return Architecture(widths={choice.name: option})
+def _single(decision: Decision, option: float) -> Architecture:
+    if decision.is_block:
+        return Architecture(removed=(decision.name,) if option == REMOVED else ())
+    return Architecture(widths={decision.name: int(option)})
 
 
 @dataclass
@@ -87,37 +87,32 @@ class Surrogate:
     def load(cls, recorded: dict, completion: Completion) -> Surrogate:
         """Widths between recorded ones are interpolated: the menu follows the table."""
         shares = {}
-        for choice in completion.choices:
-            known, left = recorded["options"][choice.name], recorded["shares"][choice.name]
-            values = np.interp(choice.options, known, np.clip(left, LEAST, 1.0))
-            shares[choice.name] = dict(zip(choice.options, values, strict=True))
+        for decision in completion.decisions:
+            known, left = recorded["options"][decision.name], recorded["shares"][decision.name]
+            values = np.interp(decision.options, known, np.clip(left, LEAST, 1.0))
+            shares[decision.name] = dict(zip(decision.options, values, strict=True))
         return cls(recorded["dense"], shares, completion)
 
     def __call__(self, architecture: Architecture) -> float:
         logs = 0.0
-        for choice in self.completion.choices:
-            if choice.is_block:
-                kept = choice.name not in architecture.removed
-                logs += np.log(self.shares[choice.name][int(kept)])
-            elif not self._gone(choice, architecture):
-                logs += np.log(self._of_width(choice, architecture))
+        for decision in self.completion.decisions:
+            if decision.is_block:
+                kept = decision.name not in architecture.removed
+                logs += np.log(self.shares[decision.name][int(kept)])
+            elif decision.inside not in architecture.removed:
+                logs += np.log(self._of_width(decision, architecture))
         return self.dense * float(np.exp(logs))
 
-    def _of_width(self, choice, architecture: Architecture) -> float:
-        width = architecture.widths.get(choice.name, choice.full)
-        known = self.shares[choice.name]
+    def _of_width(self, decision: Decision, architecture: Architecture) -> float:
+        width = architecture.widths.get(decision.name, decision.full)
+        known = self.shares[decision.name]
         return (
             known[width] if width in known else np.interp(width, *zip(*known.items(), strict=True))
         )
 
-    def _gone(self, choice, architecture: Architecture) -> bool:
-        if choice.inside is None:
-            return False
-        return self.completion.choices[choice.inside].name in architecture.removed
-
     def values(self) -> list[np.ndarray]:
         """What the integer programme adds up: logarithms."""
-        return [np.log(list(self.shares[c.name].values())) for c in self.completion.choices]
+        return [np.log(list(self.shares[d.name].values())) for d in self.completion.decisions]
 
 
 @app.command()
@@ -134,7 +129,8 @@ def regret(
     network = Network.load(recorded["network"])
     measured = LatencyModel.load(network, table)
     latency = measured.with_menu(Staircase(measured).menu())
-    completion = Completion(latency, depth)
+    kinds = [Kind.WIDTH, Kind.BLOCK] if depth else [Kind.WIDTH]
+    completion = Completion(latency, SearchSpace.of(latency.network, kinds))
     surrogate = Surrogate.load(recorded, completion)
     budget_s = latency.dense_s / speedup
     values = surrogate.values()
@@ -153,8 +149,8 @@ def regret(
         chosen, found = variant(base, name), []
         _require_simulated(base, chosen, name)
         for seed in range(seeds):
-            search = for_search(chosen.varied(seed=seed))
-            best = best_found(chosen.method, search, surrogate, recorded["importance"], budget_s)
+            seeded = chosen.varied(seed=seed)
+            best = best_found(seeded, surrogate, recorded["importance"], budget_s)
             found.append(1 - best / asked["optimum"])
             print(f"{name} seed {seed}: regret {found[-1]:.2%}", flush=True)
         results[name] = {
@@ -168,33 +164,32 @@ def _require_simulated(base: Settings, chosen: Settings, name: str) -> None:
     """Refuse what recorded accuracies know nothing of: weights' norms, and other settings."""
     if chosen.method == "magnitude":
         raise typer.BadParameter("--method magnitude: of weights, accuracies alone are recorded")
-    own = {field.name for field in fields(SearchSettings)} - {"episodes", "seed"}
+    heard = {"method", "method_settings", "depth"}
     ignored = [
         setting
         for setting, value in chosen.model_dump().items()
-        if setting not in own | {"method"} and value != getattr(base, setting)
+        if setting not in heard and value != getattr(base, setting)
     ]
     if ignored:
         raise typer.BadParameter(f"--method {name!r}: {ignored[0]} changes nothing here")
 
 
 def best_found(
-    method: str, settings: SearchSettings, surrogate: Surrogate, importance: dict, budget_s: float
+    settings: Settings, surrogate: Surrogate, importance: dict, budget_s: float
 ) -> float:
     """The highest accuracy of what a search scored within the budget."""
-    latency = surrogate.completion.model
-    within: list[float] = []
-
-    def score(architecture: Architecture) -> float:
-        accuracy = surrogate(architecture)
-        if latency.latency_s(architecture) <= budget_s * (1 + 1e-9):
-            within.append(accuracy)
-        return accuracy
-
-    METHODS[method](
-        SearchProblem(latency.network, latency, budget_s, score, lambda: importance), settings
-    )
-    return max(within)
+    latency, method = surrogate.completion.model, settings.searched_by
+    problem = SearchProblem(
+        SearchSpace.of(latency.network, method.kinds(settings.depth)), latency, budget_s,
+        episodes=settings.episodes, seed=settings.seed, importance=lambda: importance,
+    )  # fmt: skip
+    searcher = Searcher(method.make(problem, settings.own("method")))
+    best = 0.0
+    while batch := searcher.ask():
+        scored = [Scored(each, surrogate(each), latency.latency_s(each)) for each in batch]
+        best = max([best, *(s.accuracy for s in scored if s.latency_s <= budget_s * (1 + 1e-9))])
+        searcher.tell(scored)
+    return best
 
 
 def _known(label: str, asked: dict) -> dict:

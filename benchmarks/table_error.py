@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.results import save
-from latprof.validate import validation
-from lookup_tables.estimate import LatencyModel
+from latprof.profile.judge import validation
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, undisturbed
+from lookup_tables.table.home import DATA
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 
 def main() -> None:

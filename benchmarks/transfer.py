@@ -19,12 +19,15 @@ import numpy as np
 import typer
 
 from benchmarks.results import save
-from latprof.detect import Usage, this_device
-from latprof.transfer import SAMPLES, transfer
+from latprof.profile.transfer import SAMPLES, transfer
+from latprof.runtimes.base import Usage
+from latprof.runtimes.here import this_device
 from lookup_tables.device import Device
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, undisturbed
+from lookup_tables.table.home import DATA
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 NETWORKS = ["resnet56", "vgg16_32", "mobilenet_v1", "resnet18"]
 UNSEEN = 30  # of each kind

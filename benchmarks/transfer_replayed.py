@@ -16,12 +16,15 @@ import numpy as np
 import typer
 
 from benchmarks.results import save
-from latprof.profile import FEW_OFF_MENU
-from latprof.transfer import SAMPLES
-from lookup_tables.estimate import LatencyModel
+from latprof.profile.journey import FEW_OFF_MENU
+from latprof.profile.transfer import SAMPLES
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.prior import Prior
-from lookup_tables.table import DATA, LatencyTable, Run, undisturbed
+from lookup_tables.table.home import DATA
+from lookup_tables.table.prior import Prior
+from lookup_tables.table.rows import Run
+from lookup_tables.table.settled import undisturbed
+from lookup_tables.table.store import LatencyTable
 
 SOURCE = "intel_xeon_processor_1t"
 ALWAYS = (0, 1)  # the dense network and the narrowest one
@@ -44,7 +47,7 @@ def main(draws: int = 3) -> None:
 
 def _replayed(network: Network, source: LatencyTable, target: LatencyTable, draws: int) -> dict:
     whole = LatencyModel(network, target)
-    prior = Prior.of(LatencyModel(network, source))
+    prior = LatencyModel(network, source).as_prior()
     unseen = undisturbed(target.settled_runs(network, "unseen"))
     off_menu = np.array([whole.off_menu(run.architecture) for run in unseen])
     errors = {"transferred": [], "whole_table": [whole.errors(unseen)]}

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.files import first_fault, refuse_newer, write_whole
-from lookup_tables.manifest import DEVICE_NAME, read_sealed
+from lookup_tables.storage.files import first_fault, refuse_newer, write_whole
+from lookup_tables.storage.manifest import DEVICE_NAME, read_sealed
 
 FORMAT = 2
 NAME = re.compile(DEVICE_NAME)

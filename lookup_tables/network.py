@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import ArchitectureError, NetworkError
-from lookup_tables.files import first_fault, refuse_newer, write_whole
+from lookup_tables.geometry import Form, Geometry
 from lookup_tables.layer import (
     WEIGHTED,
     Activation,
@@ -32,7 +33,8 @@ from lookup_tables.layer import (
     macs,
     output_size,
 )
-from lookup_tables.manifest import FILE_NAME, read_sealed
+from lookup_tables.storage.files import first_fault, refuse_newer, write_whole
+from lookup_tables.storage.manifest import FILE_NAME, read_sealed
 
 FORMAT = 1
 INPUT = "input"  # the name by which layers refer to the network's input
@@ -95,70 +97,6 @@ class Block(_Frozen):
     input: str
     output: str
     layers: tuple[str, ...]
-
-
-class Architecture(_Frozen):
-    """One answer of a search: widths per group, removed blocks, densities per layer.
-
-    A group, block or layer that is not named stays as it is in the dense network.
-    """
-
-    widths: dict[str, int] = {}
-    removed: tuple[str, ...] = ()
-    density: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Architecture) and self._content == other._content
-
-    def __hash__(self) -> int:
-        return hash(self._content)
-
-    @property
-    def _content(self) -> tuple:
-        """The same for the same choices, in whatever order they were written down."""
-        parts = self.widths.items(), self.removed, self.density.items()
-        return tuple(map(frozenset, parts))
-
-    @classmethod
-    def load(cls, path: str | Path) -> Architecture:
-        """Read an architecture file; raises ArchitectureError naming the fault."""
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except FileNotFoundError:
-            raise ArchitectureError(f"{path}: no such architecture file") from None
-        except ValidationError as error:
-            raise ArchitectureError(
-                f"{path}: not an architecture: {first_fault(error)}. Expected "
-                '{"widths": {"group": n}, "removed": ["block"], "density": {"layer": d}}'
-            ) from None
-
-    def save(self, path: str | Path) -> None:
-        write_whole(path, self.model_dump_json(indent=1) + "\n")
-
-
-class Form(NamedTuple):
-    """A channel count as a linear form in the group widths: constant + Σ factor · width."""
-
-    constant: int
-    factors: tuple[tuple[str, int], ...] = ()
-
-    def __call__(self, widths: Mapping[str, int | np.ndarray]):
-        return self.constant + sum(factor * widths[group] for group, factor in self.factors)
-
-    def plus(self, other: Form) -> Form:
-        return Form(self.constant + other.constant, self.factors + other.factors)
-
-    def times(self, factor: int) -> Form:
-        return Form(self.constant * factor, tuple((g, f * factor) for g, f in self.factors))
-
-
-class Geometry(NamedTuple):
-    """What every architecture's version of one layer has in common."""
-
-    in_form: Form
-    out_form: Form
-    in_size: Size
-    out_size: Size
 
 
 class Network(_Frozen):

@@ -2,6 +2,10 @@
 
 import os
 
+# Before numpy is imported, here and in every worker: small matrices of two workers at once, each
+# with two threads, take a hundred times as long as with one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import matplotlib
 import pytest
 import torch
@@ -51,7 +55,8 @@ def workshop(tmp_path_factory):
     """A traced network, its table on this machine, and trained weights, made by the commands."""
     folder = tmp_path_factory.mktemp("workshop")
     patch = pytest.MonkeyPatch()
-    patch.setattr("latprof.profile.TARGET_S", 0.02)  # a table is needed here, not a good one
+    # A table is needed here, not a good one.
+    patch.setattr("latprof.profile.journey.TARGET_S", 0.02)
     net = folder / "small_resnet.json"
     made = [
         command(

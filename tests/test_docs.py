@@ -22,10 +22,10 @@ def test_the_api_pages_are_built_from_the_docstrings(tmp_path):
         # Types that exist for type checkers only are shown by their names.
         warnings.filterwarnings("ignore", "(Error parsing|Failed to run).*type annotation")
         pdoc.pdoc(*PACKAGES, output_directory=tmp_path)
-    page = (tmp_path / "lookup_tables" / "estimate.html").read_text()
+    page = (tmp_path / "lookup_tables" / "model" / "latency_model.html").read_text()
     assert "predict_architectures" in page
     assert "Predicts any architecture of one network on one device." in page
-    assert (tmp_path / "pruner" / "prune.html").exists()
+    assert (tmp_path / "pruner" / "run" / "prune.html").exists()
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from latprof.onnx_model import build
-from latprof.onnx_reader import read_onnx
+from latprof.onnx.reader import read_onnx
+from latprof.onnx.writer import build
+from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.errors import ContractError
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import LatencyTable
+from lookup_tables.network import Network
+from lookup_tables.table.store import LatencyTable
 from tests.toys import DEVICE, chain, synthetic_table, tiny_network
 
 NETWORK = tiny_network()

@@ -18,10 +18,11 @@ import pytest
 import torch
 import typer
 
-from latprof.cli import app as latprof_app
-from latprof.onnx_model import build
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import LatencyTable
+from latprof.cli import build_app as latprof_app
+from latprof.onnx.writer import build
+from lookup_tables.architecture import Architecture
+from lookup_tables.network import Network
+from lookup_tables.table.store import LatencyTable
 from tests.commands import FACTORY
 
 ROOT = Path(__file__).parents[1]
@@ -137,9 +138,9 @@ def small(words: list[str], device: str) -> list[str]:
 
 
 def takes_value(program: str, name: str, option: str) -> bool:
-    from pruner.cli import app as pruner_app
+    from pruner.cli import build_app as pruner_app
 
-    app = {"latprof": latprof_app, "pruner": pruner_app}[program]
+    app = {"latprof": latprof_app, "pruner": pruner_app}[program]()
     command = typer.main.get_command(app).commands[name]
     found = [one for one in command.params if option in (*one.opts, *one.secondary_opts)]
     assert found, f"{program} {name} has no {option}"
@@ -171,8 +172,8 @@ def world(finished_world, tmp_path, monkeypatch):
     shutil.copytree(finished_world, tmp_path / "world", symlinks=True)
     monkeypatch.chdir(tmp_path / "world")
     for place in ("DATA", "ELSEWHERE"):
-        monkeypatch.setattr(f"lookup_tables.table.{place}", tmp_path / "world" / "data")
-    monkeypatch.setattr("latprof.profile.TARGET_S", 0.02)
+        monkeypatch.setattr(f"lookup_tables.table.home.{place}", tmp_path / "world" / "data")
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
     return tmp_path / "world"
 
 
@@ -199,7 +200,7 @@ def test_the_commands_of_a_document_run(page, block, world, latprof, pruner, mon
             if made[0] not in run:
                 assert made[0] in ("pip", "pytest", "python"), made
             elif " ".join(made[:2]) in ONLY_PARSED:
-                command = typer.main.get_command(latprof_app).commands[made[1]]
+                command = typer.main.get_command(latprof_app()).commands[made[1]]
                 command.make_context(made[1], made[2:])
             else:
                 allowed = (0, 4) if "--error" in made else (0, 6) if "doctor" in made else (0,)

@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from latprof.design import any_width, design, unseen
+from latprof.profile.design import any_width, design, unseen
+from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.layer import LayerSpec
-from lookup_tables.network import Architecture, ChannelGroup, Layer, Network
-from lookup_tables.table import LatencyTable, LayerTime, Plan, Run
+from lookup_tables.network import ChannelGroup, Layer, Network
+from lookup_tables.table.rows import LayerTime, Plan, Run
+from lookup_tables.table.store import LatencyTable
+from pruner.graph.trace import trace
 from pruner.models.resnet import CifarResNet
-from pruner.trace import trace
 
 DEVICE = Device(
     name="toy_1t",

@@ -1,29 +1,29 @@
 """Pruning criteria: which channels of a group stay.
 
-A criterion is a function of the traced model and of training images; those that read the weights
-alone ignore the images. Channels of higher importance stay longer. `dynamic` decides while it
-trains a masked network, so it belongs to fine-tuning (`pruner/criteria/dynamic.py`).
+A criterion is a file and an entry here. Most rank channels by the traced model, by training images
+or both; `dynamic` decides while it trains a masked network, so it belongs to fine-tuning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from lookup_tables.registry import Registry
+from pruner.criteria import dynamic, magnitude, median, taylor
+from pruner.criteria.base import Criterion
 
-from torch import Tensor
-
-from pruner.criteria.magnitude import batch_norm_scale, l1_norm, l2_norm
-from pruner.criteria.median import geometric_median
-from pruner.criteria.taylor import taylor
-from pruner.data import Images
-from pruner.trace import Trace
-
-Criterion = Callable[[Trace, Images], dict[str, Tensor]]  # group → (width,)
-
-DYNAMIC = "dynamic"
-CRITERIA: dict[str, Criterion] = {
-    "l1": l1_norm,
-    "l2": l2_norm,
-    "fpgm": geometric_median,
-    "batch_norm": batch_norm_scale,
-    "taylor": taylor,
-}
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion",
+    (
+        Criterion("l1", "sum of absolute weights", magnitude.l1_norm),
+        Criterion("l2", "Euclidean norm of weights", magnitude.l2_norm),
+        Criterion("fpgm", "distance from the layer's other filters", median.geometric_median),
+        Criterion("batch_norm", "BatchNorm's scale", magnitude.batch_norm_scale),
+        Criterion("taylor", "first-order change of the loss", taylor.taylor),
+        Criterion(
+            "dynamic",
+            "LAP's selection while filters train; candidates are cut by l1",
+            magnitude.l1_norm,
+            dynamic.DynamicSettings,
+            dynamic.select_as_set,
+        ),
+    ),
+)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pruner.graph_reader import Segment
-from pruner.surgery import mixes_channels
-from pruner.trace import Trace
+from pruner.graph.reader import Segment
+from pruner.graph.surgery import mixes_channels
+from pruner.graph.trace import Trace
 
 
 def coupled_magnitude(trace: Trace) -> dict[str, Tensor]:

@@ -21,25 +21,29 @@ Deviations (no code of the paper could be found):
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from lookup_tables.network import Architecture
-from pruner.compute import Here, fast_arithmetic, loss_scaler, on_processor, own_random_state
+from lookup_tables.architecture import Architecture
+from lookup_tables.own_settings import OwnSettings
+from pruner.criteria.base import Report
 from pruner.criteria.writers import filters, of_groups
-from pruner.data import Images
-from pruner.graph_reader import Segment
-from pruner.reading import ahead
-from pruner.surgery import Kept, cut, mixes_channels
-from pruner.trace import Trace
-
-Report = Callable[[int, int, str], None]
+from pruner.data.images import Images
+from pruner.graph.reader import Segment
+from pruner.graph.surgery import Kept, cut, mixes_channels
+from pruner.graph.trace import Trace
+from pruner.train.accuracy import CLASSIFIED
+from pruner.train.compute import Here, fast_arithmetic, loss_scaler, on_processor, own_random_state
+from pruner.train.finetune import in_full
+from pruner.train.reading import ahead
+from pruner.train.tasks.base import VisionTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,26 @@ class Phase:
     regenerated: float = 0.5  # share ρ of the pruned filters that may return, at the start
 
 
+class DynamicSettings(OwnSettings):
+    """What a user may set of the selection."""
+
+    regenerate: float = Field(0.5, ge=0, le=1, description="Share of filters that may return.")
+
+
+def select_as_set(
+    trace: Trace,
+    architecture: Architecture,
+    images: Images,
+    task: VisionTask,
+    settings: DynamicSettings,
+    seed: int,
+    report: Report,
+) -> tuple[Trace, Kept]:
+    """`select`, by a run's settings."""
+    phase = Phase(regenerated=settings.regenerate)
+    return select(trace, architecture, images, phase, seed, report, task=task)
+
+
 def select(
     trace: Trace,
     architecture: Architecture,
@@ -68,6 +92,7 @@ def select(
     seed: int = 0,
     report: Report = lambda step, total, text: None,
     fixed: Kept | None = None,
+    task: VisionTask = CLASSIFIED,
 ) -> tuple[Trace, Kept]:
     """Train the incomplete network; the trace with its weights, and the channels that stay.
 
@@ -83,7 +108,7 @@ def select(
     present = replace(trace, module=module)
     with hide(present, masks), on_processor(module) as here, own_random_state():
         widths = None if fixed is not None else network.widths(architecture)
-        _train(present, masks, widths, images, phase, seed, here, report)
+        _train(present, masks, widths, images, phase, seed, here, report, task)
     trained = copy.deepcopy(trace.module)
     trained.load_state_dict(module.state_dict(), strict=False)  # removed blocks keep what they had
     final = {name: mask.nonzero().flatten() for name, mask in masks.items()}
@@ -91,7 +116,15 @@ def select(
 
 
 def _train(
-    trace: Trace, masks, widths, images: Images, phase: Phase, seed: int, here: Here, report
+    trace: Trace,
+    masks: dict[str, Tensor],
+    widths: Mapping[str, int] | None,
+    images: Images,
+    phase: Phase,
+    seed: int,
+    here: Here,
+    report: Report,
+    task: VisionTask,
 ) -> None:
     model, scaler = trace.module, loss_scaler()
     optimizer = torch.optim.SGD(
@@ -103,12 +136,12 @@ def _train(
     before = _snapshot(trace)
     model.train()
     coming = ahead(images, lambda step: (drawn[step], seeds[step]), range(phase.steps))
-    for step, (x, labels) in enumerate(coming):
+    for step, (x, targets) in enumerate(coming):
         torch.manual_seed(seeds[step])  # dropout
         optimizer.zero_grad(set_to_none=True)
         with fast_arithmetic():
-            outputs = model(here(x))
-        scaler.scale(F.cross_entropy(outputs.float(), here(labels))).backward()
+            answer = model(here(x))
+        scaler.scale(task.loss(in_full(answer), here(targets))).backward()
         scaler.step(optimizer)
         scaler.update()
         done = step + 1

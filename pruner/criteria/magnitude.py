@@ -13,21 +13,28 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pruner.criteria.writers import filters, of_groups
-from pruner.data import Images
-from pruner.trace import Trace
+from pruner.data.images import Images
+from pruner.graph.trace import Trace
+from pruner.train.tasks.base import VisionTask
 
 
-def l1_norm(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
+def l1_norm(
+    trace: Trace, images: Images | None = None, task: VisionTask | None = None
+) -> dict[str, Tensor]:
     """Sum of a filter's absolute weights, BatchNorm's scale not counted: group → (width,)."""
     return of_groups(trace, lambda layer, norm: filters(layer).abs().sum(dim=1))
 
 
-def l2_norm(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
+def l2_norm(
+    trace: Trace, images: Images | None = None, task: VisionTask | None = None
+) -> dict[str, Tensor]:
     """Euclidean norm of a filter's weights: group → (width,)."""
     return of_groups(trace, lambda layer, norm: filters(layer).norm(dim=1))
 
 
-def batch_norm_scale(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
+def batch_norm_scale(
+    trace: Trace, images: Images | None = None, task: VisionTask | None = None
+) -> dict[str, Tensor]:
     """|γ| of the BatchNorm behind a filter; its L1 norm where there is none: group → (width,)."""
 
     def importance(layer: nn.Module, norm: nn.BatchNorm2d | None) -> Tensor:

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from pruner.criteria.writers import filters, of_groups
-from pruner.data import Images
-from pruner.trace import Trace
+from pruner.data.images import Images
+from pruner.graph.trace import Trace
+from pruner.train.tasks.base import VisionTask
 
 
-def geometric_median(trace: Trace, images: Images | None = None) -> dict[str, Tensor]:
+def geometric_median(
+    trace: Trace, images: Images | None = None, task: VisionTask | None = None
+) -> dict[str, Tensor]:
     """Sum of distances to the layer's other filters: group → (width,)."""
 
     def importance(layer, norm) -> Tensor:

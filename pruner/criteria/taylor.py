@@ -16,30 +16,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruner.compute import on_processor
 from pruner.criteria.writers import of_groups
-from pruner.data import Images, batches
-from pruner.trace import Trace
+from pruner.data.images import Images, batches
+from pruner.graph.trace import Trace
+from pruner.train.accuracy import CLASSIFIED
+from pruner.train.compute import on_processor
+from pruner.train.tasks.base import VisionTask
 
 BATCH, IMAGES = 50, 2000
 
 
-def taylor(trace: Trace, images: Images) -> dict[str, Tensor]:
+def taylor(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> dict[str, Tensor]:
     """Mean squared first-order change of the loss, on one scale per writer: group → (width,)."""
-    squares = _squares(trace, images)
+    squares = _squares(trace, images, task)
     return of_groups(trace, lambda layer, norm: squares[layer])
 
 
-def importance(trace: Trace, images: Images) -> dict[str, Tensor]:
+def importance(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> dict[str, Tensor]:
     """The same, comparable between groups: group → (width,), and block → (1,).
 
     A block is worth what the last of its layers that decide channels writes; of depthwise layers
     alone, which decide none, nothing.
     """
-    squares = _squares(trace, images)
+    squares = _squares(trace, images, task)
     found = {group.name: torch.zeros(group.width) for group in trace.network.groups}
     at = {}
     for layer in trace.network.layers:
@@ -52,15 +53,15 @@ def importance(trace: Trace, images: Images) -> dict[str, Tensor]:
     return found
 
 
-def _squares(trace: Trace, images: Images) -> dict[nn.Module, Tensor]:
+def _squares(trace: Trace, images: Images, task: VisionTask) -> dict[nn.Module, Tensor]:
     """(∂E/∂g)² of every layer's channels, added up over batches."""
     model = trace.module.eval()
     squares: dict[nn.Module, Tensor] = {}
     parts = _writers(trace)
     with on_processor(model) as here, _all_learn(model):
-        for x, labels in batches(images, BATCH, IMAGES):
+        for x, targets in batches(images, BATCH, IMAGES):
             model.zero_grad(set_to_none=True)
-            F.cross_entropy(model(here(x)), here(labels)).backward()
+            task.loss(model(here(x)), here(targets)).backward()
             for layer, norm in parts:
                 squares[layer] = squares.get(layer, 0) + _gate_gradient(layer, norm).cpu() ** 2
     model.zero_grad(set_to_none=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pruner.trace import Trace
+from pruner.graph.trace import Trace
 
 OfLayer = Callable[[nn.Module, nn.BatchNorm2d | None], Tensor]  # → (width,), not negative
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pruner.errors import ModelError
+from pruner import ModelError
 from pruner.models.imagenet import (
     mobilenet_v2,
     mobilenet_v2_cifar,
@@ -20,8 +20,8 @@ from pruner.models.imagenet import (
 )
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
+from pruner.models.user_code import call_function
 from pruner.models.yolov3 import yolov3
-from pruner.user_code import call_function
 
 
 @dataclass(frozen=True, slots=True)

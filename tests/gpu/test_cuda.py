@@ -6,12 +6,15 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from latprof.detect import Usage, gpus, this_device
-from latprof.measure import Bench
-from latprof.onnx_model import build, random_input
-from latprof.profile import Goal, profile
-from lookup_tables.network import INPUT, Architecture, Network
-from lookup_tables.table import LatencyTable
+from latprof.onnx.writer import build, random_input
+from latprof.profile.bench import Bench
+from latprof.profile.journey import Goal, profile
+from latprof.runtimes.base import Usage
+from latprof.runtimes.cards import gpus
+from latprof.runtimes.here import this_device
+from lookup_tables.architecture import Architecture
+from lookup_tables.network import INPUT, Network
+from lookup_tables.table.store import LatencyTable
 
 pytestmark = pytest.mark.gpu
 NETWORK = Network.load("resnet20")
@@ -39,7 +42,7 @@ def test_the_identity_names_driver_cuda_and_cudnn(device):
 def test_the_gpu_computes_what_the_cpu_computes(device):
     import onnxruntime as ort
 
-    from latprof.cuda import _Bound
+    from latprof.runtimes.cuda_session import _Bound
 
     model = build(NETWORK, NETWORK.dense).SerializeToString()
     feed = {INPUT: random_input(NETWORK)}
@@ -79,7 +82,7 @@ def test_every_way_of_use_runs(usage):
 
 @pytest.mark.parametrize("name", [n for n in ("pycuda", "torch") if find_spec(n)])
 def test_events_come_from_either_library_that_is_there(name):
-    from latprof import cuda_driver
+    from latprof.runtimes import cuda_driver
 
     made = {"pycuda": cuda_driver._Pycuda, "torch": cuda_driver._Torch}[name]()
     first, last = made.event(), made.event()

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from lookup_tables.network import Architecture
-from pruner.accuracy import accuracy, recalibrate, score
-from pruner.compute import on_processor, processor
+from lookup_tables.architecture import Architecture
 from pruner.criteria.dynamic import Phase, select
 from pruner.criteria.taylor import importance
 from pruner.data import load_data
-from pruner.finetune import Recipe, fine_tune
-from pruner.reconstruct import Reconstruction
-from pruner.surgery import cut, keep_best
-from pruner.trace import trace
+from pruner.graph.compensation import Reconstruction
+from pruner.graph.surgery import cut, keep_best
+from pruner.graph.trace import trace
+from pruner.train.accuracy import accuracy, recalibrate, score
+from pruner.train.compute import on_processor, processor
+from pruner.train.finetune import Recipe, fine_tune
 from tests.toys import imagenet_folder, tiny_resnet
 
 pytestmark = pytest.mark.gpu
@@ -51,7 +51,7 @@ def test_half_and_single_precision_agree(trained):
 
 
 def test_a_training_with_patience_continues_where_it_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
 
     def interrupt(step, total, text):
         if step == 13:
@@ -86,7 +86,7 @@ def test_files_are_read_ahead_of_the_gpu_and_training_learns_the_same(tmp_path, 
 
     ahead = learned()
     assert max(processes) > 0
-    monkeypatch.setattr("pruner.reading.readers_for", lambda *_: 0)
+    monkeypatch.setattr("pruner.train.reading.readers_for", lambda *_: 0)
     torch.testing.assert_close(learned(), ahead, rtol=1e-3, atol=1e-4)
 
 

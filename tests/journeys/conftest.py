@@ -2,11 +2,11 @@
 
 import pytest
 
-from pruner.measured import NotTimed
+from pruner.run.measured import NotTimed
 
 
 @pytest.fixture(autouse=True)
 def _timed_where_it_is_looked_at(request, monkeypatch):
     if "timed" not in request.keywords:
         not_timed = NotTimed("this test does not look at it")
-        monkeypatch.setattr("pruner.prune.measure_pair", lambda *_: not_timed)
+        monkeypatch.setattr("pruner.run.prune.measure_pair", lambda *_: not_timed)

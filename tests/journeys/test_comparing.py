@@ -7,7 +7,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lookup_tables.estimate import LatencyModel
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
 from tests.commands import prune_arguments
 

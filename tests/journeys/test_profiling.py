@@ -10,13 +10,16 @@ from pathlib import Path
 import onnx
 import pytest
 
-from latprof.detect import Usage, this_device
-from latprof.show import print_validations
+from latprof.cli.show import print_validations
+from latprof.runtimes.base import Usage
+from latprof.runtimes.here import this_device
 from lookup_tables.device import Device
-from lookup_tables.files import only_writer
-from lookup_tables.manifest import MANIFEST, load_manifest
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, Validation
+from lookup_tables.storage.files import only_writer
+from lookup_tables.storage.manifest import MANIFEST, load_manifest
+from lookup_tables.table.home import DATA
+from lookup_tables.table.rows import Validation
+from lookup_tables.table.store import LatencyTable
 
 
 def test_a_place_where_nothing_is_says_so(tmp_path, latprof, capsys):
@@ -228,7 +231,7 @@ def test_a_table_that_became_slower_in_part_ends_diff_with_code_5(
 def test_a_network_that_exists_only_as_onnx_is_profiled(
     workshop, tmp_path, latprof, capsys, monkeypatch
 ):
-    monkeypatch.setattr("latprof.profile.TARGET_S", 0.005)
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
     (tmp_path / "dense.json").write_text("{}")
     arguments = ["--architecture", tmp_path / "dense.json", "--out", tmp_path / "My Net.onnx"]
     assert latprof("export", "--network", workshop / "small_resnet.json", *arguments) == 0
@@ -251,7 +254,7 @@ def test_profile_wants_a_network_or_a_file_but_not_both(latprof, capsys):
 def test_an_error_that_was_not_reached_ends_with_code_4(
     workshop, tmp_path, latprof, capsys, monkeypatch
 ):
-    monkeypatch.setattr("latprof.profile.TARGET_S", 0.005)
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
     arguments = ["--network", workshop / "small_resnet.json", "--levels", "2", "--samples", "4"]
     arguments += ["--error", "0.001%", "--budget", "5s", "--out", tmp_path / "t"]
     assert latprof("profile", *arguments) == 4
@@ -295,8 +298,8 @@ def test_a_dry_run_says_what_would_be_measured(workshop, latprof, capsys):
 def test_a_profile_without_a_folder_leaves_another_devices_table_of_that_name_alone(
     workshop, tmp_path, monkeypatch, latprof, capsys
 ):
-    monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "no_checkout" / "data")
-    monkeypatch.setattr("latprof.profile.TARGET_S", 0.02)
+    monkeypatch.setattr("lookup_tables.table.home.DATA", tmp_path / "no_checkout" / "data")
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
     monkeypatch.chdir(tmp_path)
     identity = json.loads((workshop / "table" / "device.json").read_text())
     taken = tmp_path / "tables" / identity["name"]

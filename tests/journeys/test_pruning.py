@@ -16,19 +16,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lookup_tables import provenance
+from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import LatencyTable
-from pruner import cli as pruner_cli
-from pruner import prune as pruner_prune
-from pruner.accuracy import accuracy
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.storage import provenance
+from lookup_tables.table.store import LatencyTable
+from pruner.cli import progress
 from pruner.criteria.dynamic import Phase
 from pruner.data import load_data
-from pruner.prune import load_run
-from pruner.run_folder import RunFolder, Settings
-from pruner.weights import load_weights
+from pruner.run import prune as pruner_prune
+from pruner.run.folder import RunFolder
+from pruner.run.prune import load_run
+from pruner.run.settings import Settings
+from pruner.train.accuracy import accuracy
+from pruner.train.weights import load_weights
 from tests.commands import FACTORY, prune_arguments
 from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
 
@@ -225,7 +227,7 @@ def test_a_run_outlives_its_tables_judgement_but_not_another_way_to_read_it(
     opened.append("small_resnet", [opened.validation("small_resnet")])
     opened.seal("small_resnet")
     assert pruner("prune", *options) == 0
-    monkeypatch.setattr("pruner.origin.PREDICTOR", 0)
+    monkeypatch.setattr("pruner.run.origin.PREDICTOR", 0)
     capsys.readouterr()
     assert pruner("prune", *options) == 1
     assert "its rows or how they are read have changed" in capsys.readouterr().err
@@ -376,7 +378,8 @@ def test_a_runs_numbers_are_those_of_its_networks(workshop, tmp_path, pruner, ca
     ids=str,
 )
 def test_the_test_set_is_read_at_the_end_only(workshop, tmp_path, monkeypatch, changes):
-    monkeypatch.setattr(pruner_prune, "Phase", partial(Phase, steps=4, interval=2, batch=32))
+    short = partial(Phase, steps=4, interval=2, batch=32)
+    monkeypatch.setattr("pruner.criteria.dynamic.Phase", short)
     mine = tmp_path / "mine.py"
     mine.write_text(SEALED_TEST)
     data = load_data(f"{mine}:images")
@@ -487,8 +490,8 @@ def test_an_interrupted_run_continues_to_the_same_answer(
     workshop, tmp_path, pruner, monkeypatch, stage
 ):
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "whole")) == 0
-    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
-    real = pruner_cli._Stages.__call__
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
+    real = progress.Stages.__call__
 
     def interrupt(self, step, done, total, text):
         if step == stage and done == 4:
@@ -496,7 +499,7 @@ def test_an_interrupted_run_continues_to_the_same_answer(
         real(self, step, done, total, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pruner_cli._Stages, "__call__", interrupt)
+        patch.setattr(progress.Stages, "__call__", interrupt)
         assert pruner("prune", *prune_arguments(workshop, tmp_path / "cut")) == 130
     assert not (tmp_path / "cut" / "result.json").exists()
     assert (tmp_path / "cut" / "checkpoint.pt").exists() is (stage == "fine-tune")
@@ -517,7 +520,7 @@ def test_held_out_images_are_trained_on_unless_they_end_the_training(
 ):
     data, batch, totals = load_data("digits"), 10, set()
     monkeypatch.setattr(
-        pruner_cli._Stages,
+        progress.Stages,
         "__call__",
         lambda self, step, done, total, text: step == "fine-tune" and totals.add(total),
     )
@@ -589,7 +592,9 @@ def test_a_run_made_elsewhere_is_measured_when_it_comes_to_the_device(workshop, 
 def test_filters_are_selected_while_they_train_and_the_run_is_loaded_again(
     workshop, tmp_path, pruner, monkeypatch
 ):
-    monkeypatch.setattr("pruner.prune.Phase", partial(Phase, steps=12, interval=4, batch=32))
+    monkeypatch.setattr(
+        "pruner.criteria.dynamic.Phase", partial(Phase, steps=12, interval=4, batch=32)
+    )
     options = prune_arguments(workshop, tmp_path / "run", criterion="dynamic", regenerate=0.3)
     assert pruner("prune", *options) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -639,7 +644,7 @@ def test_a_commit_is_that_of_this_project_and_not_of_one_that_it_is_installed_in
     for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q",
                                    "--allow-empty", "-m", "x"]):  # fmt: skip
         subprocess.run(["git", "-C", tmp_path, *words], check=True)
-    for folder, known in (("site/lookup_tables", False), ("lookup_tables", True)):
+    for folder, known in (("site/lookup_tables/storage", False), ("lookup_tables/storage", True)):
         (tmp_path / folder).mkdir(parents=True)
         monkeypatch.setattr(provenance, "__file__", str(tmp_path / folder / "provenance.py"))
         assert (provenance.commit() is not None) == known

@@ -8,10 +8,10 @@ import pytest
 
 from latprof.__main__ import main as entry
 from lookup_tables.device import Device
-from lookup_tables.files import only_writer
 from lookup_tables.network import Network
+from lookup_tables.storage.files import only_writer
 from pruner.models.resnet import CifarResNet
-from pruner.weights import save_weights
+from pruner.train.weights import save_weights
 from tests.commands import FACTORY, command, prune_arguments
 
 
@@ -34,9 +34,9 @@ def test_an_interrupted_latprof_ends_with_130(latprof, monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    asked = "cli.examine", "cli.network_names", "share_cli.LatencyTable.open", "share_cli.Place"
+    asked = "read.examine", "read.network_names", "share.LatencyTable.open", "share.Place"
     for place in asked:
-        monkeypatch.setattr(f"latprof.{place}", interrupted)
+        monkeypatch.setattr(f"latprof.cli.{place}", interrupted)
     assert latprof(*command) == 130
 
 
@@ -47,8 +47,8 @@ def test_an_interrupted_pruner_ends_with_130(pruner, monkeypatch, command):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pruner.cli.models.build", interrupted)
-    monkeypatch.setattr("pruner.cli.RunFolder", SimpleNamespace(open=interrupted))
+    monkeypatch.setattr("pruner.cli.networks.models.build", interrupted)
+    monkeypatch.setattr("pruner.cli.networks.RunFolder", SimpleNamespace(open=interrupted))
     more = ["--model", "resnet20"] if command[0] == "trace" else []
     assert pruner(*command, *more) == 130
 
@@ -67,7 +67,7 @@ def test_a_search_is_not_continued_by_a_version_that_scores_otherwise(
     out = tmp_path / "run"
     options = prune_arguments(workshop, out, method="uniform", epochs=0)
     assert pruner("prune", *options) == 0
-    monkeypatch.setattr("pruner.prune.SCORE", 0)
+    monkeypatch.setattr("pruner.run.prune.SCORE", 0)
     capsys.readouterr()
     assert pruner("prune", *options) == 0, "what was found stays found"
     (out / "result.json").unlink()

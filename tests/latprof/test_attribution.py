@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from latprof.attribution import TOKEN_S, attribute
-from latprof.cpu import NodeTime
-from latprof.detect import this_device
-from latprof.errors import UnmeasuredLayer
-from latprof.measure import Bench
+from latprof import UnmeasuredLayer
+from latprof.onnx.attribution import TOKEN_S, attribute
+from latprof.profile.bench import Bench
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import NodeTime
 from lookup_tables.layer import WEIGHTED
-from pruner.trace import trace
+from pruner.graph.trace import trace
 from tests.toys import Branches, Gated, Merging, chain
 
 LAYERS = chain(8, 8, 8).layer_specs(chain(8, 8, 8).dense)

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from latprof.card import write_card
-from latprof.errors import OptionError
-from latprof.plot import plot
-from lookup_tables.table import repeats_path
+from latprof import OptionError
+from latprof.share.card import write_card
+from latprof.share.plot import plot
+from lookup_tables.table.store import repeats_path
 from tests.latprof.test_share import finished
 from tests.toys import DEVICE, chain
 

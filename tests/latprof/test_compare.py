@@ -5,10 +5,10 @@ from dataclasses import replace
 import onnx
 import pytest
 
-from latprof.compare import MOST_REPEATS, MOST_UNCERTAIN, compare_files, require_precision
-from latprof.detect import this_device
-from latprof.errors import Disturbed
-from latprof.onnx_model import build
+from latprof import Disturbed
+from latprof.onnx.writer import build
+from latprof.profile.compare import MOST_REPEATS, MOST_UNCERTAIN, compare_files, require_precision
+from latprof.runtimes.here import this_device
 from lookup_tables.errors import DeviceMismatch
 from lookup_tables.noise import Rounds, Timing, ratio_of_sessions, rounds_of_sessions
 from tests.toys import chain
@@ -57,7 +57,7 @@ def test_a_machine_that_never_lets_a_run_finish_is_refused_in_one_line(tmp_path,
     network = chain(8, 8)
     onnx.save(build(network, network.dense), tmp_path / "net.onnx")
     always = session(1.0, 1.0, waited_s=0.5)
-    monkeypatch.setattr("latprof.compare._rounds", lambda *_: always)
+    monkeypatch.setattr("latprof.profile.compare._rounds", lambda *_: always)
     with pytest.raises(Disturbed, match=r"cannot be compared now.*0 of 3 sessions") as refusal:
         compare_files(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
     assert "\n" not in str(refusal.value)
@@ -69,7 +69,7 @@ def test_a_comparison_made_in_a_slow_phase_says_so_and_what_a_quiet_one_may_give
     network = chain(8, 8)
     onnx.save(build(network, network.dense), tmp_path / "net.onnx")
     shared = replace(session(1.0, 0.5), slowness=[1.8] * 8)
-    monkeypatch.setattr("latprof.compare._rounds", lambda *_: shared)
+    monkeypatch.setattr("latprof.profile.compare._rounds", lambda *_: shared)
     found = compare_files(tmp_path / "net.onnx", tmp_path / "net.onnx", this_device())
     assert found.slow_phase.startswith("arithmetic takes 80% longer")
     assert (found.quiet_sessions, found.sessions) == (0, MOST_REPEATS)

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from latprof import cores as module
-from latprof.cores import Cores
+from latprof.machine import cores as module
+from latprof.machine.cores import Cores
 from tests.toys import DEVICE
 
 pytestmark = pytest.mark.skipif(
@@ -65,8 +65,10 @@ def test_the_core_stays_from_one_measurement_to_the_next(two_cores):
     assert two_cores == [{0}, {1}, {0, 1}, {1}, {0, 1}]
 
 
-@pytest.mark.parametrize("change", [{"threads": 2}, {"kind": "cuda"}])
-def test_more_threads_and_gpus_are_left_where_the_system_puts_them(two_cores, change):
-    with Cores(DEVICE.model_copy(update=change)) as cores:
+@pytest.mark.parametrize(("threads", "on_processor"), [(2, True), (1, False)])
+def test_more_threads_and_gpus_are_left_where_the_system_puts_them(
+    two_cores, threads, on_processor
+):
+    with Cores(DEVICE.model_copy(update={"threads": threads}), on_processor) as cores:
         cores.move()
     assert two_cores == []

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from latprof import cpu
-from latprof.cpu import Instrumented, require_all_kept
-from latprof.detect import this_device
-from latprof.errors import CannotRun
-from latprof.onnx_model import build, random_input
+from latprof import CannotRun
+from latprof.onnx.writer import build, random_input
+from latprof.runtimes import ort_cpu as cpu
+from latprof.runtimes.here import this_device
+from latprof.runtimes.ort_cpu import Instrumented, require_all_kept
 from lookup_tables.network import INPUT
 from tests.toys import chain
 

@@ -10,12 +10,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from latprof import cuda
-from latprof.cuda import Instrumented, Running
-from latprof.errors import CannotRun, DeviceNotHere
-from latprof.onnx_model import build, random_input
-from lookup_tables.network import INPUT, Architecture, Network
-from pruner.trace import trace
+from latprof import CannotRun, DeviceNotHere
+from latprof.onnx.writer import build, random_input
+from latprof.runtimes import cuda_session as cuda
+from latprof.runtimes.cuda_session import Instrumented, Running
+from lookup_tables.architecture import Architecture
+from lookup_tables.network import INPUT, Network
+from pruner.graph.trace import trace
 from tests.toys import DEVICE, Branches
 
 RESNET = Network.load("resnet20")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from latprof.design import (
+from latprof.profile.design import (
     LEVELS,
     SMALLER,
     any_width,

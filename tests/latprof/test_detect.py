@@ -2,9 +2,12 @@ import os
 
 import pytest
 
-from latprof import detect
-from latprof.detect import Usage, parse_gpus, this_device
-from latprof.errors import DeviceNotHere
+from latprof import DeviceNotHere
+from latprof.machine.processor import described
+from latprof.runtimes import cards, ort_cuda
+from latprof.runtimes.base import Usage
+from latprof.runtimes.cards import parse_gpus
+from latprof.runtimes.here import this_device
 
 
 def test_cpu_is_this_machine():
@@ -82,8 +85,8 @@ Model\t\t: {model}
 
 
 def test_arm_processors_without_a_model_name_are_told_apart():
-    four = detect.described(ARM.format(part="0xd08", model="Raspberry Pi 4 Model B Rev 1.4"))
-    five = detect.described(ARM.format(part="0xd0b", model="Raspberry Pi 5 Model B Rev 1.0"))
+    four = described(ARM.format(part="0xd08", model="Raspberry Pi 4 Model B Rev 1.4"))
+    five = described(ARM.format(part="0xd0b", model="Raspberry Pi 5 Model B Rev 1.0"))
     assert four[0] == "Raspberry Pi 4 Model B Rev 1.4"
     assert four[1]["cpu_part"] == "0xd08"
     assert four[1]["vector_units"] == "asimd"
@@ -92,7 +95,7 @@ def test_arm_processors_without_a_model_name_are_told_apart():
 
 def test_an_x86_processor_is_known_by_its_name_and_stepping():
     text = "model name\t: A CPU\nmodel\t\t: 17\nstepping\t: 1\nflags\t\t: sse avx2 avx512f\n"
-    name, detail = detect.described(text)
+    name, detail = described(text)
     assert name == "A CPU"
     assert detail == {"model": "17", "stepping": "1", "vector_units": "avx2 avx512f"}
 
@@ -106,15 +109,15 @@ LISTING = (
 
 
 def test_gpus_are_known_by_what_the_hardware_reports():
-    cards = parse_gpus(LISTING)
-    assert [gpu.slug for gpu in cards] == ["titan_rtx", "rtx_3090", "h100_80gb_hbm3"]
-    assert cards[0].uuid == "GPU-1f"
-    assert cards[1].compute_capability == "8.6"
+    found = parse_gpus(LISTING)
+    assert [gpu.short_name for gpu in found] == ["titan_rtx", "rtx_3090", "h100_80gb_hbm3"]
+    assert found[0].uuid == "GPU-1f"
+    assert found[1].compute_capability == "8.6"
 
 
 def test_a_gpu_without_a_runtime_for_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(detect, "gpus", lambda: parse_gpus(LISTING))
-    monkeypatch.setattr(detect.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(cards, "gpus", lambda: parse_gpus(LISTING))
+    monkeypatch.setattr(ort_cuda.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceNotHere, match=r"cannot use it: .*pip install onnxruntime-gpu"):
         this_device("titan_rtx")
 
@@ -122,9 +125,9 @@ def test_a_gpu_without_a_runtime_for_it_says_what_to_install(monkeypatch):
 @pytest.fixture
 def titan(monkeypatch):
     """A machine with the cards above and a runtime for them; no card is touched."""
-    monkeypatch.setattr(detect, "gpus", lambda: parse_gpus(LISTING))
-    monkeypatch.setattr(detect.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(detect, "_library_version", lambda name, function: "12.4")
+    monkeypatch.setattr(cards, "gpus", lambda: parse_gpus(LISTING))
+    monkeypatch.setattr(ort_cuda.ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(ort_cuda, "_library_version", lambda name, function: "12.4")
 
 
 def test_everything_that_decides_a_gpus_latency_is_in_its_identity(titan):
@@ -164,16 +167,16 @@ def test_an_absent_gpu_is_told_beside_the_ones_that_are_here(titan):
 
 def test_every_card_is_measured_as_itself(titan):
     for gpu in parse_gpus(LISTING):
-        device = this_device(gpu.slug)
+        device = this_device(gpu.short_name)
         assert device.processor == gpu.name
-        assert detect.uuid_of(device) == gpu.uuid
+        assert cards.uuid_of(device) == gpu.uuid
         assert this_device(device.processor, Usage.of(device)) == device
 
 
 def test_a_card_that_is_gone_is_told(titan):
     gone = this_device("titan_rtx").model_copy(update={"processor": "NVIDIA A100", "name": "a100"})
     with pytest.raises(DeviceNotHere, match="device a100 is not here"):
-        detect.uuid_of(gone)
+        cards.uuid_of(gone)
 
 
 SLICES = """\
@@ -185,12 +188,14 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
 
 
 def test_a_slice_of_a_card_is_a_device_of_its_own_known_by_its_uuid():
-    card = detect.Gpu("NVIDIA A100-SXM4-40GB", "GPU-aaaa", "40960 MiB", "550", "8.0", "1410 MHz")
-    slices = detect.parse_slices(SLICES, [card])
+    card = cards.Gpu("NVIDIA A100-SXM4-40GB", "GPU-aaaa", "40960 MiB", "550", "8.0", "1410 MHz")
+    slices = cards.parse_slices(SLICES, [card])
     assert [s.name for s in slices] == [f"{card.name} MIG 3g.20gb", f"{card.name} MIG 1g.5gb"]
-    found = detect.visible([card, *slices], "MIG-2222")
-    assert [(gpu.uuid, gpu.slug) for gpu in found] == [("MIG-2222", "a100_sxm4_40gb_mig_1g_5gb")]
-    assert detect.visible([card, *slices], "0") == [card]
+    found = cards.visible([card, *slices], "MIG-2222")
+    assert [(gpu.uuid, gpu.short_name) for gpu in found] == [
+        ("MIG-2222", "a100_sxm4_40gb_mig_1g_5gb")
+    ]
+    assert cards.visible([card, *slices], "0") == [card]
 
 
 @pytest.mark.parametrize(
@@ -199,5 +204,5 @@ def test_a_slice_of_a_card_is_a_device_of_its_own_known_by_its_uuid():
      ("GPU-3c", ["h100_80gb_hbm3"])],
 )  # fmt: skip
 def test_only_cards_that_the_user_left_visible_are_here(allowed, seen):
-    found = [gpu.slug for gpu in detect.visible(parse_gpus(LISTING), allowed)]
+    found = [gpu.short_name for gpu in cards.visible(parse_gpus(LISTING), allowed)]
     assert found == seen if isinstance(seen, list) else len(found) == seen

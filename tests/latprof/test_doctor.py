@@ -4,9 +4,9 @@ from itertools import cycle
 
 import pytest
 
-from latprof import doctor
-from latprof.doctor import examine
-from latprof.machine import Snapshot
+from latprof.machine.load import Snapshot
+from latprof.profile import doctor
+from latprof.profile.doctor import examine
 
 QUIET = Snapshot(0.0, {0: (0.0, 0.0), 1: (0.0, 0.0)}, {})
 
@@ -18,7 +18,9 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "_PROC", tmp_path)
     monkeypatch.setattr(doctor, "quota_cores", lambda: None)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr("latprof.machine.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(
+        "latprof.machine.load.os.sched_getaffinity", lambda _: {0, 1}, raising=False
+    )
 
     def write(**files: str) -> None:
         for name, text in files.items():

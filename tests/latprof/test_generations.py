@@ -2,7 +2,7 @@
 
 import pytest
 
-from latprof.generations import generation_of
+from latprof.machine.generations import generation_of
 
 
 def detail(family, model, stepping=1):

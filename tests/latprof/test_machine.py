@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from latprof import machine
-from latprof.machine import Snapshot, Waits, disturbances, quota_cores
+from latprof.machine import load as machine
+from latprof.machine.load import Snapshot, Waits, disturbances, quota_cores
 
 
 def test_a_run_that_slept_waited_and_one_that_worked_did_not():

@@ -3,17 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from latprof.detect import this_device
-from latprof.errors import Disturbed, Throttled
-from latprof.measure import (
-    FOR_A_CORE,
-    PATIENCE,
-    PATIENCE_IN_PLACE,
-    WAIT_FOR_CORE_S,
-    WAIT_S,
-    Bench,
-)
-from lookup_tables.network import Architecture
+from latprof import Disturbed, Throttled
+from latprof.profile.bench import WAIT_FOR_CORE_S, WAIT_S, Bench
+from latprof.profile.rounds import FOR_A_CORE, PATIENCE, PATIENCE_IN_PLACE
+from latprof.runtimes.here import this_device
+from lookup_tables.architecture import Architecture
 from lookup_tables.noise import Streak, Timing
 from tests.toys import tiny_network
 
@@ -64,8 +58,8 @@ def test_a_series_on_a_shared_core_goes_on_for_longer_and_counts_nothing(bench, 
 
 def test_a_neighbour_on_the_core_is_waited_for_and_named(bench, monkeypatch):
     waits = []
-    monkeypatch.setattr("latprof.measure.time.sleep", waits.append)
-    monkeypatch.setattr("latprof.measure.FOR_A_CORE", 1)
+    monkeypatch.setattr("latprof.profile.bench.time.sleep", waits.append)
+    monkeypatch.setattr("latprof.profile.rounds.FOR_A_CORE", 1)
     monkeypatch.setattr(bench._pace, "now", lambda: 1.8)
     with pytest.raises(Disturbed, match="arithmetic takes 80% longer"):
         bench.measure(NETWORK.dense, instrumented=False)
@@ -85,7 +79,7 @@ def test_of_short_runs_several_go_by_before_notes_are_taken_and_the_first_only_w
 
 def test_a_machine_that_stays_busy_is_refused_after_some_patience(bench, monkeypatch):
     waits = []
-    monkeypatch.setattr("latprof.measure.time.sleep", waits.append)
+    monkeypatch.setattr("latprof.profile.bench.time.sleep", waits.append)
     monkeypatch.setattr(Streak, "saw", lambda *_: False)
     with pytest.raises(Disturbed, match=r"too busy to measure on: .* the same command again"):
         bench.measure(NETWORK.dense, instrumented=False)
@@ -97,7 +91,7 @@ def test_the_dense_network_beside_itself_is_one(bench):
 
 
 def test_a_machine_on_which_a_network_is_not_itself_is_refused(bench, monkeypatch):
-    monkeypatch.setattr("latprof.measure.time.sleep", lambda _: None)
+    monkeypatch.setattr("latprof.profile.bench.time.sleep", lambda _: None)
     wrong = SimpleNamespace(ratio=1.05)
     monkeypatch.setattr(bench, "_measure", lambda *_, **__: wrong)
     with pytest.raises(Disturbed, match=r"beside itself takes 1\.050 times as long"):

@@ -1,10 +1,10 @@
 import pytest
 
-from latprof.merge import merge
+from latprof.share.merge import merge
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.manifest import load_manifest
-from lookup_tables.table import LatencyTable
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.storage.manifest import load_manifest
+from lookup_tables.table.store import LatencyTable
 from tests.latprof.test_share import finished, judge
 from tests.toys import DEVICE, chain, synthetic_table
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from latprof.nvml import THROTTLING, Monitor, reasons
-from lookup_tables.table import Conditions
+from latprof.runtimes.nvml import THROTTLING, Monitor, reasons
+from lookup_tables.table.rows import Conditions
 from tests.toys import DEVICE
 
 GPU = DEVICE.model_copy(update={"kind": "cuda"})
@@ -13,7 +13,7 @@ GPU = DEVICE.model_copy(update={"kind": "cuda"})
 
 @pytest.fixture(autouse=True)
 def _one_card(monkeypatch):
-    monkeypatch.setattr("latprof.nvml.uuid_of", lambda device: "GPU-1")
+    monkeypatch.setattr("latprof.runtimes.nvml.uuid_of", lambda device: "GPU-1")
 
 
 def played_back(masks):

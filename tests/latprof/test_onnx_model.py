@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latprof.onnx_model import build, random_input
-from lookup_tables.network import INPUT, Architecture, Network
-from pruner.trace import trace
+from latprof.onnx.writer import build, random_input
+from lookup_tables.architecture import Architecture
+from lookup_tables.network import INPUT, Network
+from pruner.graph.trace import trace
 from tests.toys import Branches, tiny_network
 
 NETWORKS = {

@@ -5,11 +5,12 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from latprof.onnx_model import build, layer_models
-from latprof.onnx_reader import read_onnx
+from latprof.onnx.reader import read_onnx
+from latprof.onnx.writer import build, layer_models
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import NetworkError
-from lookup_tables.network import Architecture, Network, network_names
-from pruner.trace import trace
+from lookup_tables.network import Network, network_names
+from pruner.graph.trace import trace
 from tests.toys import Branches, Gated, tiny_resnet
 
 SMALL = [

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from latprof.detect import this_device
-from latprof.pace import Pace, in_words
+from latprof.machine.pace import Pace, in_words
+from latprof.runtimes.here import this_device
 
 
 @pytest.fixture

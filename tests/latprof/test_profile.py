@@ -9,15 +9,16 @@ import time
 
 import pytest
 
-from latprof import profile as journey
-from latprof.design import design, unseen
-from latprof.detect import this_device
-from latprof.errors import Disturbed
-from latprof.profile import Goal, profile
+from latprof import Disturbed
+from latprof.profile import journey as journey
+from latprof.profile.design import design, unseen
+from latprof.profile.journey import Goal, profile
+from latprof.runtimes.here import this_device
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.provenance import written_by
-from lookup_tables.table import LatencyTable, Validation
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.storage.provenance import written_by
+from lookup_tables.table.rows import Validation
+from lookup_tables.table.store import LatencyTable
 from tests.toys import DEVICE, chain, tiny_network
 
 NETWORK = tiny_network()
@@ -29,8 +30,8 @@ OPTIONS = {"levels": 2, "goal": GOAL}
 def _quick(monkeypatch):
     """Rows are wanted here, not good ones."""
     monkeypatch.setattr(journey, "TARGET_S", 0.005)
-    monkeypatch.setattr("latprof.measure.PATIENCE", 1)
-    monkeypatch.setattr("latprof.measure.PATIENCE_IN_PLACE", 1)
+    monkeypatch.setattr("latprof.profile.rounds.PATIENCE", 1)
+    monkeypatch.setattr("latprof.profile.rounds.PATIENCE_IN_PLACE", 1)
 
 
 def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):

@@ -4,13 +4,13 @@ import subprocess
 
 import pytest
 
-from latprof.detect import this_device
-from latprof.errors import DISTURBED_EXIT, Disturbed, OptionError
-from latprof.profile import _keep_plan
-from latprof.repeat import _as_options, repeat, repeatability
+from latprof import DISTURBED_EXIT, Disturbed, OptionError
+from latprof.profile.journey import _keep_plan
+from latprof.profile.repeat import _as_options, repeat, repeatability
+from latprof.runtimes.here import this_device
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable, repeats_path
+from lookup_tables.table.store import LatencyTable, repeats_path
 from tests.lookup_tables.test_diff import disturbed_copy
 from tests.toys import DEVICE, synthetic_table, tiny_network
 
@@ -79,7 +79,7 @@ def test_a_profile_refused_on_a_busy_machine_is_a_refusal_of_the_repeat(
     tmp_path, network_file, monkeypatch
 ):
     refused = subprocess.CompletedProcess([], DISTURBED_EXIT, "", "error: too busy: a quota\n")
-    monkeypatch.setattr("latprof.repeat.subprocess.run", lambda *_, **__: refused)
+    monkeypatch.setattr("latprof.profile.repeat.subprocess.run", lambda *_, **__: refused)
     with pytest.raises(Disturbed, match="table 1 failed: too busy: a quota"):
         repeat(TINY, real_table(tmp_path), 2, tmp_path / "again", [], str(network_file))
 

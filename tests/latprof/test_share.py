@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from latprof.errors import PlaceError
-from latprof.place import Place
-from latprof.share import PULLING, pull, push, shared
+from latprof import PlaceError
+from latprof.share.place import Place
+from latprof.share.remote import PULLING, pull, push, shared
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.files import only_writer
-from lookup_tables.manifest import MANIFEST, load_manifest
-from lookup_tables.table import LatencyTable, Validation, repeats_path
+from lookup_tables.storage.files import only_writer
+from lookup_tables.storage.manifest import MANIFEST, load_manifest
+from lookup_tables.table.rows import Validation
+from lookup_tables.table.store import LatencyTable, repeats_path
 from tests.toys import DEVICE, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from latprof.validate import coverage_of_90, is_disturbed, rank_correlation
-from lookup_tables.network import Architecture
-from lookup_tables.table import Run, Session
+from latprof.profile.judge import coverage_of_90, is_disturbed, rank_correlation
+from lookup_tables.architecture import Architecture
+from lookup_tables.table.rows import Run, Session
 
 
 def test_ties_count_alike_in_whatever_order_they_come():

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lookup_tables.estimate import PREDICTOR, LatencyModel
-from lookup_tables.network import Architecture, ChannelGroup, Network
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import PREDICTOR, LatencyModel
+from lookup_tables.network import ChannelGroup, Network
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 
 GOLDEN = Path(__file__).parent / "golden.json"
 EACH = 10  # architectures of every network

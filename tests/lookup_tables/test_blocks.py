@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from lookup_tables.blocks import find_blocks
+from lookup_tables.graph.blocks import find_blocks
 from lookup_tables.network import Layer
-from pruner.shortcuts import heirs
-from pruner.surgery import shrink
-from pruner.trace import trace
+from pruner.graph.shortcuts import heirs
+from pruner.graph.surgery import shrink
+from pruner.graph.trace import trace
 
 
 def conv(name, source, residual=None):

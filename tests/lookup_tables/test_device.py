@@ -2,7 +2,7 @@ import pytest
 
 from lookup_tables.device import Device
 from lookup_tables.errors import DeviceMismatch, TableError
-from lookup_tables.table import LatencyTable
+from lookup_tables.table.store import LatencyTable
 from tests.toys import DEVICE
 
 

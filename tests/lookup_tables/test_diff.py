@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lookup_tables.diff import compare_tables, entry_shares
 from lookup_tables.errors import TableError
+from lookup_tables.model.diff import compare_tables, entry_shares
 from lookup_tables.network import Network
-from lookup_tables.repeats import Repeatability, Spread
-from lookup_tables.table import LatencyTable, Run, repeats_path
+from lookup_tables.table.repeats import Repeatability, Spread
+from lookup_tables.table.rows import Run
+from lookup_tables.table.store import LatencyTable, repeats_path
 from tests.toys import synthetic_table
 
 NETWORK = Network.load("resnet20")

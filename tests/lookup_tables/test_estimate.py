@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from latprof.design import unseen
-from lookup_tables.calibration import calibrate, layer_shares
+from latprof.profile.design import unseen
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import ArchitectureError, NotMeasured, TableError
-from lookup_tables.estimate import CHUNK, SMALLEST, LatencyModel
-from lookup_tables.network import Architecture, Network
-from lookup_tables.table import LatencyTable
-from pruner.trace import trace
+from lookup_tables.model.calibration import calibrate, layer_shares
+from lookup_tables.model.latency_model import CHUNK, SMALLEST, LatencyModel
+from lookup_tables.network import Network
+from lookup_tables.table.store import LatencyTable
+from pruner.graph.trace import trace
 from tests.toys import Merging, chain, macs_with_steps, synthetic_table, true_s
 
 NETWORKS = {"chain": chain(16, 32, 16, 8), "resnet20": Network.load("resnet20")}

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from lookup_tables.errors import TableError
-from lookup_tables.files import only_writer, write_whole
+from lookup_tables.storage.files import only_writer, write_whole
 
 
 def hold_and_die(folder, locked):
@@ -62,7 +62,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("lookup_tables.files.fcntl.flock", unsupported)
+    monkeypatch.setattr("lookup_tables.storage.files.fcntl.flock", unsupported)
     with pytest.warns(UserWarning, match="knows no locks; see to it"), only_writer(tmp_path):
         pass
 

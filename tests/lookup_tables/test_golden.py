@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lookup_tables.estimate import PREDICTOR
-from lookup_tables.table import DATA, LatencyTable
+from lookup_tables.model.latency_model import PREDICTOR
+from lookup_tables.table.home import DATA
+from lookup_tables.table.store import LatencyTable
 from tests.lookup_tables.golden import GOLDEN, committed, predictions
 
 KNOWN = json.loads(GOLDEN.read_text())

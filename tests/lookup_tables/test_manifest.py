@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookup_tables.errors import ContractError, TableError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.manifest import MANIFEST, FileRecord, Manifest, load_manifest
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.prior import Prior
-from lookup_tables.table import LatencyTable
+from lookup_tables.storage.manifest import MANIFEST, FileRecord, Manifest, load_manifest
+from lookup_tables.table.store import LatencyTable
 from tests.damage import WAYS, damage
 from tests.toys import DEVICE, chain, synthetic_table
 
@@ -144,7 +143,7 @@ def test_a_manifest_survives_being_written_and_read(contents, version):
 def test_damage_is_refused_or_harmless_and_never_changes_a_prediction(tmp_path_factory, kind, seed):
     folder = tmp_path_factory.mktemp("t") / "t"
     table = synthetic_table(folder, NETWORK, levels=3, samples=2)
-    prior = Prior.of(LatencyModel(NETWORK, table))
+    prior = LatencyModel(NETWORK, table).as_prior()
     few = LatencyTable.create(folder.with_name("few"), DEVICE)
     plan, *runs = table.rows("chain")
     few.append("chain", [plan, *runs[:6]])

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import ArchitectureError, NetworkError
-from lookup_tables.network import Architecture, Block, Layer, Network, network_names
+from lookup_tables.network import Block, Layer, Network, network_names
 from tests.toys import chain
 
 RESNET20 = Network.load("resnet20")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from latprof.design import unseen
-from lookup_tables.estimate import LatencyModel
+from latprof.profile.design import unseen
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
-from lookup_tables.table import LatencyTable, Run
+from lookup_tables.table.rows import Run
+from lookup_tables.table.store import LatencyTable
 from tests.toys import synthetic_table, true_s
 
 NETWORK = Network.load("resnet20")

@@ -1,9 +1,11 @@
 import pytest
 
 from lookup_tables.errors import TableError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.prior import Prior
-from lookup_tables.table import LatencyTable, Plan
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.prior import corrected
+from lookup_tables.table.prior import Prior
+from lookup_tables.table.rows import Plan
+from lookup_tables.table.store import LatencyTable
 from tests.toys import DEVICE, chain, macs_with_steps, synthetic_table
 
 NETWORK = chain(8, 32, 32, 16)
@@ -35,7 +37,7 @@ def test_a_prior_makes_few_runs_go_further(tmp_path):
     truth = synthetic_table(tmp_path / "t", NETWORK, twice_as_fast_where_it_computes, levels=4)
     table = few_runs(tmp_path, 6)
     without = worst_on_the_menu(table, truth)
-    Prior.of(LatencyModel(NETWORK, source)).save(table.prior_path("chain"))
+    LatencyModel(NETWORK, source).as_prior().save(table.prior_path("chain"))
     assert worst_on_the_menu(table, truth) < min(0.7 * without, 0.01)
     shares = LatencyModel(NETWORK, table).shares
     for spec, share in LatencyModel(NETWORK, truth).shares.items():  # six runs saw half of them
@@ -45,7 +47,7 @@ def test_a_prior_makes_few_runs_go_further(tmp_path):
 def test_a_prior_of_the_same_costs_changes_nothing(tmp_path):
     source = synthetic_table(tmp_path / "source", NETWORK, levels=4)
     table = few_runs(tmp_path, 6, macs_with_steps)
-    Prior.of(LatencyModel(NETWORK, source)).save(table.prior_path("chain"))
+    LatencyModel(NETWORK, source).as_prior().save(table.prior_path("chain"))
     model = LatencyModel(NETWORK, table)
     for spec, share in LatencyModel(NETWORK, source).shares.items():
         assert model.shares[spec] == pytest.approx(share, rel=1e-3)
@@ -53,11 +55,11 @@ def test_a_prior_of_the_same_costs_changes_nothing(tmp_path):
 
 def test_a_layer_that_one_device_fuses_away_says_nothing_of_the_others(tmp_path):
     model = LatencyModel(NETWORK, synthetic_table(tmp_path / "source", NETWORK, levels=4))
-    prior = Prior.of(model)
+    prior = model.as_prior()
     shares, nodes = dict(model.shares), dict(model.nodes)
     fused = next(iter(shares))
     shares[fused], nodes[fused] = 5e-7, 0.0
-    found, _ = prior.corrected(shares, nodes, dict.fromkeys(shares, 3))
+    found, _ = corrected(prior, shares, nodes, dict.fromkeys(shares, 3))
     assert found.pop(fused) == 5e-7
     for spec, share in found.items():
         assert share == pytest.approx(model.shares[spec], rel=1e-3)
@@ -76,7 +78,7 @@ def test_a_prior_is_read_until_as_many_were_measured_as_the_array_holds(tmp_path
     renumbered = zip(design, numbers, strict=False)
     table.append("chain", [plan, *[r.model_copy(update={"run": n}) for r, n in renumbered]])
     alone = LatencyModel(NETWORK, table).shares
-    doubled = Prior.of(LatencyModel(NETWORK, source))
+    doubled = LatencyModel(NETWORK, source).as_prior()
     layers = tuple(e.model_copy(update={"share": 3 * e.share}) for e in doubled.layers)
     doubled.model_copy(update={"layers": layers}).save(table.prior_path("chain"))
     assert (LatencyModel(NETWORK, table).shares != alone) == is_read
@@ -84,14 +86,14 @@ def test_a_prior_is_read_until_as_many_were_measured_as_the_array_holds(tmp_path
 
 def test_a_prior_survives_being_written_and_read(tmp_path):
     source = synthetic_table(tmp_path / "source", NETWORK, levels=3)
-    prior = Prior.of(LatencyModel(NETWORK, source))
+    prior = LatencyModel(NETWORK, source).as_prior()
     prior.save(tmp_path / "chain.prior.json")
     assert Prior.load(tmp_path / "chain.prior.json") == prior
 
 
 def test_a_prior_of_another_network_is_refused(tmp_path):
     other = chain(8, 32, 32, 8)
-    prior = Prior.of(LatencyModel(other, synthetic_table(tmp_path / "s", other, levels=3)))
+    prior = LatencyModel(other, synthetic_table(tmp_path / "s", other, levels=3)).as_prior()
     table = few_runs(tmp_path, 6)
     prior.save(table.prior_path("chain"))
     with pytest.raises(TableError, match=r"chain\.prior\.json is of another network"):

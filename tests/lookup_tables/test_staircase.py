@@ -3,11 +3,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import TableError
-from lookup_tables.estimate import LatencyModel
 from lookup_tables.layer import LayerSpec
-from lookup_tables.network import Architecture
-from lookup_tables.staircase import MOST_CHOICES, Staircase
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.staircase import MOST_CHOICES, Staircase
 from tests.toys import chain, synthetic_table
 
 NETWORK = chain(32, 64, 32, 8)

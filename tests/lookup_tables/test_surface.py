@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookup_tables.surface import ChannelStep, Surface, find_step
+from lookup_tables.model.surface import ChannelStep, Surface, find_step
 
 STAIRS = {(i, o): float(10 * i + (o > 8) * 100) for i in (8, 16) for o in (8, 16, 24)}
 AVX512 = ChannelStep(block=16, alignment=4)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
-from lookup_tables.table import DATA, LatencyTable, Run, home_of, named_apart
+from lookup_tables.table.home import DATA, home_of, named_apart
+from lookup_tables.table.rows import Run
+from lookup_tables.table.store import LatencyTable
 from tests.lookup_tables.test_network import with_head
 from tests.toys import DEVICE, chain, synthetic_table
 
@@ -133,12 +135,12 @@ def test_a_table_prices_a_network_for_fewer_classes_by_the_one_that_it_knows(tab
 
 def test_tables_go_beside_the_shipped_ones_only_in_a_checkout(monkeypatch, tmp_path):
     assert home_of("cpu") == DATA / "cpu"
-    monkeypatch.setattr("lookup_tables.table.DATA", tmp_path / "lookup_tables" / "data")
+    monkeypatch.setattr("lookup_tables.table.home.DATA", tmp_path / "lookup_tables" / "data")
     assert home_of("cpu") == Path("tables/cpu")
 
 
 def test_devices_of_one_name_get_homes_of_their_own_and_find_them_again(monkeypatch, tmp_path):
-    monkeypatch.setattr("lookup_tables.table.home_of", lambda name: tmp_path / name)
+    monkeypatch.setattr("lookup_tables.table.home.home_of", lambda name: tmp_path / name)
 
     def of(vector_units):
         detail = DEVICE.processor_detail | {"vector_units": vector_units}
@@ -166,7 +168,7 @@ def test_devices_of_one_name_get_homes_of_their_own_and_find_them_again(monkeypa
 
 
 def test_a_table_of_this_device_is_found_under_whatever_name_it_has(monkeypatch, tmp_path):
-    monkeypatch.setattr("lookup_tables.table.home_of", lambda name: tmp_path / name)
+    monkeypatch.setattr("lookup_tables.table.home.home_of", lambda name: tmp_path / name)
     LatencyTable.create(tmp_path / "called_otherwise", DEVICE)
     assert named_apart(DEVICE)[0].name == "called_otherwise"
 

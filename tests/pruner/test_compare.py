@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from benchmarks.compare import joined
-from pruner.cli import _progress, _Stages
-from pruner.compare import Member, _keep, differing, plan, summary, variant
-from pruner.compare_report import _own_settings
-from pruner.errors import RunError
-from pruner.pareto import draw, save
-from pruner.run_folder import Settings
+from pruner import RunError
+from pruner.cli.progress import Stages, progress
+from pruner.run.compare import Member, _keep, differing, plan, summary, variant
+from pruner.run.report.comparison import _own_settings
+from pruner.run.report.pareto import draw, save
+from pruner.run.settings import Settings
 
 
 def row(method, seed, accuracy, measured, asked=2.0):
@@ -24,7 +24,7 @@ def row(method, seed, accuracy, measured, asked=2.0):
 
 def test_only_the_variants_of_ours_take_another_agent_or_reward():
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
-    assert variant(base, "rl:agent=td3,reward=error").reward == "error"
+    assert variant(base, "rl:agent=td3,reward=error").own("method").reward == "error"
     for name in ("lap", "amc", "thompson"):
         with pytest.raises(RunError, match=f"--reward has no effect with --method {name}; it appl"):
             variant(base, f"{name}:reward=error")
@@ -108,8 +108,8 @@ def test_a_result_keeps_the_rows_of_earlier_runs_and_replaces_those_made_again()
 
 
 def test_progress_begins_anew_for_every_run_and_the_comparison_ends_last():
-    bar = _progress()
-    stages = _Stages(bar)
+    bar = progress()
+    stages = Stages(bar)
     for step, done, total in (
         ("compare", 0, 2), ("search", 0, 3), ("search", 3, 3), ("fine-tune", 0, 9),
         ("compare", 1, 2), ("search", 0, 4),

@@ -11,9 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from pruner.compute import compiled, fast_arithmetic, half_precision, loss_scaler, on_processor
 from pruner.data import load_data
-from pruner.finetune import Recipe, fine_tune
+from pruner.train.compute import (
+    compiled,
+    fast_arithmetic,
+    half_precision,
+    loss_scaler,
+    on_processor,
+)
+from pruner.train.finetune import Recipe, fine_tune
 from tests.toys import tiny_resnet
 
 
@@ -30,7 +36,7 @@ def test_models_and_batches_meet_on_the_processor_in_its_layout():
 
 FAULTS = """
 import resource, sys, torch
-from pruner.compute import keep_freed_memory
+from pruner.train.compute import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for _ in range(20):
@@ -126,9 +132,9 @@ def test_a_long_training_is_compiled_and_learns_the_same(monkeypatch):
         calls.append(way)
         return compiled(model, **options)
 
-    monkeypatch.setattr("pruner.finetune.compiled", counted)
+    monkeypatch.setattr("pruner.train.finetune.compiled", counted)
     for way, from_ in (("plain", math.inf), ("compiled", 1)):
-        monkeypatch.setattr("pruner.finetune.COMPILED_FROM", from_)
+        monkeypatch.setattr("pruner.train.finetune.COMPILED_FROM", from_)
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
@@ -150,18 +156,20 @@ def test_what_is_compiled_follows_from_what_layers_write_not_from_steps(
     monkeypatch, channels, expected
 ):
     data, calls = load_data("digits"), []
-    monkeypatch.setattr("pruner.finetune.compiled", lambda model: calls.append(1) or model)
+    monkeypatch.setattr("pruner.train.finetune.compiled", lambda model: calls.append(1) or model)
     recipe = Recipe(epochs=1, batch=128, rate=0.05)
     seen = len(data.train) // 128 * 128
-    monkeypatch.setattr("pruner.finetune.COMPILED_FROM", seen * 4 * 36)
+    monkeypatch.setattr("pruner.train.finetune.COMPILED_FROM", seen * 4 * 36)
     layers = nn.Conv2d(1, channels, 3), nn.Flatten(), nn.Linear(36 * channels, 10)
     fine_tune(nn.Sequential(*layers), data.train, recipe)  # writes 36 · channels twice, then 10
     assert len(calls) == expected
 
 
 def test_a_training_leaves_the_state_of_the_process_alone(monkeypatch):
-    monkeypatch.setattr("pruner.finetune.COMPILED_FROM", math.inf)
-    monkeypatch.setattr("pruner.compute.keep_freed_memory", lambda: pytest.fail("a command's part"))
+    monkeypatch.setattr("pruner.train.finetune.COMPILED_FROM", math.inf)
+    monkeypatch.setattr(
+        "pruner.train.compute.keep_freed_memory", lambda: pytest.fail("a command's part")
+    )
     before = torch.random.get_rng_state()
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
     fine_tune(model, load_data("digits").train, Recipe(epochs=1, batch=256, rate=0.05))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lookup_tables.network import Architecture
+from lookup_tables.architecture import Architecture
 from pruner.criteria import CRITERIA, dynamic
 from pruner.criteria.coupled import coupled_magnitude
 from pruner.criteria.dynamic import Phase, _exchange, _snapshot, activity, hide, select
@@ -13,9 +13,10 @@ from pruner.criteria.magnitude import l1_norm
 from pruner.criteria.taylor import _squares, importance
 from pruner.criteria.writers import filters
 from pruner.data import load_data
+from pruner.graph.surgery import cut, keep_best, positions
+from pruner.graph.trace import trace
 from pruner.models.imagenet import mobilenet_v2_cifar
-from pruner.surgery import cut, keep_best, positions
-from pruner.trace import trace
+from pruner.train.tasks.classification import Classification
 from tests.toys import Branches, tiny_resnet
 
 IMAGES = load_data("digits").train
@@ -31,7 +32,7 @@ def traced():
 @pytest.mark.parametrize("name", CRITERIA)
 def test_every_ranking_scores_every_channel_and_changes_no_weight(traced, name):
     before = {key: value.clone() for key, value in traced.module.state_dict().items()}
-    scores = CRITERIA[name](traced, IMAGES)
+    scores = CRITERIA[name].rank(traced, IMAGES)
     assert {n: len(s) for n, s in scores.items()} == {
         g.name: g.width for g in traced.network.groups
     }
@@ -46,7 +47,7 @@ def test_frozen_weights_and_a_batch_norm_without_weights_are_scored_too(name):
     model.layer1[0].bn1 = torch.nn.BatchNorm2d(16, affine=False).eval()
     model.conv1.weight.requires_grad_(False)
     traced = trace(model, (1, 8, 8), "tiny")
-    scores = CRITERIA[name](traced, IMAGES)
+    scores = CRITERIA[name].rank(traced, IMAGES)
     assert all(values.isfinite().all() for values in scores.values())
     assert float(importance(traced, IMAGES)["layer1.0.conv1"].sum()) > 0
     assert not traced.module.conv1.weight.requires_grad
@@ -56,7 +57,7 @@ def test_a_filter_equal_to_the_others_mean_is_the_first_that_fpgm_drops(traced):
     layer = traced.module.get_submodule("layer1.0.conv1")
     with torch.no_grad():
         layer.weight[3] = layer.weight[torch.arange(16) != 3].mean(dim=0)
-    assert int(CRITERIA["fpgm"](traced, IMAGES)["layer1.0.conv1"].argmin()) == 3
+    assert int(CRITERIA["fpgm"].rank(traced, IMAGES)["layer1.0.conv1"].argmin()) == 3
 
 
 @pytest.mark.parametrize("name", ["l1", "l2", "taylor", "batch_norm"])
@@ -65,7 +66,7 @@ def test_a_channel_that_writes_nothing_is_worth_nothing(traced, name):
     norm = traced.module.get_submodule(traced.batch_norms["layer1.0.conv1"])
     with torch.no_grad():
         layer.weight[5], norm.weight[5], norm.bias[5] = 0.0, 0.0, 0.0
-    assert int(CRITERIA[name](traced, IMAGES)["layer1.0.conv1"].argmin()) == 5
+    assert int(CRITERIA[name].rank(traced, IMAGES)["layer1.0.conv1"].argmin()) == 5
 
 
 def test_taylor_foretells_what_the_loss_changes_without_a_channel(traced):
@@ -291,12 +292,12 @@ def test_a_block_is_worth_what_the_last_layer_inside_writes(traced):
     block = next(b for b in traced.network.blocks if b.name == "layer1.1")
     last = traced.module.get_submodule(block.layers[-1])
     assert float(found["layer1.1"]) == pytest.approx(
-        float(_squares(traced, IMAGES)[last].sum()), rel=1e-3
+        float(_squares(traced, IMAGES, Classification())[last].sum()), rel=1e-3
     )
 
 
 def test_coupled_layers_importances_add_up(traced):
-    squares, found = _squares(traced, IMAGES), importance(traced, IMAGES)
+    squares, found = _squares(traced, IMAGES, Classification()), importance(traced, IMAGES)
     writers = [layer.name for layer in traced.network.layers if layer.group == "conv1"]
     assert len(writers) > 1
     total = sum(squares[traced.module.get_submodule(name)] for name in writers)

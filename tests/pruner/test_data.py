@@ -15,19 +15,11 @@ from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import CIFAR10
 
-from pruner.data import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    NORMALISATIONS,
-    Joined,
-    batches,
-    from_datasets,
-    image_marks,
-    load_data,
-    require_repeatable,
-    same_images,
-)
-from pruner.errors import DataError
+from pruner import DataError
+from pruner.data import load_data
+from pruner.data.images import Joined, batches, image_marks, same_images
+from pruner.data.memory import IMAGENET_MEAN, IMAGENET_STD, NORMALISATIONS
+from pruner.data.own import from_datasets, require_repeatable
 from tests.toys import food101_folder, imagenet_folder
 
 DIGITS = load_data("digits")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pruner.errors import ExportError
-from pruner.export import export_onnx, largest_difference
+from pruner import ExportError
+from pruner.train.export import export_onnx, largest_difference
 
 
 class Two(nn.Module):

@@ -5,23 +5,31 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import torch
+from pydantic import ValidationError
 
-from pruner.accuracy import accuracy, onnx_accuracy, recalibrate, score
+from pruner import ExportError, RunError
 from pruner.data import load_data
-from pruner.errors import ExportError, RunError
-from pruner.export import export_onnx, largest_difference
-from pruner.finetune import Recipe, _optimizer, _set_rate, _Training, fine_tune
-from pruner.weights import save_weights
+from pruner.train.accuracy import CLASSIFIED, accuracy, onnx_accuracy, recalibrate, score
+from pruner.train.export import export_onnx, largest_difference
+from pruner.train.finetune import Recipe, _optimizer, _set_rate, _Training, fine_tune
+from pruner.train.tasks.classification import Classification, ClassificationSettings
+from pruner.train.weights import save_weights
 from tests.toys import tiny_resnet
 
 DATA = load_data("digits")
 RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
 
 
-def trained(checkpoint=None, report=lambda *_: None, recipe=RECIPE, teacher=None, epochs=None):
+SMOOTHED = Classification(ClassificationSettings(label_smoothing=0.1))
+
+
+def trained(
+    checkpoint=None, report=lambda *_: None, recipe=RECIPE, teacher=None, epochs=None,
+    task=CLASSIFIED,
+):  # fmt: skip
     torch.manual_seed(0)
     model = tiny_resnet()
-    seen = fine_tune(model, DATA.train, recipe, checkpoint, teacher, report)
+    seen = fine_tune(model, DATA.train, recipe, checkpoint, teacher, report, task=task)
     if epochs is not None:
         epochs.extend(seen)
     return model
@@ -39,7 +47,7 @@ def test_a_few_epochs_teach_the_digits():
 
 @pytest.mark.parametrize("at_step", [3, 11])
 def test_interrupted_training_continues_to_the_same_weights(tmp_path, monkeypatch, at_step):
-    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
     in_one_go = []
     whole = trained(epochs=in_one_go)
 
@@ -94,11 +102,11 @@ def test_patience_hands_back_the_best_epoch_and_not_the_last(monkeypatch):
     told = iter([0.5, 0.9, 0.2, 0.1])
     states = []
 
-    def accuracy_of(model, images, fast):
+    def accuracy_of(model, images, fast, task):
         states.append({name: value.clone() for name, value in model.state_dict().items()})
         return next(told)
 
-    monkeypatch.setattr("pruner.finetune.accuracy", accuracy_of)
+    monkeypatch.setattr("pruner.train.finetune.accuracy", accuracy_of)
     model = tiny_resnet()
     fine_tune(model, DATA.train, Recipe(epochs=9, rate=0.1, patience=2), held_out=DATA.held_out)
     assert len(states) == 4
@@ -106,7 +114,7 @@ def test_patience_hands_back_the_best_epoch_and_not_the_last(monkeypatch):
 
 
 def test_an_interrupted_training_with_patience_continues_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
     recipe = Recipe(epochs=4, batch=128, rate=0.1, patience=1)
 
     def train(checkpoint, report=lambda *_: None):
@@ -133,7 +141,7 @@ def test_patience_needs_images_to_judge_by():
 def test_a_checkpoint_of_another_recipe_is_refused_by_what_it_was(tmp_path):
     trained(tmp_path / "c.pt")
     with pytest.raises(RunError, match=r"label_smoothing 0\.0.*now .*label_smoothing 0\.1"):
-        trained(tmp_path / "c.pt", recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))
+        trained(tmp_path / "c.pt", task=SMOOTHED)
 
 
 def test_a_checkpoint_begun_from_other_weights_is_refused(tmp_path):
@@ -148,16 +156,19 @@ def test_a_checkpoint_begun_from_other_weights_is_refused(tmp_path):
         train("weights 5678")
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": -0.1}, {"label_smoothing": 1.0}])
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": -0.1}])
 def test_a_recipe_that_teaches_nothing_is_refused(wrong):
     with pytest.raises(RunError, match="expected"):
         Recipe(**wrong)
 
 
 def test_label_smoothing_changes_what_is_learned():
-    assert not same(
-        trained(), trained(recipe=Recipe(epochs=2, rate=0.1, seed=3, label_smoothing=0.1))
-    )
+    assert not same(trained(), trained(task=SMOOTHED))
+
+
+def test_smoothing_everything_away_is_refused():
+    with pytest.raises(ValidationError, match="less than 1"):
+        ClassificationSettings(label_smoothing=1.0)
 
 
 def test_recalibration_restores_statistics_that_were_lost():
@@ -213,7 +224,7 @@ def test_the_exported_file_computes_the_same_and_is_as_accurate(tmp_path):
 
 
 def test_an_export_that_differs_is_not_accepted(tmp_path, monkeypatch):
-    monkeypatch.setattr("pruner.export.largest_difference", lambda *_: float("nan"))
+    monkeypatch.setattr("pruner.train.export.largest_difference", lambda *_: float("nan"))
     with pytest.raises(
         ExportError, match=r"differs from PyTorch by nan .* not accepted as m\.onnx"
     ):
@@ -247,7 +258,7 @@ def test_the_rate_climbs_to_its_highest_and_then_falls_to_nothing_as_a_cosine():
 def test_the_teachers_share_of_the_loss_is_the_divergence_of_softened_outputs():
     recipe = Recipe(distill=0.25, temperature=2.0)
     outputs, targets = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    training = SimpleNamespace(recipe=recipe, run_teacher=lambda x: targets)
+    training = SimpleNamespace(recipe=recipe, run_teacher=lambda x: targets, task=Classification())
     found = _Training._loss(training, outputs, None, torch.tensor([0]))
     p, q = torch.softmax(targets[0] / 2, 0), torch.softmax(outputs[0] / 2, 0)
     divergence = float((p * (p / q).log()).sum())
@@ -294,7 +305,7 @@ def room_for(size):
 
 
 def test_a_full_disk_loses_neither_the_former_checkpoint_nor_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("pruner.finetune.SAVE_EVERY", 2)
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
     checkpoint, weights = tmp_path / "c.pt", tmp_path / "w.safetensors"
     save_weights(tiny_resnet(), weights)
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner.former import NAMES, comparison_of_today, method_of_today, settings_of_today
-from pruner.methods import AGENTS
-from pruner.rewards import REWARDS
-from pruner.run_folder import RunFolder, write_json
+from pruner.run.folder import RunFolder, write_json
+from pruner.run.former import NAMES, comparison_of_today, method_of_today, settings_of_today
+from pruner.search.methods.agents import AGENTS
+from pruner.search.methods.rewards import REWARDS
 
 FORMER = {
     "model": "resnet56", "weights": "w", "data": "digits", "table": "t", "speedup": 2.0,

@@ -1,24 +1,25 @@
 """Baselines against small problems whose answer is known."""
 
+import dataclasses
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import ContractError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture
-from pruner.choices import choices
-from pruner.completion import Completion, too_coupled
-from pruner.env import ENVIRONMENTS
-from pruner.errors import SearchError
-from pruner.knapsack import solve, solve_nearly, worth, worth_factors
-from pruner.methods import AGENTS, METHODS, SearchSettings
-from pruner.methods.amc import matching_budget
-from pruner.methods.baselines import walk_randomly
-from pruner.problem import SearchProblem
-from pruner.trace import trace
+from lookup_tables.model.latency_model import LatencyModel
+from pruner import SearchError
+from pruner.graph.trace import trace
+from pruner.search.completion import Completion, too_coupled
+from pruner.search.knapsack import solve, solve_nearly, worth, worth_factors
+from pruner.search.methods import METHODS
+from pruner.search.methods.agents import AGENTS
+from pruner.search.methods.amc import matching_budget
+from pruner.search.methods.baselines import walk_randomly
+from pruner.search.methods.env import ENVIRONMENTS
+from tests.searching import completion_of, problem_of, search, space_of
 from tests.toys import Merging, chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
@@ -36,20 +37,22 @@ def tiny(tmp_path_factory):
     return LatencyModel(TINY, synthetic_table(tmp_path_factory.mktemp("t") / "t", TINY, levels=2))
 
 
-def problem_for(latency, speedup, score=lambda architecture: 0.5, seed=0):
+def problem_for(latency, speedup, seed=0, depth=False, **fields):
     rng = np.random.default_rng(seed)
     network = latency.network
     values = {g.name: rng.exponential(size=g.width) for g in network.groups}
     blocks = {b.name: rng.exponential(size=1) for b in network.blocks}
-    return SearchProblem(
-        network, latency, latency.dense_s / speedup, score,
-        importance=lambda: values | blocks, magnitudes=lambda: values,
-    )  # fmt: skip
+    known = {"importance": lambda: values | blocks, "magnitudes": lambda: values}
+    return problem_of(latency, latency.dense_s / speedup, depth, **(known | fields))
+
+
+def half(architecture):
+    return 0.5
 
 
 def best_by_brute_force(completion, values, budget_s):
     best = -np.inf
-    for row in product(*(range(len(choice.options)) for choice in completion.choices)):
+    for row in product(*(range(len(decision.options)) for decision in completion.decisions)):
         if completion.latency_s([row])[0] <= budget_s:
             best = max(best, total(completion, values, row))
     return best
@@ -57,9 +60,7 @@ def best_by_brute_force(completion, values, budget_s):
 
 def total(completion, values, row):
     return sum(
-        values[i][position]
-        for i, (choice, position) in enumerate(zip(completion.choices, row, strict=True))
-        if choice.inside is None or row[choice.inside] == 1
+        values[i][position] for i, position in enumerate(row) if not completion.is_gone(i, row)
     )
 
 
@@ -76,7 +77,7 @@ def test_the_knapsack_is_the_best_of_all(latency, speedup, seed):
 
 def test_the_knapsack_with_blocks_is_the_best_of_all(tiny):
     problem = problem_for(tiny, 1.5)
-    completion = Completion(tiny, depth=True)
+    completion = completion_of(tiny, depth=True)
     values = worth(completion, problem)
     positions = solve(completion, values, problem.budget_s)
     assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-6)
@@ -85,7 +86,7 @@ def test_the_knapsack_with_blocks_is_the_best_of_all(tiny):
 
 
 def test_where_only_the_fastest_network_fits_the_knapsack_takes_it(tiny):
-    completion = Completion(tiny, depth=True)
+    completion = completion_of(tiny, depth=True)
     fastest = completion.fastest()
     problem = problem_for(tiny, tiny.dense_s / tiny.latency_s(fastest))
     positions = solve(completion, worth(completion, problem), tiny.latency_s(fastest))
@@ -94,14 +95,11 @@ def test_where_only_the_fastest_network_fits_the_knapsack_takes_it(tiny):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_scores_a_network_within_the_budget(latency, name):
-    asked = []
-
     def score(architecture: Architecture) -> float:
-        asked.append(architecture)
         return 0.5 + sum(architecture.widths.values()) / 1000
 
-    problem = problem_for(latency, 1.7, score)
-    METHODS[name](problem, SearchSettings(episodes=12))
+    problem = problem_for(latency, 1.7, episodes=12)
+    asked = search(name, problem, score)
     assert asked
     latency_s = latency.predict_architectures(asked).latency_s
     assert (latency_s <= problem.budget_s * (1 + 1e-9)).any()
@@ -110,7 +108,7 @@ def test_every_method_scores_a_network_within_the_budget(latency, name):
 @pytest.mark.parametrize("speedup", [1.1, 1.5, 2.2])
 def test_the_quick_knapsack_is_within_the_budget_and_nearly_as_good(tiny, speedup):
     problem = problem_for(tiny, speedup)
-    completion = Completion(tiny, depth=True)
+    completion = completion_of(tiny, depth=True)
     values = worth(completion, problem)
     positions = solve_nearly(completion, values, problem.budget_s)
     assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-9)
@@ -121,7 +119,7 @@ def test_the_quick_knapsack_is_within_the_budget_and_nearly_as_good(tiny, speedu
 @pytest.mark.parametrize("price", [0.0, 0.3, 1.0, 30.0])
 def test_the_best_architecture_at_a_price_is_that_of_brute_force(tiny, price):
     problem = problem_for(tiny, 1.5)
-    completion = Completion(tiny, depth=True)
+    completion = completion_of(tiny, depth=True)
     values = worth(completion, problem)
 
     def net(row):
@@ -129,24 +127,23 @@ def test_the_best_architecture_at_a_price_is_that_of_brute_force(tiny, price):
         return total(completion, values, row) - price * seconds
 
     found = completion.best(worth_factors(completion, values), price / tiny.dense_s)
-    rows = product(*(range(len(choice.options)) for choice in completion.choices))
+    rows = product(*(range(len(decision.options)) for decision in completion.decisions))
     assert net(found) == pytest.approx(max(map(net, rows)), abs=1e-9)
 
 
 def test_positions_and_architectures_are_the_same_thing(tiny):
-    completion = Completion(tiny, depth=True)
+    completion = completion_of(tiny, depth=True)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        row = [int(rng.integers(len(choice.options))) for choice in completion.choices]
+        row = [int(rng.integers(len(decision.options))) for decision in completion.decisions]
         row = completion.canonical(row)
         assert completion.positions(completion.architecture(row)) == row
 
 
 def test_values_of_one_half_are_the_knapsacks_own_answer(tiny):
-    seen = []
-    problem = problem_for(tiny, 1.5, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["rl"](problem, SearchSettings(3, depth=True, agent="ddpg", actions="values"))
-    completion = Completion(tiny, depth=True)
+    problem = problem_for(tiny, 1.5, depth=True, episodes=3)
+    seen = search("rl", problem, half, agent="ddpg", actions="values")
+    completion = completion_of(tiny, depth=True)
     nearly = solve_nearly(completion, worth(completion, problem), problem.budget_s)
     assert seen[0] == completion.architecture(nearly)
 
@@ -154,27 +151,19 @@ def test_values_of_one_half_are_the_knapsacks_own_answer(tiny):
 @pytest.mark.parametrize("actions", ENVIRONMENTS)
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_meets_the_budget_and_repeats_itself(latency, agent, actions):
-    def search():
-        seen = []
+    def searched():
+        problem = dataclasses.replace(problem_for(latency, 1.5, episodes=6), seed=1)
+        score = lambda architecture: 0.5 + architecture.widths["g0"] / 100  # noqa: E731 - shorter
+        return search("rl", problem, score, agent=agent, actions=actions)
 
-        def score(architecture):
-            seen.append(architecture)
-            return 0.5 + architecture.widths["g0"] / 100
-
-        problem = problem_for(latency, 1.5, score)
-        METHODS["rl"](problem, SearchSettings(episodes=6, seed=1, agent=agent, actions=actions))
-        return seen
-
-    found = search()
+    found = searched()
     assert len(found) == 6
     assert max(map(latency.latency_s, found)) <= latency.dense_s / 1.5 * (1 + 1e-6)
-    assert found == search()
+    assert found == searched()
 
 
 def test_random_networks_are_shallow_and_deep(tiny):
-    seen = []
-    problem = problem_for(tiny, 1.7, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["random"](problem, SearchSettings(episodes=60, depth=True))
+    seen = search("random", problem_for(tiny, 1.7, depth=True, episodes=60), half)
     removed = [len(architecture.removed) for architecture in seen]
     assert min(removed) == 0
     assert max(removed) >= 2
@@ -186,19 +175,14 @@ def test_a_greedy_search_gives_up_what_costs_no_accuracy(latency):
     def score(architecture: Architecture) -> float:
         return architecture.widths["g1"] / 32
 
-    asked = []
-    problem = problem_for(latency, 1.3, lambda a: asked.append(a) or score(a))
-    METHODS["greedy"](problem, SearchSettings(episodes=30))
+    asked = search("greedy", problem_for(latency, 1.3, episodes=30), score)
     assert asked[-1].widths["g1"] == 32
 
 
 def test_global_magnitude_spares_the_group_that_weighs_most(latency):
-    seen = []
-    problem = problem_for(latency, 1.4, lambda architecture: seen.append(architecture) or 0.5)
     weights = {g.name: np.full(g.width, 9.0 if g.name == "g1" else 1.0) for g in CHAIN.groups}
-    problem.magnitudes = lambda: weights
-    METHODS["magnitude"](problem, SearchSettings())
-    (found,) = seen
+    problem = problem_for(latency, 1.4, magnitudes=lambda: weights)
+    (found,) = search("magnitude", problem, half)
     assert found.widths["g1"] == 32
     assert min(found.widths.values()) < 16
 
@@ -207,9 +191,8 @@ def test_global_magnitude_spares_the_group_that_weighs_most(latency):
 def test_global_magnitude_and_uniform_spend_what_the_budget_allows(latency, speedup, seed):
     completion = Completion(latency)
     for method in ("magnitude", "uniform"):
-        seen = []
-        problem = problem_for(latency, speedup, lambda a, seen=seen: seen.append(a) or 0.5, seed)
-        METHODS[method](problem, SearchSettings())
+        problem = problem_for(latency, speedup, seed)
+        seen = search(method, problem, half)
         positions = completion.positions(seen[0])
         assert completion.latency_s([positions])[0] <= problem.budget_s * (1 + 1e-9)
         assert completion.spend(positions, problem.budget_s) == positions
@@ -218,9 +201,9 @@ def test_global_magnitude_and_uniform_spend_what_the_budget_allows(latency, spee
 def test_amcs_budget_is_one_that_half_of_its_networks_are_fast_enough_for(latency):
     problem = problem_for(latency, 1.6)
     completion = Completion(latency.in_macs())
-    budget = matching_budget(completion, problem, SearchSettings())
+    budget = matching_budget(completion, problem)
     rng = np.random.default_rng(9)
-    rows = [walk_randomly(completion, budget, rng, depth=False) for _ in range(200)]
+    rows = [walk_randomly(completion, budget, rng) for _ in range(200)]
     assert completion.latency_s(rows).max() <= budget * (1 + 1e-9)
     found = latency.predict_architectures([completion.architecture(row) for row in rows])
     assert 0.3 < (found.latency_s <= problem.budget_s).mean() < 0.8
@@ -228,19 +211,17 @@ def test_amcs_budget_is_one_that_half_of_its_networks_are_fast_enough_for(latenc
 
 @pytest.mark.parametrize("episodes", [2, 7, 40])
 def test_a_greedy_search_scores_no_more_than_it_may_and_ends_within_the_budget(tiny, episodes):
-    seen = []
-    problem = problem_for(tiny, 1.9, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["greedy"](problem, SearchSettings(episodes=episodes, depth=True))
+    problem = problem_for(tiny, 1.9, depth=True, episodes=episodes)
+    seen = search("greedy", problem, half)
     assert len(seen) <= episodes
     assert tiny.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-9)
 
 
 def test_a_greedy_search_for_the_fastest_network_ends(tiny):
-    fastest_s = tiny.latency_s(Completion(tiny, depth=True).fastest())
-    seen = []
-    problem = problem_for(tiny, tiny.dense_s / fastest_s * (1 - 1e-9))
-    problem.score = lambda architecture: seen.append(architecture) or 0.5
-    METHODS["greedy"](problem, SearchSettings(episodes=30, depth=True))
+    fastest_s = tiny.latency_s(completion_of(tiny, depth=True).fastest())
+    speedup = tiny.dense_s / fastest_s * (1 - 1e-9)
+    problem = problem_for(tiny, speedup, depth=True, episodes=30)
+    seen = search("greedy", problem, half)
     assert tiny.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-6)
 
 
@@ -248,9 +229,8 @@ def test_a_greedy_search_for_the_fastest_network_ends(tiny):
 def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_may(
     latency, episodes
 ):
-    seen = []
-    problem = problem_for(latency, 1.6, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["amc"](problem, SearchSettings(episodes))
+    problem = problem_for(latency, 1.6, episodes=episodes)
+    seen = search("amc", problem, half)
     assert len(seen) <= episodes
     assert latency.latency_s(seen[-1]) <= problem.budget_s * (1 + 1e-9)
     completion = Completion(latency)
@@ -261,30 +241,24 @@ def test_amc_ends_with_a_network_that_is_fast_enough_and_scores_no_more_than_it_
 def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, monkeypatch):
     """One lucky proposal must not keep it where all others are too slow."""
     monkeypatch.setattr(
-        "pruner.methods.amc.matching_budget", lambda completion, *_: completion.model.dense_s
+        "pruner.search.methods.amc.matching_budget", lambda completion, *_: completion.model.dense_s
     )
-    seen = []
     lucky = Completion(latency).fallback(latency.dense_s / 2)
+    problem = problem_for(latency, 2, episodes=200)
 
-    def score(architecture):
-        seen.append(latency.latency_s(architecture))
-        return 0.9
-
-    problem = problem_for(latency, 2, score)
-
-    def agent(by_macs, completion, now):
-        by_macs.score(lucky)
-        for _ in range(now.episodes):
-            share = by_macs.budget_s / completion.model.dense_s
-            by_macs.score(
+    def agent(by_macs, settings, score):
+        score(lucky)
+        for _ in range(by_macs.episodes):
+            share = by_macs.budget_s / by_macs.cost.dense_s
+            score(
                 Architecture(
                     widths={g.name: max(1, int(g.width * share)) for g in latency.network.groups}
                 )
             )
 
-    monkeypatch.setattr("pruner.methods.amc.run_agent", agent)
-    monkeypatch.setattr("pruner.methods.amc.warm_up", lambda settings: 0)
-    METHODS["amc"](problem, SearchSettings(200))
+    monkeypatch.setattr("pruner.search.methods.agents.run_agent", agent)
+    monkeypatch.setattr("pruner.search.methods.agents.warm_up", lambda settings, episodes: 0)
+    seen = [latency.latency_s(each) for each in search("amc", problem, lambda _: 0.9)]
     too_slow = [seconds > problem.budget_s for seconds in seen]
     assert sum(too_slow[-20:]) < 10 < sum(too_slow[:22])
     assert len(seen) <= 201
@@ -292,18 +266,18 @@ def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, 
 
 def test_the_knapsacks_answer_does_not_depend_on_the_machines_speed(latency, monkeypatch):
     """What ends the solver's tree is a number of nodes; where time does, there is no answer."""
-    monkeypatch.setattr("pruner.knapsack.PATIENCE_S", 0)
+    monkeypatch.setattr("pruner.search.knapsack.PATIENCE_S", 0)
     with pytest.raises(SearchError, match="was not solved within 20000 nodes of its tree, or 0 s"):
-        METHODS["knapsack"](problem_for(latency, 1.5), SearchSettings())
+        search("knapsack", problem_for(latency, 1.5), half)
 
 
 def test_the_knapsack_spends_what_its_solver_leaves(latency, monkeypatch):
-    monkeypatch.setattr(
-        "pruner.methods.knapsack.solve", lambda completion, *_: [0] * len(completion.choices)
-    )
-    seen = []
-    problem = problem_for(latency, 1.5, lambda architecture: seen.append(architecture) or 0.5)
-    METHODS["knapsack"](problem, SearchSettings())
+    def solve(completion, *_):
+        return [0] * len(completion.decisions)
+
+    monkeypatch.setattr("pruner.search.methods.knapsack.solve", solve)
+    problem = problem_for(latency, 1.5)
+    seen = search("knapsack", problem, half)
     completion = Completion(latency)
     ended = completion.positions(seen[0])
     assert any(ended)
@@ -329,7 +303,7 @@ def test_the_layers_of_a_model_in_macs_are_macs_too(latency):
 
 def test_a_width_is_worth_its_most_important_channels():
     network = chain(4, 4).with_menu({"g0": (1, 2, 3, 4)})
-    completion = SimpleNamespace(choices=choices(network))
+    completion = SimpleNamespace(decisions=space_of(network).decisions)
     (values,) = worth(completion, SimpleNamespace(importance=lambda: {"g0": [1, 5, 0, 2]}))
     assert values.tolist() == pytest.approx([5 / 8, 7 / 8, 1, 1])
 

@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from pruner import models
-from pruner.errors import ModelError
+from pruner import ModelError, models
 from pruner.models.resnet import resnet20, zero_padded_shortcut
-from pruner.weights import load_weights, save_weights
+from pruner.train.weights import load_weights, save_weights
 
 
 def published_checkpoint(path, model):

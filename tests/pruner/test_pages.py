@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner import page, pictures
-from pruner.compare_report import write_comparison
-from pruner.pareto import pareto_front
+from pruner.run.report import page, pictures
+from pruner.run.report.comparison import write_comparison
+from pruner.run.report.pareto import pareto_front
 from tests.pruner.test_compare import row
 
 SUMMARY = [

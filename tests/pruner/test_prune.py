@@ -6,15 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from pruner import models, origin, prune
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from pruner import RunError, SearchError, models
 from pruner.criteria.dynamic import Phase, select
-from pruner.errors import RunError, SearchError
-from pruner.finetune import Recipe
-from pruner.run_folder import RunFolder, Settings
-from pruner.search_log import SearchLog
-from pruner.weights import save_weights
+from pruner.run import origin, prune
+from pruner.run.folder import RunFolder
+from pruner.run.journey import Journey, groups_of
+from pruner.run.settings import Settings
+from pruner.search.log import SearchLog
+from pruner.search.searcher import evaluated_here
+from pruner.train.finetune import Recipe
+from pruner.train.weights import save_weights
 from tests.toys import synthetic_table, tiny_network
 
 TINY = tiny_network()
@@ -43,7 +47,8 @@ def logged(journey, folder, scores):
     for architecture, _, accuracy in scores:
         journey.whole[architecture.model_dump_json()] = accuracy
     sample = {architecture.model_dump_json(): first for architecture, first, _ in scores}
-    log = SearchLog(folder / "search.jsonl", lambda a: sample[a.model_dump_json()], journey.latency)
+    score = evaluated_here(lambda a: sample[a.model_dump_json()])
+    log = SearchLog(folder / "search.jsonl", score, journey.latency)
     for architecture, *_ in scores:
         log.score(architecture)
     return log
@@ -75,17 +80,24 @@ def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
         "distill": 0.7, "patience": 0, "seed": 5,
     }  # fmt: skip
     seen = []
-    monkeypatch.setattr(prune, "fine_tune", lambda *arguments: seen.append(arguments) or [])
+
+    def fine_tune(*arguments, task):
+        seen.append((*arguments, task))
+        return []
+
+    monkeypatch.setattr(prune, "fine_tune", fine_tune)
     monkeypatch.setattr(prune, "prepare", lambda *_: torch.nn.Linear(1, 1))
     here = SimpleNamespace(
         settings=SETTINGS.varied(**asked),
         data=SimpleNamespace(train="train", all_training="all"),
         dense="teacher",
         judged_by="held out",
+        task="task",
     )
     prune.tune(here, RunFolder(tmp_path, here.settings), None)
-    _, images, recipe, _, teacher, _, held_out = seen[0]
-    assert (images, teacher, held_out) == ("all", "teacher", "held out")
+    _, images, recipe, _, teacher, _, held_out, task = seen[0]
+    assert (images, teacher, held_out, task) == ("all", "teacher", "held out", "task")
+    assert here.settings.own("task").label_smoothing == asked.pop("label_smoothing")
     rate = asked.pop("learning_rate")
     assert recipe == Recipe(**asked, rate=rate)
 
@@ -102,13 +114,13 @@ def test_a_version_is_known_where_only_the_build_for_gpus_is_installed(monkeypat
 
 
 def test_layers_that_keep_their_width_are_named_by_their_modules():
-    assert prune.groups_of(TINY, ["layer1.0.conv1", "linear"]) == {"layer1.0.conv1"}
+    assert groups_of(TINY, ["layer1.0.conv1", "linear"]) == {"layer1.0.conv1"}
     mobile = Network.load("mobilenet_v1_32")
-    read_by = prune.groups_of(mobile, ["blocks.1.depthwise"])
-    assert read_by == prune.groups_of(mobile, ["blocks.0.pointwise"])
+    read_by = groups_of(mobile, ["blocks.1.depthwise"])
+    assert read_by == groups_of(mobile, ["blocks.0.pointwise"])
     assert len(read_by) == 1, "a depthwise layer is as wide as what it reads"
     with pytest.raises(RunError, match=r"--keep-width 'layer1.0.con'.*nearest: layer1.0.conv"):
-        prune.groups_of(TINY, ["layer1.0.con"])
+        groups_of(TINY, ["layer1.0.con"])
 
 
 def test_a_method_that_removes_no_block_is_reproduced_without_depth():
@@ -128,14 +140,14 @@ def test_dynamic_selection_begins_where_removed_blocks_were_taken_over(
         table="none is needed", speedup=1.5, criterion="dynamic", depth=True,
         reconstruct=reconstruct,
     )  # fmt: skip
-    journey, begun = prune.Journey(settings, lambda *_: None), []
+    journey, begun = Journey(settings, lambda *_: None), []
 
     def briefly(traced, architecture, images, *_, **__):
         begun.append(traced)
         return select(traced, architecture, images, Phase(steps=1, interval=1))
 
-    monkeypatch.setattr(prune, "select", briefly)
-    journey.select(Architecture(removed=("layer1.1",)))
+    monkeypatch.setattr("pruner.criteria.dynamic.select", briefly)
+    journey.pruned(Architecture(removed=("layer1.1",)))
     path = "layer1.0.conv2.weight"
     dense, before = (t.module.get_parameter(path) for t in (journey.trace, begun[0]))
     assert torch.equal(dense, before) is not reconstruct

@@ -8,16 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from lookup_tables.network import Architecture
-from pruner import models
-from pruner.data import Joined, load_data
-from pruner.errors import DataError
-from pruner.finetune import Recipe, fine_tune
-from pruner.prune import Journey
-from pruner.reading import ReadOnce, ahead, readers_for
-from pruner.run_folder import Settings
-from pruner.weights import save_weights
+from lookup_tables.architecture import Architecture
+from pruner import DataError, models
+from pruner.data import load_data
+from pruner.data.images import Joined
+from pruner.run.journey import Journey
+from pruner.run.settings import Settings
+from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.reading import ReadOnce, ahead, readers_for
+from pruner.train.weights import save_weights
 from tests.toys import imagenet_folder
+
+READING = "pruner.train.reading"
 
 DIGITS = load_data("digits")
 
@@ -110,7 +112,7 @@ def test_training_learns_the_same_with_readers_as_without(monkeypatch):
 
     alone = trained()
     assert max(processes) == 0
-    monkeypatch.setattr("pruner.reading.readers_for", lambda *_: 2)
+    monkeypatch.setattr("pruner.train.reading.readers_for", lambda *_: 2)
     torch.testing.assert_close(trained(), alone, rtol=0, atol=0)
     assert max(processes) == 2
     processes.clear()
@@ -132,10 +134,14 @@ def test_readers_are_for_files_that_a_gpu_waits_for_and_as_many_as_fit(
     def asked(images):
         return readers_for(images, lambda step: (torch.arange(128) % len(files), 0), range(3))
 
-    monkeypatch.setattr("pruner.reading.os.sched_getaffinity", lambda _: set(range(processors)))
-    monkeypatch.setattr("pruner.reading.shutil.disk_usage", lambda _: SimpleNamespace(free=room))
+    monkeypatch.setattr(
+        "pruner.train.reading.os.sched_getaffinity", lambda _: set(range(processors))
+    )
+    monkeypatch.setattr(
+        "pruner.train.reading.shutil.disk_usage", lambda _: SimpleNamespace(free=room)
+    )
     assert asked(files) == 0  # training on this processor is slower than reading
-    monkeypatch.setattr("pruner.reading.processor", lambda: torch.device("cuda"))
+    monkeypatch.setattr(f"{READING}.processor", lambda: torch.device("cuda"))
     assert asked(files) == expected
     assert asked(DIGITS.all_training) == 0
 

@@ -2,13 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from lookup_tables.network import Architecture
-from pruner import models, reconstruct
+from lookup_tables.architecture import Architecture
+from pruner import models
 from pruner.data import load_data
-from pruner.reconstruct import Reconstruction, _least_squares
-from pruner.shortcuts import heirs
-from pruner.surgery import cut
-from pruner.trace import trace
+from pruner.graph import compensation as reconstruct
+from pruner.graph.compensation import Reconstruction, _least_squares
+from pruner.graph.shortcuts import heirs
+from pruner.graph.surgery import cut
+from pruner.graph.trace import trace
 from tests.toys import tiny_resnet
 
 IMAGES = load_data("digits").train

@@ -8,19 +8,22 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import BudgetError
-from lookup_tables.estimate import LatencyModel
-from lookup_tables.network import Architecture, Network
-from pruner import completion as completion_module
-from pruner.completion import Completion
-from pruner.env import PruningEnv
-from pruner.errors import RunError
-from pruner.methods import METHODS, SearchSettings
-from pruner.methods.agents import learner
-from pruner.problem import SearchProblem
-from pruner.rewards import REWARDS, EpisodeResult
-from pruner.search_log import SearchLog, read_log
-from pruner.sensitivity import latency_sensitivity, local_slope
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.network import Network
+from pruner import RunError
+from pruner.search import completion as completion_module
+from pruner.search.completion import Completion
+from pruner.search.log import SearchLog, read_log
+from pruner.search.methods import METHODS
+from pruner.search.methods.agent_settings import AgentSettings
+from pruner.search.methods.agents import learner
+from pruner.search.methods.env import PruningEnv
+from pruner.search.methods.rewards import REWARDS, EpisodeResult
+from pruner.search.searcher import evaluated_here
+from pruner.search.sensitivity import latency_sensitivity, local_slope
+from tests.searching import problem_of
 from tests.toys import chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
@@ -54,24 +57,29 @@ def wide_is_good(architecture: Architecture) -> float:
     return 0.5 + 0.4 * float(np.mean([np.sqrt(w / 32) for w in architecture.widths.values()]))
 
 
-def problem_for(latency, speedup, score=wide_is_good):
-    return SearchProblem(latency.network, latency, latency.dense_s / speedup, score)
+def problem_for(latency, speedup, **fields):
+    return problem_of(latency, latency.dense_s / speedup, **fields)
 
 
 def test_channels_that_go_with_a_block_are_not_charged_for(tiny):
     charged = []
     shallow = Architecture(removed=tuple(block.name for block in tiny.network.blocks))
     enough_s = tiny.latency_s(shallow) * (1 + 1e-9)  # and too little for any block to come back
-    problem = SearchProblem(tiny.network, tiny, enough_s, lambda architecture: 0.5)
-    completion = Completion(tiny, depth=True)
-    env = PruningEnv(problem, completion, lambda outcome: charged.append(outcome.kept) or 0.0)
+    problem = problem_of(tiny, enough_s, depth=True)
+    completion = problem.completion
+
+    def reward(outcome):
+        charged.append(outcome.kept)
+        return 0.0
+
+    env = PruningEnv(problem, lambda architecture: 0.5, reward)
     env.reset()
     done = False
     while not done:
-        _, _, done, _, _ = env.step([0.0 if completion.choices[env.next].is_block else 1.0])
-    for index, choice in enumerate(completion.choices):
-        gone = choice.inside is not None or choice.is_block
-        assert bool(charged[0][index] == 0.0) is gone, choice.name
+        _, _, done, _, _ = env.step([0.0 if completion.decisions[env.next].is_block else 1.0])
+    for index, decision in enumerate(completion.decisions):
+        gone = decision.inside is not None or decision.is_block
+        assert bool(charged[0][index] == 0.0) is gone, decision.name
 
 
 # -- latency sensitivity ---------------------------------------------------------------------------
@@ -184,7 +192,7 @@ def test_a_budget_that_nothing_meets_names_the_fastest_and_its_price(latency):
 
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
 def test_the_environment_passes_gymnasiums_checker(latency):
-    env = PruningEnv(problem_for(latency, 1.5), Completion(latency), REWARDS["error"])
+    env = PruningEnv(problem_for(latency, 1.5), wide_is_good, REWARDS["error"])
     check_env(env)
     assert env.episode > 0  # it was played
 
@@ -192,7 +200,7 @@ def test_the_environment_passes_gymnasiums_checker(latency):
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=20)
 def test_any_episode_meets_the_budget_and_stays_in_its_state_space(latency, actions):
-    env = PruningEnv(problem_for(latency, 1.8), Completion(latency), REWARDS["error"])
+    env = PruningEnv(problem_for(latency, 1.8), wide_is_good, REWARDS["error"])
     state, _ = env.reset()
     for action in actions:
         assert env.observation_space.contains(state)
@@ -203,7 +211,7 @@ def test_any_episode_meets_the_budget_and_stays_in_its_state_space(latency, acti
 
 
 def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
-    env = PruningEnv(problem_for(latency, 0.9), Completion(latency), REWARDS["error"])
+    env = PruningEnv(problem_for(latency, 0.9), wide_is_good, REWARDS["error"])
     env.reset()
     for _ in CHAIN.groups:
         *_, info = env.step(np.array([1.0], np.float32))
@@ -239,15 +247,17 @@ def test_the_sensitivity_reward_charges_for_sensitive_channels():
 # -- methods and the log ---------------------------------------------------------------------------
 
 
-def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0):
+def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0, at_once=1):
     """`method`: a method's name, and after a slash the agent of `rl`."""
-    log = SearchLog(path, score, latency)
+    log = SearchLog(path, evaluated_here(score), latency)
     groups = {g.name: np.arange(1.0, g.width + 1) for g in latency.network.groups}
-    problem = SearchProblem(
-        latency.network, latency, latency.dense_s / 1.6, log.score, lambda: groups
+    problem = problem_for(
+        latency, 1.6, importance=lambda: groups, episodes=episodes, seed=seed, at_once=at_once
     )
     name, *agent = method.split("/")
-    METHODS[name](problem, SearchSettings(episodes, seed, agent=agent[0] if agent else "ddpg"))
+    entry = METHODS[name]
+    own = entry.settings(agent=agent[0]) if agent else entry.settings()
+    log.run(entry.make(problem, own), at_once)
     return log
 
 
@@ -306,6 +316,17 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
 
 
+@pytest.mark.parametrize("method", ["thompson", "random", "rl/cma"])
+def test_several_candidates_at_once_are_different_ones_within_the_budget(
+    method, resnet_latency, tmp_path
+):
+    log = run_method(method, resnet_latency, tmp_path / "log.jsonl", at_once=4)
+    assert log.asked > 10
+    assert max(map(resnet_latency.latency_s, log.scores)) <= resnet_latency.dense_s / 1.6 * 1.000001
+    again = run_method(method, resnet_latency, tmp_path / "again.jsonl", at_once=4)
+    assert again.scores == log.scores
+
+
 def test_reading_a_log_changes_nothing_of_it(resnet_latency, tmp_path):
     path = tmp_path / "log.jsonl"
     log = run_method("random", resnet_latency, path, episodes=5)
@@ -319,7 +340,7 @@ def test_reading_a_log_changes_nothing_of_it(resnet_latency, tmp_path):
 def test_equal_architectures_are_scored_once(resnet_latency, tmp_path):
     asked = []
     score = lambda architecture: asked.append(architecture) or 0.5  # noqa: E731 - shorter than a def
-    log = SearchLog(tmp_path / "log.jsonl", score, resnet_latency)
+    log = SearchLog(tmp_path / "log.jsonl", evaluated_here(score), resnet_latency)
     names = [group.name for group in resnet_latency.network.groups][:2]
     widths = {name: resnet_latency.network.group[name].choices[-2] for name in names}
     log.score(Architecture(widths=widths))
@@ -338,16 +359,16 @@ def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monk
 @pytest.mark.parametrize("agent", ["ddpg", "td3", "sac"])
 def test_every_step_of_an_episode_is_taught_how_the_episode_ended(agent, latency):
     scores = iter([0.2, 0.4, 0.1, 0.7])
-    problem = problem_for(latency, 1.6, score=lambda architecture: next(scores))
-    env = PruningEnv(problem, Completion(latency), REWARDS["error"])
-    learning = learner(env, SearchSettings(episodes=4, agent=agent))
+    problem = problem_for(latency, 1.6, episodes=4)
+    env = PruningEnv(problem, lambda architecture: next(scores), REWARDS["error"])
+    learning = learner(env, AgentSettings(agent=agent))
     ends = []
 
     def note(found, _):
         ends.extend(found["rewards"][found["dones"]].tolist())
         return True
 
-    learning.learn(4 * len(env.choices), callback=note)
+    learning.learn(4 * len(env.decisions), callback=note)
     taught = learning.replay_buffer.sample(300)
     assert len(set(ends)) == 4
     assert set(taught.rewards.flatten().tolist()) == set(ends)
@@ -360,7 +381,8 @@ def test_every_step_of_an_episode_is_taught_how_the_episode_ended(agent, latency
 def test_the_best_so_far_is_one_within_the_budget(resnet_latency, tmp_path):
     seen = []
     log = SearchLog(
-        tmp_path / "log.jsonl", wide_is_good, resnet_latency, lambda log: seen.append(log.best),
+        tmp_path / "log.jsonl", evaluated_here(wide_is_good), resnet_latency,
+        lambda log: seen.append(log.best),
         limit_s=resnet_latency.dense_s / 1.2,
     )  # fmt: skip
     dense = resnet_latency.network.dense
@@ -372,7 +394,7 @@ def test_the_best_so_far_is_one_within_the_budget(resnet_latency, tmp_path):
 def test_a_broken_search_log_is_named(resnet_latency, tmp_path):
     (tmp_path / "log.jsonl").write_text("nonsense\n")
     with pytest.raises(RunError, match="not a search log line"):
-        SearchLog(tmp_path / "log.jsonl", wide_is_good, resnet_latency)
+        SearchLog(tmp_path / "log.jsonl", evaluated_here(wide_is_good), resnet_latency)
 
 
 def test_uniform_takes_the_widest_share_that_fits_and_spends_the_rest(latency, tmp_path):

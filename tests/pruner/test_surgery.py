@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lookup_tables.architecture import Architecture
 from lookup_tables.errors import ArchitectureError
-from lookup_tables.network import Architecture
 from pruner.criteria import CRITERIA
+from pruner.graph.surgery import cut, keep_best, shrink
+from pruner.graph.trace import trace
 from pruner.models.resnet import BasicBlock
-from pruner.surgery import cut, keep_best, shrink
-from pruner.trace import trace
 from tests.toys import Branches, tiny_resnet
 
 TOYS = {"tiny": (tiny_resnet, (1, 8, 8)), "branches": (Branches, (3, 8, 8))}
@@ -51,7 +51,7 @@ def test_the_cut_model_computes_what_the_full_one_does_with_silent_channels(name
     traced = trace(randomised(factory()), shape, name)
     widths = {g.name: data.draw(st.integers(1, g.width)) for g in traced.network.groups}
     architecture = Architecture(widths=widths)
-    kept = keep_best(traced.network, architecture, CRITERIA["l1"](traced))
+    kept = keep_best(traced.network, architecture, CRITERIA["l1"].rank(traced))
     small = cut(traced, architecture, kept)
     silence(traced, kept)
     x = torch.randn(4, *shape)
@@ -75,7 +75,7 @@ def test_the_cut_model_has_the_parameters_of_its_architecture():
 def test_a_model_without_some_blocks_computes_as_if_they_were_identities(removed):
     model = randomised(tiny_resnet())
     traced = trace(model, (1, 8, 8), "tiny")
-    kept = keep_best(traced.network, Architecture(), CRITERIA["l1"](traced))
+    kept = keep_best(traced.network, Architecture(), CRITERIA["l1"].rank(traced))
     small = cut(traced, Architecture(removed=tuple(removed)), kept)
     for name in removed:
         stage, index = name.split(".")
@@ -105,7 +105,7 @@ def test_l1_keeps_the_filters_with_the_largest_weights():
         nn.init.constant_(model.layer1[0].conv1.weight[3], 9.0)
     traced = trace(model, (1, 8, 8), "tiny")
     kept = keep_best(
-        traced.network, Architecture(widths={"layer1.0.conv1": 1}), CRITERIA["l1"](traced)
+        traced.network, Architecture(widths={"layer1.0.conv1": 1}), CRITERIA["l1"].rank(traced)
     )
     assert kept["layer1.0.conv1"].tolist() == [3]
 
@@ -115,7 +115,7 @@ def test_batch_norm_ranking_keeps_the_filters_with_the_largest_scale():
     with torch.no_grad():
         model.layer1[0].bn1.weight.copy_(torch.linspace(0, 1, 16).flip(0))
     traced = trace(model, (1, 8, 8), "tiny")
-    scores = CRITERIA["batch_norm"](traced)
+    scores = CRITERIA["batch_norm"].rank(traced)
     kept = keep_best(traced.network, Architecture(widths={"layer1.0.conv1": 2}), scores)
     assert kept["layer1.0.conv1"].tolist() == [0, 1]
 
@@ -127,7 +127,7 @@ def test_every_layer_of_a_group_has_a_say():
             nn.init.constant_(convolution.weight, 1.0)
         model.layer1[1].conv2.weight[5] = 100.0
     traced = trace(model, (1, 8, 8), "tiny")
-    assert int(CRITERIA["l1"](traced)["conv1"].argmax()) == 5
+    assert int(CRITERIA["l1"].rank(traced)["conv1"].argmax()) == 5
 
 
 class Flat(nn.Module):
@@ -148,7 +148,7 @@ def test_a_block_whose_output_is_flattened_is_removed_before_the_flatten():
     traced = trace(model, (1, 4, 4), "flat")
     (block,) = traced.network.blocks
     architecture = Architecture(removed=(block.name,))
-    kept = keep_best(traced.network, architecture, CRITERIA["l1"](traced))
+    kept = keep_best(traced.network, architecture, CRITERIA["l1"].rank(traced))
     small = cut(traced, architecture, kept)
     model.block = nn.Identity()
     x = torch.randn(2, 1, 4, 4)

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookup_tables.estimate import LatencyModel
-from pruner.completion import Completion
-from pruner.knapsack import worth
-from pruner.methods import METHODS, SearchSettings
-from pruner.methods.additive import AdditiveLosses
-from pruner.problem import SearchProblem
+from lookup_tables.model.latency_model import LatencyModel
+from pruner.search.knapsack import worth
+from pruner.search.methods.additive import AdditiveLosses
+from pruner.search.problem import SearchProblem
+from tests.searching import completion_of, problem_of, search
 from tests.toys import synthetic_table, tiny_network
 
 TINY = tiny_network()
@@ -29,12 +28,12 @@ class Truth:
 
     def __init__(self, latency, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.completion = Completion(latency, depth=True)
+        self.completion = completion_of(latency, depth=True)
         self.losses = [
-            np.append(rng.exponential(0.2, len(choice.options) - 1), 0.0)
-            for choice in self.completion.choices
+            np.append(rng.exponential(0.2, len(decision.options) - 1), 0.0)
+            for decision in self.completion.decisions
         ]
-        names = {choice.name: choice.full for choice in self.completion.choices}
+        names = {decision.name: int(decision.full) for decision in self.completion.decisions}
         self.importance = {name: rng.exponential(size=width) for name, width in names.items()}
 
     def accuracy(self, positions) -> float:
@@ -46,26 +45,26 @@ class Truth:
         ]
         return 0.9 * float(np.exp(-np.sum(lost)))
 
-    def problem(self, latency, speedup: float, seen: list) -> SearchProblem:
-        def score(architecture):
-            seen.append(self.accuracy(self.completion.positions(architecture)))
-            return seen[-1]
-
+    def problem(self, latency, speedup: float, **fields) -> SearchProblem:
         budget_s = latency.dense_s / speedup
-        return SearchProblem(latency.network, latency, budget_s, score, lambda: self.importance)
+        known = {"depth": True, "importance": lambda: self.importance}
+        return problem_of(latency, budget_s, **(known | fields))
+
+    def score(self, architecture) -> float:
+        return self.accuracy(self.completion.positions(architecture))
 
     def model(self, problem: SearchProblem) -> AdditiveLosses:
         return AdditiveLosses(self.completion, worth(self.completion, problem))
 
     def rows(self):
-        return product(*(range(len(choice.options)) for choice in self.completion.choices))
+        return product(*(range(len(decision.options)) for decision in self.completion.decisions))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
-    truth, seen = Truth(tiny, seed), []
-    problem = truth.problem(tiny, 1.5, seen)
-    METHODS["thompson"](problem, SearchSettings(episodes=40, depth=True))
+    truth = Truth(tiny, seed)
+    problem = truth.problem(tiny, 1.5, episodes=40)
+    seen = [truth.score(each) for each in search("thompson", problem, truth.score)]
     within = [r for r in truth.rows() if truth.completion.latency_s([r])[0] <= problem.budget_s]
     assert len(seen) == 40
     assert max(seen) > 0.99 * max(map(truth.accuracy, within))
@@ -74,15 +73,15 @@ def test_sampling_finds_the_optimum_that_importance_does_not_know(tiny, seed):
 
 def test_what_every_option_costs_is_known_once_enough_was_seen(tiny):
     truth = Truth(tiny, 2)
-    model = truth.model(truth.problem(tiny, 1.5, []))
+    model = truth.model(truth.problem(tiny, 1.5))
     rng = np.random.default_rng(0)
     for _ in range(60):
-        row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
+        row = [int(rng.integers(len(decision.options))) for decision in truth.completion.decisions]
         row = truth.completion.canonical(row)
         model.observe(row, truth.accuracy(row))
     model.fit()
     values = model.draw(rng, temperature=0.0)
-    for choice, value, loss in zip(truth.completion.choices, values, truth.losses, strict=True):
+    for choice, value, loss in zip(truth.completion.decisions, values, truth.losses, strict=True):
         if not choice.is_block:
             assert value[-1] - value[0] == pytest.approx(loss[0], abs=0.05), choice.name
 
@@ -91,12 +90,12 @@ def test_what_every_option_costs_is_known_once_enough_was_seen(tiny):
 @given(seed=st.integers(0, 1000), temperature=st.floats(0, 2), count=st.integers(1, 8))
 def test_keeping_more_channels_is_never_worth_less(tiny, seed, temperature, count):
     truth = Truth(tiny, seed)
-    model = truth.model(truth.problem(tiny, 1.5, []))
+    model = truth.model(truth.problem(tiny, 1.5))
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        row = [int(rng.integers(len(choice.options))) for choice in truth.completion.choices]
+        row = [int(rng.integers(len(decision.options))) for decision in truth.completion.decisions]
         model.observe(truth.completion.canonical(row), rng.random())
-    for choice, value in zip(truth.completion.choices, model.draw(rng, temperature), strict=True):
+    for choice, value in zip(truth.completion.decisions, model.draw(rng, temperature), strict=True):
         assert np.isfinite(value).all()
         if not choice.is_block:
             assert (np.diff(value) >= 0).all()
@@ -104,8 +103,8 @@ def test_keeping_more_channels_is_never_worth_less(tiny, seed, temperature, coun
 
 def test_without_temperature_a_draw_is_the_mean(tiny):
     truth = Truth(tiny, 0)
-    model = truth.model(truth.problem(tiny, 1.5, []))
-    dense = [len(choice.options) - 1 for choice in truth.completion.choices]
+    model = truth.model(truth.problem(tiny, 1.5))
+    dense = [len(decision.options) - 1 for decision in truth.completion.decisions]
     model.observe(dense, 0.9)
     one, other = (model.draw(np.random.default_rng(seed), 0.0) for seed in (1, 2))
     assert all((a == b).all() for a, b in zip(one, other, strict=True))

@@ -4,12 +4,11 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
-from lookup_tables.assembly import menu
+from lookup_tables.graph.assembly import menu
 from lookup_tables.network import Network, network_names
-from pruner import models
-from pruner.errors import TraceError
+from pruner import TraceError, models
+from pruner.graph.trace import trace
 from pruner.models.resnet import BasicBlock
-from pruner.trace import trace
 from tests.toys import Branches, Gated, tiny_resnet
 
 

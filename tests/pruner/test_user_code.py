@@ -2,8 +2,8 @@
 
 import pytest
 
-from pruner.errors import ModelError
-from pruner.user_code import call_function, load_function
+from pruner import ModelError
+from pruner.models.user_code import call_function, load_function
 
 BESIDE = "WIDTH = 7\n"
 OWN = """

@@ -1,0 +1,1 @@
+"""This machine: which device it is, what else it does, and on which core to measure."""

@@ -1,0 +1,1 @@
+"""ONNX files: written with the layers' names in them, read as networks, attributed to layers."""

@@ -1,0 +1,316 @@
+"""An ONNX file becomes a Network: fused layers, coupled channels, removable blocks.
+
+For networks that exist only as ONNX. Weights are not kept: latency does not depend on their values,
+and the profiled variants have weights of their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import NodeProto, numpy_helper, shape_inference
+from onnx.checker import ValidationError
+
+from lookup_tables.errors import NetworkError
+from lookup_tables.graph.assembly import Assembly
+from lookup_tables.network import Network
+
+_ACTIVATIONS = {
+    "Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Clip": "relu6",
+}  # fmt: skip
+_PASSED_ON = {"Identity", "Dropout", "Cast"}
+_READ_FLAT = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", *_PASSED_ON}
+
+
+def read_onnx(path: str | Path) -> Network:
+    """The network in an ONNX file, named after it; raises NetworkError naming node and reason."""
+    path = Path(path)
+    try:
+        model = onnx.load(str(path))
+    except DecodeError:
+        raise NetworkError(f"{path}: not a readable ONNX file") from None
+    except (FileNotFoundError, ValidationError, ValueError) as error:
+        if not path.exists():
+            raise NetworkError(f"{path}: no such ONNX file") from None
+        raise NetworkError(
+            f"{path}: its weights are missing or damaged: {error}. Copy the files that the "
+            "exporter wrote beside it as well"
+        ) from None
+    return _Reader(path, model).network()
+
+
+class _Reader:
+    """Walks the graph once, in the file's (topological) order."""
+
+    def __init__(self, path: Path, model: onnx.ModelProto) -> None:
+        self.path = path
+        weights = {tensor.name for tensor in model.graph.initializer}
+        inputs = [entry for entry in model.graph.input if entry.name not in weights]
+        if len(inputs) != 1:
+            raise NetworkError(
+                f"{path}: {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); "
+                "only one image is supported"
+            )
+        (self.input,) = inputs
+        self.graph = self._with_shapes(model).graph
+        self.constants = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        self.shapes = {
+            entry.name: tuple(d.dim_value for d in entry.type.tensor_type.shape.dim)
+            for entry in (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        }
+        uses = Counter(name for node in self.graph.node for name in {*node.input})
+        uses.update(output.name for output in self.graph.output)
+        self.assembly = Assembly(uses)
+
+    def _with_shapes(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        shape = self.input.type.tensor_type.shape
+        if len(shape.dim) != 4:
+            raise NetworkError(
+                f"{self.path}: input {self.input.name} has {len(shape.dim)} dimensions; expected "
+                "(batch, channels, height, width)"
+            )
+        if any(d.dim_value == 0 for d in shape.dim[1:]):
+            raise NetworkError(
+                f"{self.path}: input {self.input.name} leaves channels, height or width open; "
+                "export it for one size"
+            )
+        shape.dim[0].dim_value = 1  # also for a file made for another batch: geometry is the same
+        del model.graph.value_info[:]
+        for output in model.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        try:
+            return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        except shape_inference.InferenceError as error:
+            reason = str(error).splitlines()[0]
+            raise NetworkError(f"{self.path}: shapes cannot be inferred: {reason}") from None
+
+    def network(self) -> Network:
+        _, *input_shape = self.shapes[self.input.name]
+        self.assembly.input(self.input.name, input_shape[0])
+        for node in self.graph.node:
+            self._read(node)
+        for output in self.graph.output:
+            if output.name not in self.assembly.tensors:
+                raise NetworkError(f"{self.path}: output {output.name} depends on no layer")
+            self.assembly.output(output.name)
+        name = re.sub(r"[^a-z0-9]+", "_", self.path.stem.lower()).strip("_") or "network"
+        try:
+            return self.assembly.network(name, tuple(input_shape))
+        except NetworkError as error:
+            raise NetworkError(f"{self.path}: {error}") from None
+
+    def _read(self, node: NodeProto) -> None:
+        if node.op_type == "Constant":
+            (value,) = (a for a in node.attribute if a.name.startswith("value"))
+            self.constants[node.output[0]] = np.asarray(_value(value))
+            return
+        if all(name in self.constants for name in node.input if name):
+            self._fold(node)
+            return
+        if node.op_type not in _READ_FLAT:
+            for name in node.input:
+                tensor = self.assembly.tensors.get(name)
+                if tensor and tensor.flattened > 1:
+                    raise self._refused(node, "reads flattened maps; only linear layers may")
+        if node.op_type in _ACTIVATIONS:
+            self._activation(node)
+        elif node.op_type in _PASSED_ON:
+            self.assembly.pass_on(node.output[0], node.input[0])
+        elif node.op_type in _READERS:
+            _READERS[node.op_type](self, node)
+        else:
+            supported = sorted({*_ACTIVATIONS, *_PASSED_ON, *_READERS})
+            raise self._refused(node, f"is not supported. Supported: {', '.join(supported)}")
+
+    def _fold(self, node: NodeProto) -> None:
+        """A node of constants only."""
+        if node.op_type in ("Identity", "Cast"):
+            self.constants[node.output[0]] = self.constants[node.input[0]]
+            return
+        raise self._refused(node, "computes with constants; simplify the file first")
+
+    def _refused(self, node: NodeProto, why: str) -> NetworkError:
+        return NetworkError(f"{self.path}: {node.op_type} {self._name(node)} {why}")
+
+    def _name(self, node: NodeProto) -> str:
+        """The node's name, without the mark behind which the profiler puts a node's part."""
+        name = (node.name or node.output[0]).strip("/").replace("@", "_")
+        return self.assembly.layer_name(name, f"{name}_{node.output[0]}".replace("@", "_"))
+
+    # -- one reader per kind of node -----------------------------------------------------------
+
+    def _conv(self, node: NodeProto) -> None:
+        options = _attributes(node)
+        weight = self._constant(node, 1)
+        kernel = weight.shape[2:]
+        if len(kernel) != 2 or any(d != 1 for d in options.get("dilations", [1])):
+            raise self._refused(node, "is not a plain two-dimensional convolution")
+        self.assembly.conv(
+            self._name(node),
+            node.output[0],
+            node.input[0],
+            weight.shape[0],
+            options.get("group", 1),
+            kernel,
+            tuple(options.get("strides", (1, 1))),
+            self._padding(node, options, kernel),
+        )
+
+    def _padding(self, node: NodeProto, options: dict, kernel) -> tuple[int, int]:
+        auto = options.get("auto_pad", b"NOTSET").decode()
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            if any(k % 2 == 0 for k in kernel) or any(s != 1 for s in options.get("strides", [1])):
+                raise self._refused(node, f"pads by {auto} unevenly")
+            return tuple(k // 2 for k in kernel)
+        top, left, bottom, right = options.get("pads", (0, 0, 0, 0))
+        if (top, left) != (bottom, right):
+            raise self._refused(node, f"pads unevenly: {list(options['pads'])}")
+        return (top, left)
+
+    def _gemm(self, node: NodeProto) -> None:
+        options = _attributes(node)
+        weight = self._constant(node, 1)
+        if options.get("transA"):
+            raise self._refused(node, "transposes its input")
+        channels = weight.shape[0 if options.get("transB") else 1]
+        self.assembly.linear(self._name(node), node.output[0], node.input[0], channels)
+
+    def _matmul(self, node: NodeProto) -> None:
+        weight = self._constant(node, 1)
+        if weight.ndim != 2 or len(self._shape(node, 0)) != 2:
+            raise self._refused(node, "is not a linear layer on (batch, features)")
+        self.assembly.linear(self._name(node), node.output[0], node.input[0], weight.shape[1])
+
+    def _batch_norm(self, node: NodeProto) -> None:
+        self.assembly.batch_norm(self._name(node), node.output[0], node.input[0])
+
+    def _activation(self, node: NodeProto) -> None:
+        if node.op_type == "Clip":
+            options = _attributes(node)  # before opset 11
+            bounds = [options.get("min"), options.get("max")]
+            if len(node.input) > 2:
+                bounds = [float(self._constant(node, i)) for i in (1, 2)]
+            if bounds != [0.0, 6.0]:
+                raise self._refused(node, f"clips to {bounds}; only 0 … 6 (ReLU6) is supported")
+        kind = _ACTIVATIONS[node.op_type]
+        self.assembly.activation(self._name(node), node.output[0], node.input[0], kind)
+
+    def _add(self, node: NodeProto) -> None:
+        constant = [name for name in node.input if name in self.constants]
+        if constant:
+            (source,) = (name for name in node.input if name not in self.constants)
+            if self.constants[constant[0]].size not in (1, self.assembly.tensors[source].channels):
+                raise self._refused(node, "adds a constant that is no bias")
+            self.assembly.pass_on(node.output[0], source)  # a bias: the layer before has one
+            return
+        shapes = {self._shape(node, i) for i in (0, 1)}
+        if len(shapes) > 1:
+            raise self._refused(node, f"adds tensors of shapes {sorted(shapes)}")
+        self.assembly.add(self._name(node), node.output[0], list(node.input))
+
+    def _multiply(self, node: NodeProto) -> None:
+        if any(name in self.constants for name in node.input):
+            raise self._refused(node, "multiplies by a constant; fold it into the layer before")
+        shapes = {name: math.prod(self.shapes[name]) for name in node.input}
+        larger = sorted(node.input, key=lambda name: -shapes[name])
+        self.assembly.multiply(self._name(node), node.output[0], larger)
+
+    def _concat(self, node: NodeProto) -> None:
+        unknown = [name for name in node.input if name not in self.assembly.tensors]
+        if unknown:
+            raise self._refused(node, f"concatenates {unknown[0]}, which no layer writes")
+        rank = len(self._shape(node, 0))
+        if _attributes(node)["axis"] % rank != 1:
+            raise self._refused(node, "does not concatenate channels")
+        self.assembly.concat(self._name(node), node.output[0], list(node.input))
+
+    def _pool(self, node: NodeProto) -> None:
+        options = _attributes(node)
+        if options.get("ceil_mode") or any(d != 1 for d in options.get("dilations", [1])):
+            raise self._refused(node, "pools with ceil_mode or dilation")
+        kernel = tuple(options["kernel_shape"])
+        self.assembly.pool(
+            self._name(node),
+            node.output[0],
+            node.input[0],
+            "max_pool" if node.op_type == "MaxPool" else "avg_pool",
+            kernel,
+            tuple(options.get("strides", (1, 1))),
+            self._padding(node, options, kernel),
+        )
+
+    def _global_pool(self, node: NodeProto) -> None:
+        if math.prod(self._shape(node, 0)[2:]) == 1:
+            self.assembly.pass_on(node.output[0], node.input[0])
+            return
+        after = self.shapes.get(node.output[0], ())
+        if math.prod(after) != self._shape(node, 0)[1]:
+            raise self._refused(node, f"reduces to {after}; only a mean over each map is supported")
+        self.assembly.global_pool(self._name(node), node.output[0], node.input[0])
+
+    def _upsample(self, node: NodeProto) -> None:
+        if _attributes(node).get("mode", b"nearest") != b"nearest":
+            raise self._refused(node, "resizes by other than nearest neighbours")
+        before, after = self._shape(node, 0), self.shapes[node.output[0]]
+        factors = tuple(b // a for a, b in zip(before[2:], after[2:], strict=True))
+        if (
+            before[:2] != after[:2]
+            or tuple(a * f for a, f in zip(before[2:], factors, strict=True)) != after[2:]
+        ):
+            raise self._refused(node, f"resizes {before} to {after}; only whole factors upwards")
+        self.assembly.upsample(self._name(node), node.output[0], node.input[0], factors)
+
+    def _flatten(self, node: NodeProto) -> None:
+        before, after = self._shape(node, 0), self.shapes[node.output[0]]
+        if before == after:
+            self.assembly.pass_on(node.output[0], node.input[0])
+        elif len(after) == 2 and math.prod(before[1:]) == after[1]:
+            self.assembly.flatten(node.output[0], node.input[0], after[1])
+        else:
+            raise self._refused(node, f"reshapes {before} to {after}; only flattening is supported")
+
+    def _constant(self, node: NodeProto, index: int) -> np.ndarray:
+        name = node.input[index] if index < len(node.input) else ""
+        if name not in self.constants:
+            raise self._refused(node, f"has no constant as input {index}; only fixed weights are")
+        return self.constants[name]
+
+    def _shape(self, node: NodeProto, index: int) -> tuple[int, ...]:
+        return self.shapes[node.input[index]]
+
+
+_READERS: dict[str, Callable[[_Reader, NodeProto], None]] = {
+    "Conv": _Reader._conv,
+    "Gemm": _Reader._gemm,
+    "MatMul": _Reader._matmul,
+    "BatchNormalization": _Reader._batch_norm,
+    "Add": _Reader._add,
+    "Mul": _Reader._multiply,
+    "Concat": _Reader._concat,
+    "MaxPool": _Reader._pool,
+    "AveragePool": _Reader._pool,
+    "GlobalAveragePool": _Reader._global_pool,
+    "ReduceMean": _Reader._global_pool,
+    "Resize": _Reader._upsample,
+    "Upsample": _Reader._upsample,
+    "Flatten": _Reader._flatten,
+    "Reshape": _Reader._flatten,
+    "Squeeze": _Reader._flatten,
+}
+
+
+def _attributes(node: NodeProto) -> dict:
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _value(attribute: onnx.AttributeProto):
+    value = onnx.helper.get_attribute_value(attribute)
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value

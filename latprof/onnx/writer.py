@@ -1,0 +1,275 @@
+"""An architecture becomes an ONNX model with random weights: what is profiled is what is deployed.
+
+Nodes and tensors are named after their layer with a suffix behind `@`, so that whatever the
+runtime fuses or inserts can be traced back to the layer it belongs to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.errors import ArchitectureError
+from lookup_tables.layer import LayerSpec
+from lookup_tables.network import INPUT, Layer, Network
+
+OPSET, IR_VERSION = 17, 8
+_DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
+NUMPY = {"fp32": np.float32, "fp16": np.float16}
+_ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
+_ACTIVATION_OPS = {
+    "relu": ("Relu", {}),
+    "leaky_relu": ("LeakyRelu", {"alpha": 0.1}),
+    "sigmoid": ("Sigmoid", {}),
+    "hard_sigmoid": ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}),
+}
+_GATES = {"silu": "sigmoid", "hard_swish": "hard_sigmoid"}  # x · gate(x)
+
+
+def build(
+    network: Network,
+    architecture: Architecture,
+    batch: int = 1,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> onnx.ModelProto:
+    """The architecture as ONNX: input (batch, channels, height, width) → every layer nobody reads.
+
+    Weights are random and keep the scale of activations: zeros and denormals run at other
+    speeds than real data. Raises ArchitectureError.
+    """
+    sparse = [name for name, density in architecture.density.items() if density < 1]
+    if sparse:
+        raise ArchitectureError(
+            f"layer {sparse[0]} has density {architecture.density[sparse[0]]}: sparse layers "
+            "cannot be written; leave densities out"
+        )
+    writer = _Writer(seed, NUMPY[precision])
+    layers = network.layer_specs(architecture)
+    for layer, spec in layers:
+        writer.add(layer, spec)
+    element = _ONNX[precision]
+    specs = {layer.name: spec for layer, spec in layers}
+    outputs = []
+    for name in network.outputs(architecture):
+        flat = not writer.shape_4d[name]
+        shape = [batch, specs[name].out_channels, *([] if flat else specs[name].out_size)]
+        outputs.append(helper.make_tensor_value_info(writer.tensor[name], element, shape))
+    graph = helper.make_graph(
+        writer.nodes,
+        network.name,
+        [helper.make_tensor_value_info(INPUT, element, [batch, *network.input_shape])],
+        outputs,
+        writer.weights,
+    )
+    return _model(graph)
+
+
+def random_input(network: Network, batch: int = 1, precision: str = "fp32") -> np.ndarray:
+    """An input of (batch, channels, height, width) drawn from a normal distribution."""
+    shape = (batch, *network.input_shape)
+    return np.random.default_rng(0).standard_normal(shape).astype(NUMPY[precision])
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """One layer of an architecture as a network of its own; shapes are (batch, channels, …)."""
+
+    name: str
+    layer: Layer
+    spec: LayerSpec
+    sources: tuple[str, ...]  # the layers it reads, the residual last
+    in_shapes: tuple[tuple[int, ...], ...]
+    out_shape: tuple[int, ...]
+    precision: str
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(f"in{i}" for i in range(len(self.sources)))
+
+    def model(self, seed: int = 0) -> onnx.ModelProto:
+        """Random weights; layers of equal shapes are equal models."""
+        names = self.input_names
+        plain = len(names) - (self.layer.residual is not None)
+        layer = self.layer.model_copy(
+            update={
+                "name": "layer",
+                "inputs": names[:plain],
+                "residual": names[-1] if self.layer.residual else None,
+            }
+        )
+        writer = _Writer(seed, NUMPY[self.precision])
+        element = _ONNX[self.precision]
+        inputs = []
+        for name, shape in zip(names, self.in_shapes, strict=True):
+            writer.tensor[name], writer.shape_4d[name] = name, len(shape) == 4
+            inputs.append(helper.make_tensor_value_info(name, element, shape))
+        writer.add(layer, self.spec)
+        output = helper.make_tensor_value_info(writer.tensor["layer"], element, self.out_shape)
+        return _model(helper.make_graph(writer.nodes, "layer", inputs, [output], writer.weights))
+
+
+def layer_models(
+    network: Network, architecture: Architecture, batch: int = 1, precision: str = "fp32"
+) -> list[LayerModel]:
+    """Every layer of an architecture as a network of its own, in execution order."""
+    shapes: dict[str, tuple[int, ...]] = {INPUT: (batch, *network.input_shape)}
+    models = []
+    for layer, spec in network.layer_specs(architecture):
+        flat = layer.kind == "linear" or len(shapes[layer.inputs[0]]) == 2
+        shapes[layer.name] = (batch, spec.out_channels, *(() if flat else spec.out_size))
+        sources = (*layer.inputs, *([layer.residual] if layer.residual else []))
+        models.append(
+            LayerModel(
+                name=layer.name,
+                layer=layer,
+                spec=spec,
+                sources=sources,
+                in_shapes=tuple(shapes[source] for source in sources),
+                out_shape=shapes[layer.name],
+                precision=precision,
+            )
+        )
+    return models
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+
+
+@cache
+def _drawn(seed: int) -> np.ndarray:
+    """Twice the same numbers, so that a stretch of _DRAWN may begin anywhere in the first."""
+    return np.tile(np.random.default_rng(seed).standard_normal(_DRAWN, dtype=np.float32), 2)
+
+
+class _Writer:
+    """Collects nodes and weights; `tensor` maps a layer to the tensor that holds its output."""
+
+    def __init__(self, seed: int, dtype: type) -> None:
+        self.dtype = dtype
+        self._drawn, self._start = _drawn(seed), 0
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.tensor = {INPUT: INPUT}
+        self.shape_4d = {INPUT: True}
+
+    def node(self, op: str, inputs: list[str], output: str, name: str, **attributes) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
+        return output
+
+    def weight(self, name: str, shape: tuple[int, ...], scale: float) -> str:
+        drawn = np.resize(self._drawn[self._start : self._start + _DRAWN], shape)
+        self._start = (self._start + drawn.size) % _DRAWN  # no two tensors begin alike
+        values = (drawn * np.float32(scale)).astype(self.dtype)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def add(self, layer: Layer, spec: LayerSpec) -> None:
+        inputs = [self.tensor[name] for name in layer.inputs]
+        name = f"{layer.name}@{layer.kind}"
+        if layer.kind in ("conv", "depthwise"):
+            tensor = self._conv(layer, spec, inputs[0], name)
+        elif layer.kind == "linear":
+            tensor = self._linear(layer, spec, inputs[0], name)
+        elif layer.kind == "activation":
+            tensor = inputs[0]
+        else:
+            tensor = self._glue(layer, spec, inputs, name)
+        if layer.residual:
+            name = f"{layer.name}@add"
+            tensor = self.node("Add", [tensor, self.tensor[layer.residual]], name, name)
+        self.tensor[layer.name] = self._activation(layer, tensor)
+        self.shape_4d[layer.name] = layer.kind != "linear" and self.shape_4d[layer.inputs[0]]
+
+    def _conv(self, layer: Layer, spec: LayerSpec, source: str, name: str) -> str:
+        groups = spec.out_channels if layer.kind == "depthwise" else spec.groups
+        shape = (spec.out_channels, spec.in_channels // groups, *spec.kernel)
+        weight = self.weight(f"{layer.name}@weight", shape, (2 / math.prod(shape[1:])) ** 0.5)
+        bias = self.weight(f"{layer.name}@bias", shape[:1], 0.1)
+        return self.node(
+            "Conv",
+            [source, weight, bias],
+            name,
+            name,
+            kernel_shape=spec.kernel,
+            strides=spec.stride,
+            pads=(*spec.padding, *spec.padding),
+            group=groups,
+        )
+
+    def _linear(self, layer: Layer, spec: LayerSpec, source: str, name: str) -> str:
+        if self.shape_4d[layer.inputs[0]]:
+            flat = f"{layer.name}@flatten"
+            source = self.node("Flatten", [source], flat, flat)
+        shape = (spec.out_channels, spec.in_channels)
+        weight = self.weight(f"{layer.name}@weight", shape, (2 / spec.in_channels) ** 0.5)
+        bias = self.weight(f"{layer.name}@bias", shape[:1], 0.1)
+        return self.node("Gemm", [source, weight, bias], name, name, transB=1)
+
+    def _glue(self, layer: Layer, spec: LayerSpec, inputs: list[str], name: str) -> str:
+        window = {
+            "kernel_shape": spec.kernel,
+            "strides": spec.stride,
+            "pads": (*spec.padding, *spec.padding),
+        }
+        match layer.kind:
+            case "add":
+                return self.node("Add", inputs, name, name)
+            case "multiply":
+                return self.node("Mul", inputs, name, name)
+            case "concat":
+                return self.node("Concat", inputs, name, name, axis=1)
+            case "max_pool":
+                return self.node("MaxPool", inputs, name, name, **window)
+            case "avg_pool":
+                return self.node("AveragePool", inputs, name, name, **window, count_include_pad=1)
+            case "global_avg_pool":
+                return self.node("GlobalAveragePool", inputs, name, name)
+            case "upsample":
+                scales = np.array([1, 1, *spec.stride], dtype=np.float32)
+                self.weights.append(numpy_helper.from_array(scales, f"{layer.name}@scales"))
+                scaled = [inputs[0], "", f"{layer.name}@scales"]
+                return self.node(
+                    "Resize",
+                    scaled,
+                    name,
+                    name,
+                    mode="nearest",
+                    coordinate_transformation_mode="asymmetric",
+                    nearest_mode="floor",
+                )
+            case "batch_norm":
+                return self._batch_norm(layer, spec, inputs[0], name)
+        raise AssertionError(f"{layer.kind} has no ONNX form")
+
+    def _batch_norm(self, layer: Layer, spec: LayerSpec, source: str, name: str) -> str:
+        names = [f"{layer.name}@{part}" for part in ("scale", "shift", "mean", "variance")]
+        for tensor, value in zip(names, (1.0, 0.1, 0.1, 1.0), strict=True):
+            values = np.full(spec.out_channels, value, dtype=self.dtype)
+            self.weights.append(numpy_helper.from_array(values, tensor))
+        return self.node("BatchNormalization", [source, *names], name, name)
+
+    def _activation(self, layer: Layer, tensor: str) -> str:
+        name = f"{layer.name}@activation"
+        if layer.activation == "none":
+            return tensor
+        if layer.activation == "relu6":
+            bounds = [f"{layer.name}@low", f"{layer.name}@high"]
+            for bound, value in zip(bounds, (0.0, 6.0), strict=True):
+                values = np.array(value, dtype=self.dtype)
+                self.weights.append(numpy_helper.from_array(values, bound))
+            return self.node("Clip", [tensor, *bounds], name, name)
+        if layer.activation in ("silu", "hard_swish"):  # written out: ORT would name it anew
+            op, attributes = _ACTIVATION_OPS[_GATES[layer.activation]]
+            gate = self.node(op, [tensor], f"{name}@gate", f"{name}@gate", **attributes)
+            return self.node("Mul", [tensor, gate], name, name)
+        op, attributes = _ACTIVATION_OPS[layer.activation]
+        return self.node(op, [tensor], name, name, **attributes)

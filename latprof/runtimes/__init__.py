@@ -1,0 +1,27 @@
+"""Runtimes: what opens a network, runs it and times its layers.
+
+A runtime is a file and an entry here. Entries are light: libraries that only one of them needs are
+imported when it opens a network.
+"""
+
+from __future__ import annotations
+
+from latprof import DeviceNotHere
+from latprof.runtimes.base import Runtime
+from latprof.runtimes.ort_cpu import OrtCpu
+from latprof.runtimes.ort_cuda import OrtCuda
+from lookup_tables.device import Device
+from lookup_tables.registry import Registry
+
+RUNTIMES: Registry[Runtime] = Registry("runtime", (OrtCpu(), OrtCuda()))
+
+
+def runtime_of(device: Device) -> Runtime:
+    """What runs networks on such a device; raises DeviceNotHere where nothing here does."""
+    for entry in RUNTIMES.values():
+        if (entry.runtime, entry.kind) == (device.runtime, device.kind):
+            return entry
+    raise DeviceNotHere(
+        f"{device.name} runs {device.runtime} on {device.kind}, for which this version has no "
+        f"runtime; it has {', '.join(RUNTIMES)}"
+    )

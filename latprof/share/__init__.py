@@ -1,0 +1,1 @@
+"""Tables on the move: pushed, pulled, merged, summed up for people."""

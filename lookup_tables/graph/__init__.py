@@ -1,0 +1,1 @@
+"""A graph's operations → fused layers, coupled channels and removable blocks."""

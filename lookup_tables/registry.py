@@ -1,0 +1,66 @@
+"""Registry: where an extension point's entries stand, once; commands, help and checks read it.
+
+A method, a criterion, a task and a runtime are entries: `REGISTRY.add(entry)` is all that a new one
+needs beside its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Generic, Protocol, TypeVar
+
+from lookup_tables.errors import ContractError
+
+
+class Entry(Protocol):
+    """What can be registered: something with a name that users type, and a line about it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Mapping[str, E], Generic[E]):
+    """Entries by their names, in the order in which they were added."""
+
+    def __init__(self, noun: str, entries: Iterable[E] = ()) -> None:
+        """`noun`: what an entry is, as the option that chooses one is called."""
+        self.noun = noun
+        self._entries: dict[str, E] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: E) -> E:
+        """Raises ValueError for a name that is taken."""
+        if entry.name in self._entries:
+            raise ValueError(f"two of the {self.noun} registry are called {entry.name}")
+        self._entries[entry.name] = entry
+        return entry
+
+    def remove(self, name: str) -> None:
+        del self._entries[name]
+
+    def choose(self, name: str, error: type[ContractError]) -> E:
+        """The entry of that name; raises `error`, which names the option and all entries."""
+        if name in self._entries:
+            return self._entries[name]
+        near = get_close_matches(name, self._entries, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise error(
+            f"--{self.noun} {name!r} is unknown; {hint}choose one of {', '.join(self._entries)}"
+        )
+
+    def __getitem__(self, name: str) -> E:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,155 @@
+"""`pruner trace`, `evaluate` and `export`: one network, its graph, its score, its file."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+
+from pruner import RunError, TraceError, models
+from pruner.cli.options import (
+    DataDirOption,
+    DataOption,
+    JsonOption,
+    ModelOption,
+    NormalisationOption,
+)
+from pruner.data import load_data
+from pruner.data.images import Images
+from pruner.graph.trace import trace as trace_model
+from pruner.run.folder import RunFolder
+from pruner.run.prune import load_run
+from pruner.search.completion import too_coupled
+from pruner.train.accuracy import accuracy, onnx_accuracy
+from pruner.train.export import export_onnx
+from pruner.train.tasks import TASKS
+from pruner.train.tasks.base import VisionTask
+from pruner.train.weights import load_weights
+
+
+def trace(
+    model: ModelOption,
+    out: Annotated[Path, typer.Option(help="The network file to write.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights to check.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", help="C×H×W, such as 3x32x32. Shipped models know theirs."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Number of classes of a shipped model.")
+    ] = None,
+) -> None:
+    """Turn a PyTorch model into a network file: its layers, channel groups and removable blocks."""
+    if classes is not None and model not in models.MODELS:
+        raise RunError(f"--classes: {model} says itself how many it tells apart; leave it out")
+    shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
+    with torch.device("meta" if shapes_only else "cpu"):
+        built = models.build(model, classes)
+    if weights is not None:
+        load_weights(built, weights)
+    name = models.short_name(model, classes)
+    network = trace_model(built, _shape(model, input_), name).network
+    network.save(out)
+    print(
+        f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
+        f"{len(network.blocks)} removable blocks"
+    )
+    stay = [layer.name for layer in network.layers if layer.channels and not layer.group]
+    if stay:
+        print(f"keep their width, as the output and what meets grouped layers do: {_some(stay)}")
+    if coupled := too_coupled(network):
+        print(f"to be pruned later: {coupled}")
+
+
+def evaluate(
+    data: DataOption,
+    data_dir: DataDirOption = None,
+    normalisation: NormalisationOption = "imagenet",
+    model: Annotated[str | None, typer.Option(help="Model name; needs --weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run's folder, not --model.")] = None,
+    onnx: Annotated[bool, typer.Option(help="Export too, and evaluate the ONNX file.")] = True,
+    task: Annotated[
+        str | None,
+        typer.Option(help="What the model answers; a run knows. Usually: classification."),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure accuracy on the test set, in PyTorch and after export to ONNX."""
+    others = (model, weights)
+    if not (all(others) if run is None else not any(others)):
+        raise RunError("give either --model with --weights, or --run")
+    if run is not None and RunFolder.open(run).settings.data == data:
+        normalisation = RunFolder.open(run).settings.normalisation
+    images = load_data(data, data_dir, normalisation=normalisation)
+    if run is not None:
+        built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
+    else:
+        built = models.build(model, images.classes)
+        load_weights(built, weights)
+        shape = models.input_shape(model) or images.shape
+    named = task or (RunFolder.open(run).settings.task if run else "classification")
+    judged = TASKS.choose(named, RunError)
+    by = judged.make(judged.settings())
+    by.check(built, shape, images)
+    answer = {"accuracy": accuracy(built, images.test, task=by), "test_images": len(images.test)}
+    if onnx:
+        folder = Path(run) if run else None
+        answer["onnx_accuracy"] = _onnx_accuracy(built, shape, images.test, folder, by)
+    if json_:
+        print(json.dumps(answer, indent=1))
+        return
+    print(f"{answer['accuracy']:.2%} {judged.metric} on {answer['test_images']} test images")
+    if onnx:
+        print(f"{answer['onnx_accuracy']:.2%} after export to ONNX")
+
+
+def export(
+    run: Annotated[Path, typer.Option(help="A run's folder, fine-tuned.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    batch: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 1,
+    half: Annotated[bool, typer.Option("--half", help="Half precision.")] = False,
+) -> None:
+    """Export a run's network as ONNX for another batch size, or in half precision."""
+    if out.suffix != ".onnx":
+        raise RunError(f"--out {out}: networks are written as ONNX; end it in .onnx")
+    shape = tuple(RunFolder.open(run).origin()["input_shape"])
+    difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
+    print(f"{out}: {batch} images at once, differs from PyTorch by {difference:.1e} at most")
+
+
+def _onnx_accuracy(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    images: Images,
+    folder: Path | None,
+    task: VisionTask,
+) -> float:
+    if folder is not None and RunFolder.open(folder).onnx.exists():
+        return onnx_accuracy(RunFolder.open(folder).onnx, images, task=task)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        export_onnx(model, shape, path)
+        return onnx_accuracy(path, images, task=task)
+
+
+def _some(names: list[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _shape(model: str, text: str | None) -> tuple[int, int, int]:
+    known = models.input_shape(model)
+    if text is None:
+        if known is None:
+            raise TraceError(f"--input is needed for {model}, such as --input 3x32x32")
+        return known
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise TraceError(f"--input {text!r}: expected C×H×W, such as 3x32x32")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,137 @@
+"""Options: what a command may be given, derived from settings and registries.
+
+A command that takes `**words` gets an option for every setting it is registered with; what it is
+called with is given to `Settings.of`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import annotated_types
+import typer
+from pydantic.fields import FieldInfo
+
+from pruner import models
+from pruner.data import DATA_SETS
+from pruner.data.memory import NORMALISATIONS
+from pruner.run.settings import CHOICES, Settings, Shown
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help=f"{', '.join(models.MODELS)}, or file.py:factory.")
+]
+DataOption = Annotated[
+    str, typer.Option("--data", help=f"{', '.join(DATA_SETS)}, or file.py:function.")
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the data set is.")]
+NormalisationOption = Annotated[
+    str,
+    typer.Option(
+        help="Of cifar10: by whose means and deviations its images are normalised, "
+        f"{' or '.join(NORMALISATIONS)}; as the weights were trained."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+def with_settings(
+    command: Callable[..., None], parameters: Iterator[inspect.Parameter]
+) -> Callable[..., None]:
+    """The command with options for its `**words`: typer reads them from its signature."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    required = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    listed = [*required, *parameters]
+
+    def run(**words: Any) -> None:
+        command(**words)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined] # typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in listed}
+    return run
+
+
+def common(left_out: Collection[str] = ()) -> Iterator[inspect.Parameter]:
+    """An option for every setting that all runs have."""
+    for name, field in Settings.model_fields.items():
+        if name in left_out or name.endswith("_settings"):
+            continue
+        shown = next(part for part in field.metadata if isinstance(part, Shown))
+        text = field.description or ""
+        if name in CHOICES:
+            text = f"{text.removesuffix('.')}: {'; '.join(_entries(name))}."
+        default = field.default if not field.is_required() else inspect.Parameter.empty
+        yield _parameter(name, field, default, text, shown)
+
+
+def own(choices: Collection[str]) -> Iterator[inspect.Parameter]:
+    """An option for every setting that an entry of these registries has of its own."""
+    seen: dict[str, tuple[FieldInfo, list[str]]] = {}
+    for choice in choices:
+        for entry in CHOICES[choice].values():
+            for name, field in entry.settings.model_fields.items():
+                owned = f"--{choice} {entry.name}"
+                seen.setdefault(name, (field, []))[1].append(owned)
+    for name, (field, owned) in seen.items():
+        text = f"Of {' and '.join(owned)}: {field.description or name}"
+        if isinstance(field.default, bool):
+            text += f" Usually {'yes' if field.default else 'no'}."
+        elif not field.is_required():
+            text += f" Usually {field.default}."
+        # None: not given. What it then is, its entry says.
+        yield _parameter(name, field, None, text, Shown(f"Of one {choices_of(owned)} alone"))
+
+
+def choices_of(owned: Collection[str]) -> str:
+    """The noun of `--method rl`: method."""
+    return next(iter(owned)).removeprefix("--").partition(" ")[0]
+
+
+def _entries(choice: str) -> Iterator[str]:
+    for entry in CHOICES[choice].values():
+        yield f"{entry.name} ({entry.summary})"
+
+
+def _parameter(
+    name: str, field: FieldInfo, default: Any, text: str, shown: Shown
+) -> inspect.Parameter:
+    kind = _option_type(field.annotation, shown)
+    bounds = {}
+    for part in field.metadata:
+        if isinstance(part, annotated_types.Ge):
+            bounds["min"] = part.ge
+        elif isinstance(part, annotated_types.Le):
+            bounds["max"] = part.le
+    option = typer.Option(
+        *([f"--{name.replace('_', '-')}", *shown.names] if shown.names else []),
+        help=text,
+        rich_help_panel=shown.panel,
+        show_default=default is not None and default != (),
+        **bounds,
+    )
+    if default is None or default == ():
+        kind, default = kind | None, None
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+def _option_type(annotation: Any, shown: Shown) -> Any:
+    """The type that typer knows of a setting's."""
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if isinstance(annotation, types.UnionType):  # with None
+        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+    if shown.is_path:
+        return Path
+    if typing.get_origin(annotation) is tuple:
+        return list[str]
+    if typing.get_origin(annotation) is Literal:
+        return str  # its entry says which there are, if another one is given
+    return annotation

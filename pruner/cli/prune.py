@@ -1,0 +1,151 @@
+"""`pruner prune` and `pruner compare`: runs, one or many side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pruner import RunError
+from pruner.cli.options import JsonOption
+from pruner.cli.progress import Stages, interruptible, progress
+from pruner.run.compare import Member, compare_methods
+from pruner.run.prune import prune as run_prune
+from pruner.run.report.comparison import asked
+from pruner.run.report.result import result_rows
+from pruner.run.settings import Settings
+from pruner.search.methods import METHODS
+
+# Of a comparison: it has several of each.
+SEVERAL = ("speedup", "latency_ms", "method", "seed", "architecture")
+
+
+def prune(
+    out: Annotated[Path, typer.Option(help="The run's folder. An existing one is continued.")],
+    json_: JsonOption = False,
+    **words: Any,
+) -> None:
+    """Search, cut, fine-tune, export and check a smaller network within a latency budget."""
+    settings = Settings.of(**_plain(words))
+    if settings.depth and not settings.removes_blocks:
+        raise RunError(f"--depth: {settings.method} never removes a block; leave it out")
+    with interruptible(out), progress() as bar:
+        result = run_prune(settings, out, Stages(bar))
+    _print_result(result, out, json_)
+
+
+def compare(
+    out: Annotated[Path, typer.Option(help="The comparison's folder; it may be continued.")],
+    speedup: Annotated[
+        list[float] | None, typer.Option(help="Latency budget, this many times faster. Repeatable.")
+    ] = None,
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Search method. Repeatable; default: all that `pruner prune` has. A method's own "
+            "settings follow a colon, as in rl:agent=td3,reward=error."
+        ),
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed. Repeatable.")] = None,
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published; "
+            "NAME may be a FILE.py:FUNCTION."
+        ),
+    ] = None,
+    json_: JsonOption = False,
+    **words: Any,
+) -> None:
+    """Prune by several methods within the same budgets; a table and a picture show all of them."""
+    if not speedup and not latency_ms:
+        raise RunError("give at least one budget: --speedup or --latency-ms")
+    first = {
+        "speedup": speedup[0] if speedup else None,
+        "latency_ms": latency_ms[0] if latency_ms and not speedup else None,
+    }
+    base = Settings.of(**_plain(words), **first)
+    members = [Member.parse(text) for text in member or []]
+    with interruptible(out), progress() as bar:
+        found = compare_methods(
+            base, method or list(METHODS), speedup or [], seed or [0], members, out, Stages(bar),
+            latency_ms or [],
+        )  # fmt: skip
+    for row in found["rows"]:
+        if "refused" in row:
+            print(f"{row['method']} at {asked(row)}: {row['refused']}", file=sys.stderr)
+    made = [row for row in found["rows"] if "dense_accuracy" in row]
+    if not made:
+        raise RunError("no method met any of the budgets")
+    if json_:
+        print(json.dumps(found, indent=1))
+        return
+    _print_comparison(found["summary"], made[0]["dense_accuracy"])
+
+
+def _plain(words: dict[str, Any]) -> dict[str, Any]:
+    """Options as settings have them: paths as text, lists as tuples."""
+    found = dict(words)
+    for name, value in words.items():
+        if isinstance(value, Path):
+            found[name] = str(value)
+        elif isinstance(value, list):
+            found[name] = tuple(value)
+    return found | {"keep_width": found.get("keep_width") or ()}
+
+
+def _print_result(result: dict, out: Path, json_: bool) -> None:
+    if json_:
+        print(json.dumps(result, indent=1))
+        return
+    settings = result["settings"]
+    heading, rows = result_rows(result)
+    how = "a given architecture" if settings.get("architecture") else settings["method"]
+    title = f"{settings['model']} on {result['device']['name']}, {how}"
+    table = Table(*heading, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    print(_time_bought(result["bought"]))
+    if result.get("stands_in"):
+        print(f"predicted by {result['priced_by']}, for more classes: this one takes no longer")
+    if result.get("table_error", {}) is None:  # unknown of earlier versions' results
+        print(f"{settings['table']}: its profile has not finished, so the prediction is a guess")
+    if result["measured"] is None:
+        print(f"not measured: {result['not_measured_because']}")
+        print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")
+    print(f"{out}: model.onnx, model.safetensors, architecture.json, result.json, report.html")
+
+
+def _time_bought(layers: list[dict], shown: int = 4) -> str:
+    """The layers that saved most, with their shares of what was saved; and what was lost again."""
+    saved = {row["layer"]: row["dense_ms"] - row["pruned_ms"] for row in layers}
+    total = sum(saved.values())
+    parts = [f"{name} {ms / total:.0%}" for name, ms in list(saved.items())[:shown]]
+    slower = sum(row["pruned_ms"] > 1.05 * row["dense_ms"] for row in layers)
+    end = f"; {slower} layers are slower than before" if slower else ""
+    return f"time saved, by layer: {', '.join(parts)}{end}"
+
+
+def _print_comparison(summary: list[dict], dense_accuracy: float) -> None:
+    shown = Table("asked", "method", "seeds", "predicted", "measured", "test accuracy", "lost")
+    for entry in summary:
+        spread = f"{entry['accuracy_low']:.2%} … {entry['accuracy_high']:.2%}"
+        shown.add_row(
+            asked(entry),
+            entry["method"],
+            str(entry["seeds"]),
+            f"{entry['predicted']:.2f}×" if entry["predicted"] else "",
+            f"{entry['measured']:.2f}×" if entry["measured"] else "not here",
+            f"{entry['accuracy']:.2%}" + (f" ({spread})" if entry["seeds"] > 1 else ""),
+            f"{100 * (dense_accuracy - entry['accuracy']):.2f}",
+        )
+    Console().print(shown)

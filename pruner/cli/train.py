@@ -1,0 +1,126 @@
+"""`pruner train`: a model from scratch, or from weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from pydantic import ValidationError
+
+from lookup_tables.own_settings import OwnSettings
+from lookup_tables.storage.files import first_fault
+from pruner import RunError, models
+from pruner.cli.options import DataDirOption, DataOption, ModelOption, NormalisationOption
+from pruner.cli.progress import interruptible, progress
+from pruner.data import load_data
+from pruner.run.origin import digests
+from pruner.train.accuracy import accuracy
+from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.tasks import TASKS
+from pruner.train.weights import SAFETENSORS, load_weights, made_by, save_weights
+
+
+def train(
+    model: ModelOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
+    data_dir: DataDirOption = None,
+    normalisation: NormalisationOption = "imagenet",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights. A last layer for other classes starts anew."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
+    batch: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 128,
+    rate: Annotated[
+        float, typer.Option("--learning-rate", "--rate", help="Peak learning rate.")
+    ] = 0.1,
+    weight_decay: Annotated[
+        float, typer.Option(min=0, help="Weight decay. BatchNorm and biases have none.")
+    ] = 5e-4,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Stop after this many epochs without progress on held-out images. 0: never."
+        ),
+    ] = 0,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
+    task: Annotated[
+        str, typer.Option(help=f"What the model answers: {', '.join(TASKS)}.")
+    ] = "classification",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    **words: Any,
+) -> None:
+    """Train a model, from scratch or from weights; continues where it was interrupted."""
+    if out.suffix != SAFETENSORS:
+        raise RunError(f"--out {out}: weights are written as safetensors; end it in {SAFETENSORS}")
+    recipe = Recipe(
+        epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
+        patience=patience, seed=seed,
+    )  # fmt: skip
+    made = TASKS.choose(task, RunError).make(_own_settings(task, words))
+    how = recipe.told(made)
+    of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
+    if out.exists():
+        before, now = made_by(out), _training_of(model, of, weights, how, half)
+        if before not in (None, now):
+            raise RunError(
+                f"{out} is of another training ({before}; now {now}). "
+                "Give another --out, or delete it"
+            )
+        print(f"{out} exists already")
+        return
+    images = load_data(data, data_dir, normalisation=normalisation)
+    torch.manual_seed(seed)
+    built = models.build(model, images.classes)
+    if weights is not None:
+        load_weights(built, weights, but_head=True)
+    made.check(built, models.input_shape(model) or images.shape, images)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = out.with_suffix(".checkpoint.pt")
+    with interruptible(out), progress() as bar:
+        shown = bar.add_task(f"training {model}", total=1, text="")
+        fine_tune(
+            built,
+            images.train,
+            recipe,
+            checkpoint,
+            report=lambda step, total, text: bar.update(
+                shown, completed=step, total=total, text=text
+            ),
+            held_out=images.held_out,
+            begun_from=_begun_from(model, of, weights),
+            task=made,
+        )
+    save_weights(built, out, half, _training_of(model, of, weights, how, half))
+    checkpoint.unlink(missing_ok=True)
+    score = accuracy(built, images.held_out, task=made)
+    print(f"{out}: {score:.2%} on held-out training images")
+
+
+def _own_settings(task: str, words: dict[str, Any]) -> OwnSettings:
+    """The task's own settings; raises RunError for one that it does not have, or a wrong one."""
+    given = {name: value for name, value in words.items() if value is not None}
+    known = TASKS[task].settings
+    for name in given:
+        if name not in known.model_fields:
+            option = name.replace("_", "-")
+            raise RunError(f"--{option} has no effect with --task {task}; leave it out")
+    try:
+        return known(**given)
+    except ValidationError as error:
+        raise RunError(f"--{first_fault(error)}") from None
+
+
+def _begun_from(model: str, data: str, weights: Path | None) -> str:
+    """What a training begins from: files by what they hold, wherever they lie."""
+    named, of = ("".join(name.rpartition(":")[1:]) for name in (model, data))
+    found = [f"{name} {sha256[:12]}" for name, sha256 in digests(model, data, weights).items()]
+    return f"{named} on {of}, {', '.join(found) or 'from scratch'}"
+
+
+def _training_of(model: str, data: str, weights: Path | None, how: str, half: bool) -> str:
+    """What decides the weights that `pruner train` writes."""
+    return f"{_begun_from(model, data, weights)}, {how}{', fp16' if half else ''}"

@@ -1,0 +1,132 @@
+"""Which layer can take over from blocks that are removed: the last one that adds to what they read.
+
+Block after block adds its part to what passes through a stage. Where some of them go, the layer
+before them, their heir, still adds its own part, and can be fitted to add theirs too:
+
+    heir ──(+)── act ──┬── block ──(+)── act ──┬── block ──(+)── act ── …
+    shortcut ┘         └───────────┘           └───────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from torch import fx
+
+from lookup_tables.network import Block, Layer, Network
+from pruner.graph.reader import PASSED_ON, computes_as
+from pruner.graph.surgery import ends
+from pruner.graph.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Heir:
+    """A convolution, and the blocks that follow one another behind it.
+
+    `sums`: for each of these blocks, in their order, the node where it adds its part, before an
+    activation that stands in front of the first block as well.
+    """
+
+    path: str  # of its module
+    norm: str | None  # path of the BatchNorm behind it
+    wrote: fx.Node  # its own part, before anything is added
+    output: fx.Node  # what the first block reads
+    sums: dict[str, fx.Node]
+
+    def last(self, removed: Collection[str]) -> str | None:
+        """Of the removed blocks that directly follow it, the last; None where the first stays."""
+        last = None
+        for block in self.sums:
+            if block not in removed:
+                break
+            last = block
+        return last
+
+
+def heirs(trace: Trace) -> list[Heir]:
+    """The layers before removable blocks that can be fitted to stand for them.
+
+    There is none where something else reads what the block does, the network's user included,
+    where that is not written by a plain convolution, as behind a pool or a sum of its own, and
+    where BatchNorm cannot scale.
+    """
+    returned = _returned(trace)
+    layers = {layer.name: layer for layer in trace.network.layers}
+    nodes = {node.name: node for node in trace.module.graph.nodes}
+    calls = {n.target: n for n in trace.module.graph.nodes if n.op == "call_module"}
+    found = []
+    for block in trace.network.blocks:
+        read = layers[block.input]
+        sums = {
+            later.name: _sum(trace, read, layers[later.output], ends(trace, later, nodes)[1])
+            for later in _chain(trace.network, block, returned)
+        }
+        if sums and (layer := _writer(trace, layers, read)):
+            norm = trace.batch_norms.get(layer.name)
+            output = nodes[trace.node_of[read.name]]
+            found.append(Heir(layer.name, norm, calls[norm or layer.name], output, sums))
+    return found
+
+
+def _writer(trace: Trace, layers: dict[str, Layer], read: Layer) -> Layer | None:
+    """The convolution with most inputs of those whose outputs, added, are what a block reads."""
+    candidates = [read]
+    beside = layers.get(read.residual)
+    joins_only = beside and _readers(trace.network, beside.name) == {read.name}
+    if joins_only and beside.name not in read.inputs:
+        candidates.append(beside)  # what a projection is fused with that runs last
+    able = [layer for layer in candidates if _can_take_over(trace, layer, read)]
+    return max(able, key=lambda layer: _inputs(trace, layer), default=None)
+
+
+def _can_take_over(trace: Trace, layer: Layer, read: Layer) -> bool:
+    if layer.kind != "conv" or (layer is not read and layer.activation != "none"):
+        return False
+    norm = trace.batch_norms.get(layer.name)
+    if norm is None:
+        return trace.module.get_submodule(layer.name).bias is not None
+    return trace.module.get_submodule(norm).affine
+
+
+def _inputs(trace: Trace, layer: Layer) -> int:
+    return trace.module.get_submodule(layer.name).weight[0].numel()
+
+
+def _returned(trace: Trace) -> set[str]:
+    """The layers whose outputs the model returns."""
+    (output,) = (node for node in trace.module.graph.nodes if node.op == "output")
+    names = {node.name for node in output.all_input_nodes}
+    return {layer for layer, node in trace.node_of.items() if node in names}
+
+
+def _chain(network: Network, block: Block, returned: Collection[str]) -> Iterator[Block]:
+    """A block and the removable ones that follow, as long as each is all that reads its input."""
+    follows = {each.input: each for each in network.blocks}
+    while (
+        block
+        and block.input not in returned
+        and _readers(network, block.input) <= set(block.layers)
+    ):
+        yield block
+        block = follows.get(block.output)
+
+
+def _readers(network: Network, layer: str) -> set[str]:
+    return {each.name for each in network.layers if layer in (*each.inputs, each.residual)}
+
+
+def _sum(trace: Trace, read: Layer, last: Layer, output: fx.Node) -> fx.Node:
+    """Of a block's output the node before an activation that what the first one reads has too."""
+    if read.activation == last.activation != "none":
+        while _is_passed_on(trace, output):
+            (output,) = output.all_input_nodes
+        (output,) = output.all_input_nodes
+    return output
+
+
+def _is_passed_on(trace: Trace, node: fx.Node) -> bool:
+    """Whether a node behind an activation hands it on unchanged."""
+    if node.op == "call_module":
+        return computes_as(trace.module.get_submodule(node.target)) in PASSED_ON
+    return node.target in PASSED_ON

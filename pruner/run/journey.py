@@ -1,0 +1,284 @@
+"""Journey: what the steps of a run share, made when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.errors import BudgetError
+from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.staircase import Staircase
+from lookup_tables.network import Network
+from lookup_tables.table.store import LatencyTable
+from pruner import RunError, models
+from pruner.criteria import CRITERIA
+from pruner.criteria.base import Criterion
+from pruner.criteria.coupled import coupled_magnitude
+from pruner.criteria.taylor import importance
+from pruner.data import load_data
+from pruner.data.images import Data, Images
+from pruner.graph.compensation import Reconstruction
+from pruner.graph.surgery import Kept, cut, keep_best
+from pruner.graph.trace import Trace, trace
+from pruner.run.folder import read_json, write_json
+from pruner.run.settings import Settings
+from pruner.search.problem import SearchProblem
+from pruner.search.space import SearchSpace
+from pruner.train.accuracy import accuracy, recalibrate, score
+from pruner.train.reading import ReadOnce
+from pruner.train.tasks import TASKS
+from pruner.train.tasks.base import VisionTask
+from pruner.train.weights import load_weights
+
+Report = Callable[[str, int, int, str], None]  # step, done, of how many, what now
+CLEARLY = 0.999
+FEW_IMAGES = 100  # of fewer BatchNorm sees too little
+
+
+@dataclass
+class Journey:
+    """What the steps share, made when first asked for."""
+
+    settings: Settings
+    report: Report
+
+    @cached_property
+    def data(self) -> Data:
+        self.report("load", 0, 1, f"reading {self.settings.data}")
+        return load_data(
+            self.settings.data,
+            self.settings.data_dir,
+            normalisation=self.settings.normalisation,
+        )
+
+    @cached_property
+    def recalibrated_by(self) -> Images:
+        """Training images that BatchNorm is measured on; see `score` for when candidates are."""
+        return ReadOnce(self.data.train)
+
+    @cached_property
+    def judged_by(self) -> Images:
+        """Held-out training images that every candidate is scored on."""
+        return ReadOnce(self.data.held_out)
+
+    @cached_property
+    def task(self) -> VisionTask:
+        return TASKS[self.settings.task].make(self.settings.own("task"))
+
+    @property
+    def criterion(self) -> Criterion:
+        return CRITERIA[self.settings.criterion]
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        return models.input_shape(self.settings.model) or self.data.shape
+
+    @cached_property
+    def dense(self) -> nn.Module:
+        model = models.build(self.settings.model, self.data.classes)
+        load_weights(model, self.settings.weights)
+        return model.eval()
+
+    @cached_property
+    def trace(self) -> Trace:
+        name = models.short_name(self.settings.model, self.data.classes)
+        return trace(self.dense, self.shape, name)
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        return LatencyTable.open(self.settings.table)
+
+    @cached_property
+    def priced(self) -> Network:
+        """The network whose rows the table holds: this one, or one for more classes."""
+        return self.table.pricing(self.trace.network)
+
+    @cached_property
+    def latency(self) -> LatencyModel:
+        """What the table predicts; offered are only widths at the right edges of its steps."""
+        measured = LatencyModel(self.priced, self.table)
+        menu = Staircase(measured).menu()
+        stay = groups_of(menu, self.settings.keep_width)
+        offered = {
+            group.name: group.choices
+            if self.settings.widths and group.name not in stay
+            else (group.width,)
+            for group in menu.groups
+        }
+        return measured.with_menu(menu.with_menu(offered))
+
+    @cached_property
+    def given(self) -> Architecture | None:
+        """The architecture that the settings name, None where one is searched."""
+        if self.settings.architecture is None:
+            return None
+        architecture = Architecture.load(self.settings.architecture)
+        self.trace.network.check(architecture)
+        return architecture
+
+    @property
+    def budget_s(self) -> float:
+        if self.settings.latency_ms is not None:
+            return self.settings.latency_ms / 1e3
+        if self.settings.speedup is not None:
+            return self.latency.dense_s / self.settings.speedup
+        return self.latency.latency_s(self.given)
+
+    @property
+    def limit_s(self) -> float:
+        """What candidates may take: the budget, or less where it is close to the dense latency.
+
+        The upper end of a candidate's interval then stays below the dense network: nothing is
+        offered that may turn out slower than its parent.
+        """
+        return min(self.budget_s, CLEARLY * self.latency.dense_s / (1 + self.widest))
+
+    @property
+    def widest(self) -> float:
+        """The table's widest interval, a relative half-width."""
+        return max(self.latency.interval_90, self.latency.interval_90_any)
+
+    @cached_property
+    def channel_importance(self) -> dict[str, Tensor]:
+        """What candidates are cut by; a criterion that selects has its say when one was chosen."""
+        return self.criterion.rank(self.trace, self.data.train, self.task)
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        self.report("load", 0, 1, "measuring what layers read")
+        depth = self.settings.depth or bool(self.given and self.given.removed)
+        return Reconstruction(self.trace, self.data.train, self.settings.seed, depth)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What the method decides, on the table's menu."""
+        kinds = self.settings.searched_by.kinds(self.settings.depth)
+        return SearchSpace.of(self.latency.network, kinds)
+
+    def problem(self, kept: Path | None = None) -> SearchProblem:
+        """The problem as a search method sees it.
+
+        What it asks about channels is kept in the folder `kept`, so that a search can be repeated
+        without images, and exactly.
+        """
+        settings = self.settings
+        return SearchProblem(
+            self.space,
+            self.latency,
+            self.limit_s,
+            episodes=1 if settings.searched_by.scores_one else settings.episodes,
+            at_once=settings.at_once,
+            seed=settings.seed,
+            importance=lambda: _kept(
+                kept, "importance", lambda: importance(self.trace, self.data.train, self.task)
+            ),
+            magnitudes=lambda: _kept(kept, "magnitudes", lambda: coupled_magnitude(self.trace)),
+        )
+
+    def cut(self, architecture: Architecture) -> nn.Module:
+        """The pruned model: best-ranked filters, weights refitted, BatchNorm measured anew."""
+        return self._recalibrated(self._refitted(architecture))
+
+    def _refitted(self, architecture: Architecture) -> nn.Module:
+        kept = keep_best(self.trace.network, architecture, self.channel_importance)
+        return cut(self._traced_for(kept, architecture.removed), architecture, kept)
+
+    def _traced_for(self, kept: Kept, removed: Collection[str]) -> Trace:
+        """The trace to cut, refitted to what stays unless the settings forbid it."""
+        return self.reconstruction.refit(kept, removed) if self.settings.reconstruct else self.trace
+
+    def pruned(self, architecture: Architecture) -> nn.Module:
+        """The network that was found, cut: by the criterion's selection where it has one."""
+        selection = self.criterion.select
+        if selection is None:
+            return self.cut(architecture)
+        traced = self.trace
+        if architecture.removed:
+            all_of_them = {g.name: torch.arange(g.width) for g in traced.network.groups}
+            traced = self._traced_for(all_of_them, architecture.removed)
+        traced, kept = selection(
+            traced,
+            architecture,
+            self.data.train,
+            self.task,
+            self.settings.own("criterion"),
+            self.settings.seed,
+            report=lambda step, total, text: self.report("select", step, total, text),
+        )
+        return self._recalibrated(cut(traced, architecture, kept))
+
+    def _recalibrated(self, model: nn.Module) -> nn.Module:
+        recalibrate(model, self.recalibrated_by, self.settings.recalibration_images, fast=True)
+        return model
+
+    def score(self, architecture: Architecture, count: int | None = None) -> float:
+        """Accuracy before fine-tuning, on held-out training images."""
+        if min(count or FEW_IMAGES, len(self.judged_by)) < FEW_IMAGES:
+            return accuracy(self.cut(architecture), self.judged_by, count, True, self.task)
+        return score(self._refitted(architecture), self.judged_by, count, self.task)
+
+
+def groups_of(network: Network, layers: Sequence[str]) -> set[str]:
+    """The groups that some layers' outputs are made of; raises RunError for an unknown layer."""
+    for name in layers:
+        if name not in network.geometry:
+            near = get_close_matches(name, network.geometry, n=3, cutoff=0)
+            raise RunError(
+                f"--keep-width {name!r}: no layer of {network.name}; nearest: "
+                + (", ".join(near) or "no layer")
+            )
+    return {group for name in layers for group, _ in network.geometry[name].out_form.factors}
+
+
+def require_reachable(journey: Journey) -> None:
+    """Raise BudgetError if no architecture on the menu takes so little time.
+
+    Of an architecture that is given, if it takes more.
+    """
+    if journey.given is not None:
+        _require_within(journey, journey.given)
+        return
+    try:
+        journey.problem().completion.require(journey.limit_s, journey.score)
+    except BudgetError as error:
+        if journey.limit_s == journey.budget_s:
+            raise
+        raise BudgetError(
+            f"{error}. More was asked for, but this table's predictions hold to within "
+            f"±{journey.widest:.0%} only, and a slower network than the dense one is never made; "
+            "continue its profile for a better table: latprof profile --error"
+        ) from None
+
+
+def _require_within(journey: Journey, given: Architecture) -> None:
+    for name, width in given.widths.items():
+        lowest = journey.latency.lowest_widths[name]
+        if width < lowest:
+            raise RunError(
+                f"{journey.settings.architecture}: {name} is {width} wide, the table knows it from "
+                f"{lowest} up only. Give {lowest} or more"
+            )
+    latency_s = journey.latency.latency_s(given)
+    if latency_s > journey.limit_s * (1 + 1e-9):
+        allowed = "the budget" if journey.limit_s == journey.budget_s else "what is surely faster"
+        raise BudgetError(
+            f"{journey.settings.architecture}: predicted {latency_s * 1e3:.3f} ms, {allowed} is "
+            f"{journey.limit_s * 1e3:.3f} ms. Give another architecture, or a larger budget"
+        )
+
+
+def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[str, list[float]]:
+    path = folder / f"{name}.json" if folder else None
+    if path and path.exists():
+        return read_json(path)
+    found = {channels: values.tolist() for channels, values in measure().items()}
+    if path:
+        write_json(path, found)
+    return found

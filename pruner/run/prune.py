@@ -1,0 +1,240 @@
+"""A run: a model, a table and a budget in; a smaller, fine-tuned, checked network out.
+
+Every step leaves a file in the run's folder and, but for the export, is skipped when the file is
+there, so an interrupted run continues with the same command and arrives at the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.storage.files import only_writer
+from lookup_tables.storage.provenance import commit
+from pruner import ModelError, RunError, SearchError, models
+from pruner.data.images import Data, image_marks
+from pruner.data.own import require_repeatable
+from pruner.graph.surgery import shrink
+from pruner.graph.trace import Trace, trace
+from pruner.run.folder import RunFolder, read_json, write_json
+from pruner.run.journey import Journey, Report, require_reachable
+from pruner.run.measured import NotTimed, measure_pair
+from pruner.run.origin import files_read, table_identity, versions
+from pruner.run.result import Models, summarise
+from pruner.run.settings import Settings
+from pruner.search.log import SearchLog
+from pruner.search.searcher import Scored, evaluated_here, front_of
+from pruner.train.export import export_onnx
+from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.weights import load_weights, save_weights
+
+SCORE = 3  # raised whenever the same candidates are scored otherwise
+RESCORED = 5  # the search's best, scored again on all held-out images
+
+
+def prune(
+    settings: Settings,
+    out: str | Path,
+    report: Report = lambda *_: None,
+    data: Data | None = None,
+) -> dict:
+    """Run or continue a pruning run; returns the content of result.json.
+
+    `data`: what `settings.data` names, where it has been read already. Raises BudgetError,
+    TableError, ModelError, TraceError, DataError or RunError.
+    """
+    journey = Journey(settings, report)
+    if data is not None:
+        journey.data = data
+    _require_possible(journey)  # before a folder exists: what is wrong leaves nothing behind
+    if not (Path(out) / "settings.json").exists():
+        require_repeatable(journey.data)
+    run = RunFolder.begin(out, settings, _origin(journey))
+    with only_writer(run.path):
+        if run.result.exists():
+            result = read_json(run.result)
+            if result["measured"] or isinstance(measure(journey, run), NotTimed):
+                return result
+            # It was made elsewhere, and this is the table's device: the result grows by a time.
+        with run.timed("search"):
+            architecture = search(journey, run)
+        with run.timed("fine_tune"):
+            model = tune(journey, run, architecture)
+        difference = export(journey, run, model)
+        measured = measure(journey, run)
+        models_made = Models(prepare(journey, run, architecture), model)
+        return summarise(journey, run, architecture, models_made, measured, difference)
+
+
+def _require_possible(journey: Journey) -> None:
+    """Raise for a table, model, data set or budget that no run can be made with."""
+    if journey.settings.depth and not journey.trace.network.blocks:
+        model = journey.settings.model
+        raise RunError(f"--depth: {model} has no block that could go; leave it out")
+    journey.task.check(journey.dense, journey.shape, journey.data)
+    require_reachable(journey)
+
+
+def _origin(journey: Journey) -> dict:
+    """What a run begins with, written down to be compared when it is continued."""
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "input_shape": list(journey.shape),
+        "classes": journey.data.classes,
+        "table": table_identity(journey.table, journey.priced.name),
+        "priced_by": journey.priced.name,
+        "score": SCORE,
+        "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
+        "files_sha256": files_read(journey.settings),
+        "images": image_marks(journey.data),
+    }
+
+
+def search(journey: Journey, run: RunFolder) -> Architecture:
+    """The best architecture within the budget that the method finds."""
+    if run.architecture.exists():
+        return Architecture.load(run.architecture)
+    if journey.given is not None:
+        journey.given.save(run.architecture)
+        return journey.given
+    settings, problem = journey.settings, journey.problem(run.path)
+
+    def progress(log: SearchLog) -> None:
+        text = "nothing within the budget yet"
+        if log.best is not None:
+            accuracy_now, best = log.best
+            speedup = journey.latency.dense_s / journey.latency.latency_s(best)
+            text = f"best {accuracy_now:.1%} before fine-tuning, predicted {speedup:.2f}×"
+        journey.report("search", log.asked, problem.episodes, text)
+
+    log = SearchLog(
+        run.search_log,
+        evaluated_here(lambda architecture: journey.score(architecture, settings.score_images)),
+        journey.latency,
+        progress,
+        journey.limit_s,
+    )
+    method = settings.searched_by
+    log.run(method.make(problem, settings.own("method")), problem.at_once)
+    if method.gives_front:
+        write_json(run.front, [_point(each) for each in front_of(log.scored())])
+    best = choose(journey, log)
+    best.save(run.architecture)
+    return best
+
+
+def _point(scored: Scored) -> dict:
+    """One network of a front, as its file has it."""
+    return {
+        "latency_ms": scored.latency_s * 1e3,
+        "accuracy": scored.accuracy,
+        "architecture": scored.architecture.model_dump(exclude_defaults=True),
+    }
+
+
+def choose(journey: Journey, log: SearchLog) -> Architecture:
+    """The best of the search's few best, on all held-out images: a small sample flatters.
+
+    Raises SearchError if the search scored nothing within the budget.
+    """
+    within = [
+        architecture
+        for _, architecture in log.ranked()
+        if journey.latency.latency_s(architecture) <= journey.limit_s * (1 + 1e-9)
+    ][:RESCORED]
+    if not within:
+        raise SearchError(
+            f"none of the {len(log.scores)} architectures that {journey.settings.method} scored "
+            "meets the budget; allow more --episodes, or use another --method"
+        )
+    if len(within) == 1:
+        return within[0]
+    here = evaluated_here(journey.score)
+    again = SearchLog(log.path.with_name("rescored.jsonl"), here, journey.latency)
+    return max(within, key=again.score)
+
+
+def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
+    """The pruned model, fine-tuned; its weights are saved."""
+    if run.weights.exists():
+        return load_pruned(journey.trace, run)
+    settings = journey.settings
+    model = prepare(journey, run, architecture)
+    recipe = Recipe(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        distill=settings.distill,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
+    judged = settings.patience > 0  # by held-out images, which are then not trained on
+    epochs = fine_tune(
+        model,
+        journey.data.train if judged else journey.data.all_training,
+        recipe,
+        run.checkpoint,
+        journey.dense,
+        lambda step, total, text: journey.report("fine-tune", step, total, text),
+        journey.judged_by,
+        task=journey.task,
+    )
+    write_json(run.training, [asdict(epoch) for epoch in epochs])
+    save_weights(model, run.weights)
+    run.checkpoint.unlink(missing_ok=True)
+    return model
+
+
+def prepare(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
+    """The pruned model before fine-tuning; its weights are kept for the report."""
+    if run.cut_weights.exists():
+        model = shrink(journey.trace, architecture)
+        load_weights(model, run.cut_weights)
+        return model
+    model = journey.pruned(architecture)
+    save_weights(model, run.cut_weights)
+    return model
+
+
+def load_pruned(traced: Trace, run: RunFolder) -> nn.Module:
+    """The run's architecture with its fine-tuned weights."""
+    model = shrink(traced, Architecture.load(run.architecture))
+    load_weights(model, run.weights)
+    return model.eval()
+
+
+def load_run(path: str | Path) -> nn.Module:
+    """The fine-tuned model of a finished run, ready to use; raises RunError or ModelError."""
+    run = RunFolder.open(path)
+    if not run.weights.exists():
+        raise ModelError(f"{path}: the run has not been fine-tuned yet; continue it first")
+    classes = run.origin().get("classes")
+    model = models.build(run.settings.model, classes)
+    shape = tuple(run.origin()["input_shape"])
+    traced = trace(model, shape, models.short_name(run.settings.model, classes))
+    return load_pruned(traced, run)
+
+
+def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
+    """Both networks as ONNX; the pruned one's largest relative difference from PyTorch."""
+    journey.report("export", 0, 1, "writing ONNX")
+    device = journey.latency.device
+    if not run.dense_onnx.exists():
+        export_onnx(journey.dense, journey.shape, run.dense_onnx, device.batch, device.precision)
+    return export_onnx(model, journey.shape, run.onnx, device.batch, device.precision)
+
+
+def measure(journey: Journey, run: RunFolder) -> dict | NotTimed:
+    """Paired timing where the table's device is at hand; kept once it was made."""
+    if run.measured.exists():
+        return read_json(run.measured)
+    journey.report("measure", 0, 1, "timing in pairs")
+    measured = measure_pair(run.dense_onnx, run.onnx, Path(journey.settings.table))
+    if not isinstance(measured, NotTimed):
+        write_json(run.measured, measured)
+    return measured

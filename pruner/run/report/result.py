@@ -1,0 +1,179 @@
+"""The run's report: what was asked, predicted and measured, what it cost, and how it came about."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import LatencyModel
+from pruner.run.report import page, pictures
+from pruner.run.settings import Settings
+
+
+def write_report(
+    path: Path,
+    result: dict,
+    latency: LatencyModel,
+    architecture: Architecture,
+    tried: Sequence[dict],
+) -> None:
+    """Write report.html. `tried`: the rows of the search log, in their order."""
+    page.write_page(
+        path,
+        f"{result['settings']['model']} on {result['device']['name']}",
+        [
+            page.table(*result_rows(result)),
+            page.heading("Where the time went"),
+            _layers(latency, architecture),
+            page.heading("The widths chosen"),
+            _widths(latency, architecture),
+            *_search(result, tried, architecture),
+            *_training(result["training"]),
+            *_reproduce(result),
+        ],
+    )
+
+
+def result_rows(result: dict) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the one table that tells a run: asked, predicted, measured, accuracy."""
+    asked, predicted, measured = (result[name] for name in ("asked", "predicted", "measured"))
+    accuracy = {
+        name: f"{value:.2%}" for name, value in result["accuracy"].items() if name != "test_images"
+    }
+    rows = [
+        ["dense", "1.00×", f"{asked['dense_ms']:.3f} ms", "", accuracy["dense"]],
+        ["asked", *_speed(asked), "", ""],
+        [
+            "predicted, cut",
+            *_speed(predicted),
+            f"{predicted['low_ms']:.3f} … {predicted['high_ms']:.3f} ms",
+            accuracy["pruned"],
+        ],
+    ]
+    if measured is None:
+        rows.append(["not measured here, fine-tuned", "", "", "", accuracy["fine_tuned"]])
+    else:
+        when, low, high = "measured", measured["speedup_low"], measured["speedup_high"]
+        if measured.get("slow_phase"):
+            when, low, high = (
+                "measured in a slow phase (range: expected when quiet)",
+                measured["expected_low"],
+                measured["expected_high"],
+            )
+        spread = f"{low:.2f} … {high:.2f}×"
+        rows.append([f"{when}, fine-tuned", *_speed(measured), spread, accuracy["fine_tuned"]])
+    rows.append(["exported to ONNX", "", "", "", accuracy["exported"]])
+    return ["", "speedup", "latency", "range", f"test {result.get('metric', 'accuracy')}"], rows
+
+
+def _speed(entry: dict) -> list[str]:
+    return [f"{entry['speedup']:.2f}×", f"{entry['latency_ms']:.3f} ms"]
+
+
+def _layers(latency: LatencyModel, architecture: Architecture) -> str:
+    """Every layer's time before and after, as bars."""
+    dense = {layer.name: layer for layer in latency.layers(latency.network.dense)}
+    now = {layer.name: layer for layer in latency.layers(architecture)}
+    longest = max(layer.seconds for layer in dense.values())
+    rows = []
+    for name, before in dense.items():
+        after = now.get(name)
+        bars = "<br>".join(
+            f"<span class='bar {kind}' style='width:{100 * seconds / longest:.1f}px'></span>"
+            for kind, seconds in (("was", before.seconds), ("", after.seconds if after else 0.0))
+        )
+        shape = f"{after.spec.in_channels} → {after.spec.out_channels}" if after else "removed"
+        was = f"{before.spec.in_channels} → {before.spec.out_channels}"
+        spent = f"{after.seconds * 1e6:.0f}" if after else "0"
+        rows.append([html.escape(name), was, shape, f"{before.seconds * 1e6:.0f}", spent, bars])
+    names = ["layer", "dense", "pruned", "dense µs", "pruned µs", "grey: dense, green: pruned"]
+    return page.table_of_html(names, rows)
+
+
+def _widths(latency: LatencyModel, architecture: Architecture) -> str:
+    """On the staircase, where they matter most; all of them in a table."""
+    network = latency.network
+    chosen = network.widths(architecture)
+    removed = ", ".join(architecture.removed) or "none"
+    rows = [[g.name, str(g.width), str(chosen[g.name])] for g in network.groups]
+    picture = pictures.staircase(latency, architecture)
+    return "".join(
+        (
+            page.pictures({"Time over width: rings were chosen, dots are right edges": picture}),
+            page.paragraph(f"Removed blocks: {removed}."),
+            "<details><summary>Every group</summary>",
+            page.table(["group", "dense", "kept"], rows),
+            "</details>",
+        )
+    )
+
+
+def _search(result: dict, tried: Sequence[dict], architecture: Architecture) -> list[str]:
+    """Every score in its order, and over its time; nothing where there was no search."""
+    if len(tried) < 2:
+        return []
+    accuracies = [row["accuracy"] for row in tried]
+    latencies_s = [row["latency_s"] for row in tried]
+    asked_s = result["asked"]["latency_ms"] / 1e3
+    known = [row["architecture"] == architecture for row in tried]
+    chosen = known.index(True) if True in known else None
+    return [
+        page.heading("What the search tried"),
+        page.pictures(
+            {
+                "Score by score": pictures.search_course(
+                    accuracies, [seconds <= asked_s for seconds in latencies_s]
+                ),
+                "Accuracy against time": pictures.search_cloud(
+                    latencies_s, accuracies, chosen, asked_s
+                ),
+            }
+        ),
+        page.paragraph(
+            f"{len(tried)} networks scored by {result['settings']['method']} on held-out training "
+            "images, before fine-tuning."
+        ),
+    ]
+
+
+def _training(epochs: Sequence[dict]) -> list[str]:
+    """The course of fine-tuning, if there was any: loss and accuracies, epoch by epoch."""
+    if not epochs:
+        return []
+    first, last = epochs[0], epochs[-1]
+    spent_s = sum(epoch["seconds"] for epoch in epochs)
+    return [
+        page.heading("Fine-tuning, epoch by epoch"),
+        page.pictures(
+            {
+                "Loss": pictures.loss_course([epoch["loss"] for epoch in epochs]),
+                "Images right": pictures.accuracy_course(
+                    [epoch["accuracy"] for epoch in epochs],
+                    [epoch["held_out"] for epoch in epochs],
+                ),
+            }
+        ),
+        page.paragraph(
+            f"{len(epochs)} epochs, {spent_s / 60:.1f} minutes in training steps: loss "
+            f"{first['loss']:.3f} → {last['loss']:.3f}, training images right "
+            f"{first['accuracy']:.1%} → {last['accuracy']:.1%}."
+        ),
+    ]
+
+
+def _reproduce(result: dict) -> list[str]:
+    """The command, the versions and what it started from."""
+    settings = Settings(**result["settings"])
+    table = {f"table: {name}": value for name, value in result["table"].items()}
+    facts = {"commit": result["commit"]} | table | result["versions"]
+    return [
+        page.heading("How to reproduce it"),
+        page.code(shlex.join(["pruner", "prune", *settings.options(), "--out", "RUN"])),
+        page.table(["what", "value"], [[name, str(value)] for name, value in facts.items()]),
+        "<details><summary>Every setting</summary>",
+        page.table(["setting", "value"], [[k, str(v)] for k, v in result["settings"].items()]),
+        "</details>",
+    ]

@@ -1,0 +1,1 @@
+"""Searching architectures within a latency budget, against a table."""

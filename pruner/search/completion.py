@@ -1,0 +1,325 @@
+"""Completion: the cheapest way to finish a half-decided architecture, so that budgets are met.
+
+Widths, and blocks if depth is searched too, are decided in the network's order. The latency model
+is a sum of terms over few decisions each, so the cheapest completion of any prefix follows exactly
+from eliminating the decisions from last to first (min-sum bucket elimination: Dechter 1999, "Bucket
+elimination: a unifying framework for reasoning"). Where eliminating one would need a table of more
+than LARGEST entries, its smallest option is taken instead: then the answer is a completion that
+exists, if not the cheapest, and the budget still holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.errors import BudgetError, ContractError
+from lookup_tables.model.latency_model import MOST_CELLS, LatencyModel
+from lookup_tables.network import Network
+from pruner.search.space import KEPT, REMOVED, Kind, SearchSpace
+
+LARGEST = 1_000_000
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Values over some decisions' positions; `scope` ascends, the last one owns the factor."""
+
+    scope: tuple[int, ...]
+    values: np.ndarray
+
+    def at(self, positions: Sequence[int]) -> float:
+        return float(self.values[tuple(positions[i] for i in self.scope)])
+
+
+class _Larger(NamedTuple):
+    """A larger architecture, and what it is worth more."""
+
+    positions: list[int]
+    gain: float
+
+
+def too_coupled(network: Network) -> str | None:
+    """What keeps a network from being searched with the menus that it has; None if nothing does."""
+    for name, geometry in network.geometry.items():
+        met = {group for group, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
+        groups = [group.name for group in network.groups if group.name in met]
+        if prod(len(network.group[group].choices) for group in groups) > MOST_CELLS:
+            return _too_many(network, groups, name)
+    return None
+
+
+def _too_many(network: Network, groups: Sequence[str], layer: str) -> str:
+    writers = {layer.group: layer.name for layer in reversed(network.layers)}
+    names = ", ".join(writers[group] for group in groups)
+    return (
+        f"{len(groups)} groups of channels meet in layer {layer}; their widths "
+        f"have too many combinations to search. Let some layers be with --keep-width, of {names}"
+    )
+
+
+class Completion:
+    """Answers: which options may the next decision take, and what is the fastest network at all."""
+
+    def __init__(self, model: LatencyModel, space: SearchSpace | None = None) -> None:
+        """`space`: what is decided, the model's network's widths by default.
+
+        Raises ContractError where too many groups meet in one layer, or for a kind of decision
+        that the model does not price.
+        """
+        self.model = model
+        self.space = space or SearchSpace.of(model.network)
+        self.decisions = self.space.decisions
+        self.menus = [decision.options for decision in self.decisions]
+        self.exact = True
+        network, at = model.network, self.space.at
+        self._of_groups = [at[Kind.WIDTH, group.name] for group in network.groups]
+        has_blocks = self.space.has_blocks
+        self._of_blocks = [at[Kind.BLOCK, b.name] for b in network.blocks] if has_blocks else []
+        self._constant_s = model.calibration.b * model.dense_s
+        self._own: list[list[Factor]] = [[] for _ in self.menus]
+        self._price_terms()
+        self._messages, _ = self._eliminate(self._own)
+
+    def _price_terms(self) -> None:
+        """Every term of the model becomes a factor of the last decision that it depends on."""
+        at = self.space.at
+        unpriced = [d.name for d in self.decisions if d.kind is Kind.DENSITY]
+        if unpriced:
+            raise ContractError(
+                f"{self.model.device.name} has no sparse kernels in its table, so the density of "
+                f"{unpriced[0]} cannot be priced; search widths and blocks"
+            )
+        for term in self.model.terms:
+            scope = [at[Kind.WIDTH, group] for group in term.groups]
+            block = at.get((Kind.BLOCK, term.block)) if term.block else None
+            if not scope and block is None:
+                self._constant_s += float(term.seconds)
+                continue
+            if not term.seconds.size:
+                network = self.model.network
+                raise ContractError(_too_many(network, term.groups, term.layers[0].name))
+            seconds = term.seconds
+            if block is not None:  # nothing where the block is removed
+                scope.append(block)
+                seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)
+            self._own[max(scope)].append(_sorted_factor(tuple(scope), seconds))
+
+    @property
+    def constant_s(self) -> float:
+        """Seconds that no decision changes."""
+        return self._constant_s
+
+    def factors(self) -> list[Factor]:
+        """What the decisions cost: the latency is the sum of these and the constant."""
+        return [factor for factors in self._own for factor in factors]
+
+    def cheapest_s(self, positions: list[int]) -> np.ndarray:
+        """Seconds of the cheapest completion for every option of the next decision: (options,).
+
+        `positions`: what was decided so far.
+        """
+        decided = len(positions)
+        return np.array(
+            [self._bound([*positions, choice]) for choice in range(len(self.menus[decided]))]
+        )
+
+    def allowed(self, positions: list[int], budget_s: float) -> np.ndarray:
+        """Which options of the next decision can still meet the budget: (options,) booleans."""
+        return self.cheapest_s(positions) <= budget_s * (1 + 1e-9)
+
+    def spend(
+        self,
+        positions: Sequence[int],
+        budget_s: float,
+        values: Sequence[np.ndarray] | None = None,
+    ) -> list[int]:
+        """Widen a finished architecture until nothing more fits: what is left of a budget is free.
+
+        Each step widens the group whose next width costs the fewest seconds for what it is worth:
+        `values` has the worth of every decision's options, without it a share is worth a share.
+        Where no group can grow any more, a removed block comes back with its groups at their
+        narrowest, and they grow in turn.
+        """
+        values = self._shares() if values is None else values
+        positions = self.canonical(positions)
+        while True:
+            for larger in (self._wider(positions, values), self._deeper(positions, values)):
+                found = self._cheapest(positions, larger, budget_s)
+                if found is not None:
+                    break
+            else:
+                return positions
+            positions = found
+
+    def _shares(self) -> list[np.ndarray]:
+        """Of every decision's options, the share that each keeps."""
+        return [np.array(decision.options) / decision.full for decision in self.decisions]
+
+    def _wider(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
+        """Each group that can grow, one step wider."""
+        return [
+            _Larger(
+                [*positions[:i], positions[i] + 1, *positions[i + 1 :]],
+                float(values[i][positions[i] + 1] - values[i][positions[i]]),
+            )
+            for i, decision in enumerate(self.decisions)
+            if not decision.is_block and positions[i] + 1 < len(decision.options)
+        ]
+
+    def _deeper(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
+        """Each removed block back in its place, its own groups at their narrowest."""
+        found = []
+        for i, block in enumerate(self.decisions):
+            if not block.is_block or positions[i] != REMOVED:
+                continue
+            inside = self.space.inside_of(i)
+            deeper = list(positions)
+            deeper[i] = KEPT
+            for j in inside:
+                deeper[j] = 0
+            gain = values[i][KEPT] - values[i][REMOVED] + sum(values[j][0] for j in inside)
+            found.append(_Larger(deeper, float(gain)))
+        return found
+
+    def _cheapest(
+        self, positions: list[int], larger: list[_Larger], budget_s: float
+    ) -> list[int] | None:
+        """The one that costs fewest seconds for what it is worth; None where none fits."""
+        if not larger:
+            return None
+        *latency_s, now_s = self.latency_s([*(each.positions for each in larger), positions])
+        gains = np.array([max(each.gain, 1e-12) for each in larger])
+        price = np.where(
+            np.array(latency_s) <= budget_s, (np.array(latency_s) - now_s) / gains, np.inf
+        )
+        return None if np.isinf(price.min()) else larger[int(price.argmin())].positions
+
+    def latency_s(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Seconds of finished architectures, given by their positions: (len(rows),)."""
+        options = np.array(
+            [[d.options[p] for d, p in zip(self.decisions, row, strict=True)] for row in rows]
+        )
+        widths = options[:, self._of_groups]
+        removed = options[:, self._of_blocks] == REMOVED if self._of_blocks else None
+        return self.model.predict(widths, removed).latency_s
+
+    def canonical(self, positions: Sequence[int]) -> list[int]:
+        """The same architecture's one encoding."""
+        return self.space.canonical(positions)
+
+    def is_gone(self, index: int, positions: Sequence[int]) -> bool:
+        """Whether a removed block takes this decision with it."""
+        return self.space.is_gone(index, positions)
+
+    def fastest(self) -> Architecture:
+        """The fastest architecture on the menu."""
+        positions: list[int] = []
+        for _ in self.menus:
+            positions.append(int(self.cheapest_s(positions).argmin()))
+        return self.architecture(positions)
+
+    def fallback(self, budget_s: float) -> Architecture:
+        """The fastest architecture with the rest of the budget spent: where a method's own way
+        finds nothing that fits."""
+        return self.architecture(self.spend(self.positions(self.fastest()), budget_s))
+
+    def positions(self, architecture: Architecture) -> list[int]:
+        """Of every decision the option that an architecture on the menu takes."""
+        return self.space.encode(architecture)
+
+    def architecture(self, positions: Sequence[int]) -> Architecture:
+        return self.space.decode(positions)
+
+    def require(
+        self, budget_s: float, score: Callable[[Architecture], float] | None = None
+    ) -> None:
+        """Raise BudgetError if no architecture on the menu meets the budget.
+
+        The error names the fastest one and its price: what it keeps and, with a `score`, its
+        accuracy before fine-tuning.
+        """
+        fastest = self.fastest()  # exact, or, with very large tables, the narrowest completion
+        fastest_s = self.model.latency_s(fastest)
+        if fastest_s <= budget_s:
+            return
+        network, dense_s = self.model.network, self.model.dense_s
+        kept = network.macs_of(fastest) / network.macs_of(network.dense)
+        price = f"it keeps {kept:.1%} of the multiply-accumulates"
+        if score is not None:
+            price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
+        no = "no architecture" if self.exact else "no architecture that was found"
+        raise BudgetError(
+            f"{no} of {network.name} takes {budget_s * 1e3:.3f} ms "
+            f"({dense_s / budget_s:.2f}×) on {self.model.device.name}. The fastest on the menu "
+            f"takes {fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), and its price is high: "
+            f"{price}. Ask for less"
+        )
+
+    def _bound(self, positions: list[int]) -> float:
+        decided = len(positions)
+        total = self._constant_s
+        for group in range(decided):
+            total += sum(factor.at(positions) for factor in self._own[group])
+        for sender in range(decided, len(self.menus)):
+            for message in self._messages[sender]:
+                if not message.scope or message.scope[-1] < decided:
+                    total += message.at(positions)
+        return total
+
+    def best(self, worth: Sequence[Factor], price: float) -> list[int]:
+        """Positions of the greatest worth less `price` times seconds; exact as the bounds are.
+
+        `worth`: factors as `factors()` gives them, in any unit, to be added up.
+        """
+        own = [
+            [Factor(factor.scope, price * factor.values) for factor in factors]
+            for factors in self._own
+        ]
+        for factor in worth:
+            own[factor.scope[-1]].append(Factor(factor.scope, -factor.values))
+        _, choices_made = self._eliminate(own)
+        positions: list[int] = []
+        for choice in choices_made:
+            positions.append(int(choice.at(positions)))
+        return self.canonical(positions)
+
+    def _eliminate(
+        self, own: Sequence[Sequence[Factor]]
+    ) -> tuple[list[list[Factor]], list[Factor]]:
+        """What each decision, once eliminated, says to those before it, and its own best option."""
+        buckets = [list(factors) for factors in own]
+        messages: list[list[Factor]] = [[] for _ in self.menus]
+        best: list[Factor] = [Factor((), np.zeros(()))] * len(self.menus)
+        for last in reversed(range(len(self.menus))):
+            scope = tuple(sorted({i for factor in buckets[last] for i in factor.scope} | {last}))
+            sizes = [len(self.menus[i]) for i in scope]
+            if prod(sizes) <= LARGEST:
+                total = np.zeros(sizes)
+                for factor in buckets[last]:
+                    total = total + _broadcast(factor, scope)
+                messages[last] = [Factor(scope[:-1], total.min(axis=-1))]
+                best[last] = Factor(scope[:-1], total.argmin(axis=-1))
+            else:
+                self.exact = False
+                messages[last] = [Factor(f.scope[:-1], f.values[..., 0]) for f in buckets[last]]
+            for message in messages[last]:
+                if message.scope:
+                    buckets[message.scope[-1]].append(message)
+        return messages, best
+
+
+def _sorted_factor(scope: tuple[int, ...], seconds: np.ndarray) -> Factor:
+    order = np.argsort(scope)
+    return Factor(tuple(scope[i] for i in order), np.transpose(seconds, order))
+
+
+def _broadcast(factor: Factor, scope: tuple[int, ...]) -> np.ndarray:
+    """The factor's seconds with an axis for every decision in scope."""
+    shape = [factor.values.shape[factor.scope.index(i)] if i in factor.scope else 1 for i in scope]
+    return factor.values.reshape(shape)

@@ -1,0 +1,26 @@
+"""Search methods: each proposes architectures within a budget, and is told their scores.
+
+A method is a file and an entry here. What a method proposes last is not its answer: the
+best-scored network within the budget is, and the log of all scores.
+"""
+
+from __future__ import annotations
+
+from lookup_tables.registry import Registry
+from pruner.search.methods import amc, baselines, greedy, knapsack, lap, magnitude, rl, thompson
+from pruner.search.methods.base import Method
+
+METHODS: Registry[Method] = Registry(
+    "method",
+    (
+        thompson.METHOD,
+        lap.METHOD,
+        amc.METHOD,
+        rl.METHOD,
+        greedy.METHOD,
+        knapsack.METHOD,
+        magnitude.METHOD,
+        baselines.UNIFORM,
+        baselines.RANDOM,
+    ),
+)

@@ -1,0 +1,29 @@
+"""Method: a way to search, with settings of its own; what commands and reports know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lookup_tables.own_settings import OwnSettings
+from pruner.search.problem import SearchProblem
+from pruner.search.searcher import Search
+from pruner.search.space import Kind
+
+
+@dataclass(frozen=True)
+class Method:
+    """A search method. `make(problem, settings)` proposes candidates that meet the budget."""
+
+    name: str
+    summary: str  # one line of --help
+    make: Callable[[SearchProblem, Any], Search]
+    settings: type[OwnSettings] = OwnSettings
+    decides: frozenset[Kind] = frozenset({Kind.WIDTH, Kind.BLOCK})
+    scores_one: bool = False  # however many candidates it may score
+    gives_front: bool = False  # what it scored is a front, beside the best within the budget
+
+    def kinds(self, depth: bool) -> frozenset[Kind]:
+        """What it decides where removing blocks is allowed, or is not."""
+        return self.decides if depth else self.decides - {Kind.BLOCK}
