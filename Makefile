@@ -15,7 +15,7 @@ METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check gpu-check page-check format profile prune bench picture figures networks \
+.PHONY: help setup demo test check oldest gpu-check page-check format profile prune bench picture figures networks \
   docs notebooks clean
 
 help: ## This list
@@ -46,11 +46,19 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 test: setup ## All tests that need neither a GPU nor a browser
 	$(BIN)/pytest -n 2 --dist worksteal
 
-check: setup ## Style, import rules and tests
+check: setup ## Style, import rules, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+oldest: ## All tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q uv
+	.venv-oldest/bin/uv pip install -q --python .venv-oldest/bin/python --resolution lowest-direct \
+	  -e '.[cpu,pruner,share,dev]'
+	.venv-oldest/bin/pytest -n 2 --dist worksteal
 
 gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any was skipped
 	@nvidia-smi -L || { echo "gpu-check FAILED: no NVIDIA driver answers; nothing was checked"; exit 1; }
@@ -154,4 +162,4 @@ notebooks: setup ## Run the notebooks anew, output included, on an idle machine
 	$(BIN)/jupyter-execute --inplace docs/notebooks/*.ipynb
 
 clean: ## Remove the virtual environment, runs and caches
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-oldest runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -244,8 +244,8 @@ class Network(_Frozen):
 
     @cached_property
     def _outputs(self) -> dict[str, tuple[Form, Size]]:
-        channels, *size = self.input_shape
-        outputs: dict[str, tuple[Form, Size]] = {INPUT: (Form(channels), tuple(size))}
+        channels, height, width = self.input_shape
+        outputs: dict[str, tuple[Form, Size]] = {INPUT: (Form(channels), (height, width))}
         for layer in self.layers:
             outputs[layer.name] = _output(layer, [outputs[source] for source in layer.inputs])
         return outputs
@@ -404,6 +404,7 @@ def _output(layer: Layer, sources: list[tuple[Form, Size]]) -> tuple[Form, Size]
     form, in_size = sources[0]
     size = output_size(layer.kind, in_size, layer.kernel, layer.stride, layer.padding)
     if layer.kind in ("conv", "linear"):
+        assert layer.channels is not None, "_check_wiring asks for them"
         form = Form(0, ((layer.group, 1),)) if layer.group else Form(layer.channels)
     elif layer.kind == "concat":
         for other, _ in sources[1:]:

@@ -167,8 +167,8 @@ class Rounds:
 
 def ratio_of(series: Sequence[Rounds], kept: Sequence[np.ndarray] | None = None) -> float:
     """`Rounds.ratio` over several series of the same two networks."""
-    kept = [None] * len(series) if kept is None else kept
-    both = [rounds.ratios(each) for rounds, each in zip(series, kept, strict=True)]
+    masks: Sequence[np.ndarray | None] = [None] * len(series) if kept is None else kept
+    both = [rounds.ratios(each) for rounds, each in zip(series, masks, strict=True)]
     return float(np.median(np.concatenate([*chain.from_iterable(both)])))
 
 

@@ -22,7 +22,6 @@ from latprof.cli.options import (
     JsonOption,
     NetworkOption,
     PrecisionOption,
-    RuntimeOption,
     SamplesOption,
     SeedOption,
     TableOption,
@@ -31,6 +30,7 @@ from latprof.cli.options import (
     network_of,
     open_here,
     progress,
+    runtimes_told,
     seconds,
     share,
 )
@@ -63,7 +63,7 @@ def profile(
         Path | None, typer.Option("--onnx", help="Instead of --network: an ONNX file.")
     ] = None,
     device: DeviceOption = "cpu",
-    runtime: RuntimeOption = ONNX_RUNTIME,
+    runtime: Annotated[str, typer.Option(help=runtimes_told())] = ONNX_RUNTIME,
     levels: Annotated[
         int, typer.Option(help=f"Widths measured of each group: one of {LEVELS}.")
     ] = 8,
@@ -202,7 +202,7 @@ def transfer(
         int, typer.Option(min=4, help="How many held-out networks of each kind.")
     ] = UNSEEN,
     device: DeviceOption = "cpu",
-    runtime: RuntimeOption = ONNX_RUNTIME,
+    runtime: Annotated[str, typer.Option(help=runtimes_told())] = ONNX_RUNTIME,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
     precision: PrecisionOption = "fp32",
@@ -239,7 +239,7 @@ def compare(
         int | None,
         typer.Option(min=1, help="Threads of the runtime. Default: 1, or the table's."),
     ] = None,
-    runtime: RuntimeOption = ONNX_RUNTIME,
+    runtime: Annotated[str, typer.Option(help=runtimes_told())] = ONNX_RUNTIME,
     json_: JsonOption = False,
 ) -> None:
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
@@ -324,9 +324,11 @@ def _home(target: Device, out: Path | None, name: str | None = None) -> tuple[De
 
 
 def _network_or_onnx(network: str | None, file: Path | None, table: Path) -> Network:
-    if (network is None) == (file is None):
-        raise OptionError("give either --network or --onnx")
-    return network_of(network, table) if file is None else read_onnx(file)
+    if network is not None and file is None:
+        return network_of(network, table)
+    if file is not None and network is None:
+        return read_onnx(file)
+    raise OptionError("give either --network or --onnx")
 
 
 def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -> None:

@@ -36,14 +36,6 @@ SamplesOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random choice of architectures.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, or fp16 on a GPU.")]
-RuntimeOption = Annotated[
-    str,
-    typer.Option(
-        help="What runs the networks: "
-        + "; ".join(f"{entry.runtime} ({entry.summary})" for entry in RUNTIMES.values())
-        + "."
-    ),
-]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 HOME_HELP = (
     "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else "
@@ -52,6 +44,12 @@ HOME_HELP = (
 ArchitectureOption = Annotated[
     Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')
 ]
+
+
+def runtimes_told() -> str:
+    """The help of --runtime, of what is registered when it is asked for."""
+    told = (f"{entry.runtime} ({entry.summary})" for entry in RUNTIMES.values())
+    return f"What runs the networks: {'; '.join(told)}."
 
 
 def share(text: str) -> float:

@@ -18,10 +18,10 @@ from latprof.cli.options import (
     BatchOption,
     JsonOption,
     NetworkOption,
-    RuntimeOption,
     TableOption,
     ThreadsOption,
     network_of,
+    runtimes_told,
 )
 from latprof.cli.show import difference_as_json, print_difference, print_explanation
 from latprof.onnx.writer import build
@@ -41,7 +41,7 @@ def devices(
     table: Annotated[Path | None, typer.Option(help="Show the device of this table.")] = None,
     threads: ThreadsOption = 1,
     batch: BatchOption = 1,
-    runtime: RuntimeOption = ONNX_RUNTIME,
+    runtime: Annotated[str, typer.Option(help=runtimes_told())] = ONNX_RUNTIME,
     json_: JsonOption = False,
 ) -> None:
     """Show this machine, or the device a table was measured on."""
@@ -221,8 +221,9 @@ def diff(
     common = sorted(set(tables[0].networks()) & set(tables[1].networks()))
     if not common:
         raise OptionError(f"{first} and {second} hold no network in common")
-    is_file = network is not None and Path(network).suffix == ".json"
-    named = Network.load(network).name if is_file else network
+    named = network
+    if network is not None and Path(network).suffix == ".json":
+        named = Network.load(network).name
     if named is not None and named not in common:
         raise OptionError(f"--network {network}: both tables hold {', '.join(common)}")
     asked = [network] if network else common

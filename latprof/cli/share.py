@@ -185,8 +185,8 @@ def _verified(table: LatencyTable) -> tuple[list[dict], list[str]]:
             problems[str(error)] = True
             continue
         facts = {"network": network, "rows": len(rows), "sealed": network + ROWS in sealed}
-        error = {"rmspe": judged.rmspe, "measured_at": judged.measured_at} if judged else {}
-        found.append(facts | {"finished": judged is not None} | error)
+        told = {"rmspe": judged.rmspe, "measured_at": judged.measured_at} if judged else {}
+        found.append(facts | {"finished": judged is not None} | told)
     return found, [*problems]
 
 

@@ -68,7 +68,7 @@ class Pace:
 
     def remember(self) -> None:
         """Keep what the quiet machine took for later calls; never fails for want of a place."""
-        if len(self._times_s) < _FEWEST:
+        if self._path is None or len(self._times_s) < _FEWEST:
             return
         rows = [*self._earlier_s, float(np.percentile(self._times_s, _QUIET))][-_REMEMBERED:]
         try:

@@ -42,7 +42,7 @@ def described(cpuinfo: str) -> tuple[str, dict[str, str]]:
 
     64-bit ARM cores have numbers in place of a name; a board may add its own.
     """
-    facts = dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo, re.MULTILINE))
+    facts: dict[str, str] = dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo, re.MULTILINE))
     keys = ("cpu family", "model", "stepping", "cache size", *ARM_KEYS)
     detail = {key.replace(" ", "_").lower(): facts[key] for key in keys if key in facts}
     vectors = [f for f in ("avx2", "avx512f", "amx_tile", "asimd") if f in _flags(facts)]

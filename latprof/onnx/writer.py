@@ -21,7 +21,7 @@ from lookup_tables.network import INPUT, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
 _DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
-NUMPY = {"fp32": np.float32, "fp16": np.float16}
+NUMPY: dict[str, type[np.floating]] = {"fp32": np.float32, "fp16": np.float16}
 _ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
 _ACTIVATION_OPS = {
     "relu": ("Relu", {}),
@@ -153,7 +153,7 @@ def _drawn(seed: int) -> np.ndarray:
 class _Writer:
     """Collects nodes and weights; `tensor` maps a layer to the tensor that holds its output."""
 
-    def __init__(self, seed: int, dtype: type) -> None:
+    def __init__(self, seed: int, dtype: type[np.floating]) -> None:
         self.dtype = dtype
         self._drawn, self._start = _drawn(seed), 0
         self.nodes: list[onnx.NodeProto] = []

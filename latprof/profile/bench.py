@@ -150,7 +150,8 @@ class Bench:
         del pruned  # its memory is needed for the instrumented copy
         dense_s = float(np.median(np.concatenate([r.both_dense_s(k) for r, k in counted])))
         sessions = tuple(_session("whole", *each) for each in counted)
-        layers, layers_dense_s = (), None
+        layers: tuple[LayerTime, ...] = ()
+        layers_dense_s: float | None = None
         if instrumented:
             layers, layers_dense_s, session = self._layer_times(architecture, model, dense, dense_s)
             sessions += (session,)

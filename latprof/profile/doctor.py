@@ -21,6 +21,8 @@ WATCHED_S = 2.0
 PACES, PACE_S, SHARED = 60, 0.01, 0.1  # on each core; a share of these is worth telling
 _CPU, _PROC = Path("/sys/devices/system/cpu"), Path("/proc")
 
+State = Literal["good", "doubtful", "busy", "unknown"]
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -31,7 +33,7 @@ class Finding:
     """
 
     what: str
-    state: Literal["good", "doubtful", "busy", "unknown"]
+    state: State
     found: str
     advice: str = ""
 
@@ -109,7 +111,7 @@ def _stolen(now: Snapshot) -> Finding:
         return Finding("stolen time", "unknown", "this system does not tell")
     busy_s, stolen_s = (sum(each) for each in zip(*now.cores.values(), strict=True))
     share = stolen_s / max(busy_s + stolen_s, 1e-9)
-    state = "good" if share < 0.01 else "doubtful"
+    state: State = "good" if share < 0.01 else "doubtful"
     return Finding(
         "stolen time",
         state,
@@ -140,7 +142,7 @@ def _governor() -> Finding:
     found = {p.read_text().strip() for p in _CPU.glob("cpu[0-9]*/cpufreq/scaling_governor")}
     if not found:
         return Finding("frequency governor", "unknown", "this system does not tell")
-    state = "good" if found == {"performance"} else "doubtful"
+    state: State = "good" if found == {"performance"} else "doubtful"
     advice = "" if state == "good" else "cpupower frequency-set --governor performance"
     return Finding("frequency governor", state, ", ".join(sorted(found)), advice)
 

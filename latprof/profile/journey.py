@@ -76,7 +76,7 @@ class ProfileResult:
     any: Validation
 
     @property
-    def stopped(self) -> str:
+    def stopped(self) -> str | None:
         return self.menu.stopped
 
     def judged_again(self, before: ProfileResult) -> ProfileResult:
@@ -217,15 +217,16 @@ class _Journey:
 
     def foreseen(self) -> Foreseen:
         """What `measure` has to do yet."""
-        there = tuple(
+        designed, judged = (
             len({run.run for run in self.table.runs(self.network, purpose)})
             for purpose in ("design", "unseen")
         )
+        there = (designed, judged)
         ended = self._ended()
         if ended is not None and self._is_enough(ended):
             return Foreseen(there, (0, 0), 0.0, done=True)
-        wanted = len(self.designed) + LEGS * self._off_menu, 2 * self.goal.samples
-        missing = tuple(max(0, all_ - some) for all_, some in zip(wanted, there, strict=True))
+        wanted = len(self.designed) + LEGS * self._off_menu
+        missing = (max(0, wanted - designed), max(0, 2 * self.goal.samples - judged))
         bench = Bench(self.network, self.table.device, TARGET_S)
         pruned_share = 0.6  # of the dense network's time: a random pruned one
         seconds = bench.opening_s + sum(
@@ -348,9 +349,10 @@ class _Journey:
     # -- the end -------------------------------------------------------------------------------
 
     def _reached(self) -> bool:
-        if self._model() is None:
+        error = self.goal.error
+        if error is None or self._model() is None:
             return False
-        return self._validations("error").reached(self.goal.error)
+        return self._validations("error").reached(error)
 
     def _validations(self, stopped: str) -> ProfileResult:
         runs = self.table.settled_runs(self.network, "unseen")
@@ -373,7 +375,7 @@ class _Journey:
         if self._bench is not None:
             self._bench.remember()
         table, name = self.table, self.network.name
-        written = table.validation(name, "menu"), table.validation(name, "any")
+        on_menu, at_any = table.validation(name, "menu"), table.validation(name, "any")
         judged = len(table.settled_runs(self.network, "unseen"))
         designed = len(table.settled_runs(self.network, "design"))
         if designed < FEWEST_RUNS or judged < 4:  # two of each kind
@@ -382,12 +384,13 @@ class _Journey:
                 "measured, too few to predict from; they are kept. " + self._how_to_go_on()
             )
         outcome = self._validations(stopped)
-        if not self._measured_now and all(written):
-            outcome = outcome.judged_again(ProfileResult(*written))
-            if _alike(outcome, ProfileResult(*written)):
+        if not self._measured_now and on_menu is not None and at_any is not None:
+            written = ProfileResult(on_menu, at_any)
+            outcome = outcome.judged_again(written)
+            if _alike(outcome, written):
                 table.seal(name, [table.network_path(name).name])
                 self.report(1, 1, "already measured")
-                return ProfileResult(*written)
+                return written
         table.append(name, [outcome.menu, outcome.any])
         table.seal(name, [table.network_path(name).name])
         self.report(1, 1, f"stopped: {stopped}")
@@ -428,7 +431,7 @@ def foresee(
         device.require(LatencyTable.open(folder).device, f"table {folder}")
     with TemporaryDirectory(prefix="latprof-") as place:
         copy = Path(place) / "table"
-        _copy_rows(network.name, Path(folder), copy)
+        _copy_rows(LatencyTable(Path(folder), device), network.name, copy)
         try:
             journey = _Journey(network, device, copy, levels, goal, seed, None, lambda *_: None)
             return journey.foreseen()
@@ -436,10 +439,9 @@ def foresee(
             raise TableError(str(error).replace(str(copy), str(folder))) from None
 
 
-def _copy_rows(network: str, folder: Path, copy: Path) -> None:
+def _copy_rows(table: LatencyTable, network: str, copy: Path) -> None:
     copy.mkdir()
-    table = LatencyTable(folder, None)
-    for path in (folder / IDENTITY, table.path(network), table.prior_path(network)):
+    for path in (table.folder / IDENTITY, table.path(network), table.prior_path(network)):
         if expected(path):
             (copy / path.name).write_bytes(read_sealed(path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -59,14 +59,10 @@ def validation(
     kept = {run.key for run in measured_runs}
     dropped = [run for run in all_runs if run.key not in kept]
     everything = [*table.runs(network), *unseen_runs]
-    design = table.settled_runs(network, "design")
-    alike = _of_kind(model, design, widths)
     measured = np.array([run.ratio for run in measured_runs])
     predicted = model.predict_architectures([run.architecture for run in measured_runs])
     ratios = predicted.latency_s / model.dense_s
-    flops = flops_line(
-        network, alike if len(alike) >= _FEWEST_FOR_A_LINE else design, measured_runs
-    )
+    flops = flops_line(network, _for_a_line(model, table, widths), measured_runs)
     errors = ratios / measured - 1
     truth_s = measured * model.dense_s
     held = float(np.mean((predicted.low_s <= truth_s) & (truth_s <= predicted.high_s)))
@@ -101,6 +97,13 @@ def _unselected_rmspe(model: LatencyModel, runs: list[Run]) -> float | None:
     said = np.array([run.unselected_ratio for run in runs])
     predicted = model.predict_architectures([run.architecture for run in runs])
     return _rms(predicted.latency_s / model.dense_s / said - 1)
+
+
+def _for_a_line(model: LatencyModel, table: LatencyTable, widths: Widths) -> list[Run]:
+    """The design runs of such widths, all of them where these are too few."""
+    design = table.settled_runs(model.network, "design")
+    alike = _of_kind(model, design, widths)
+    return alike if len(alike) >= _FEWEST_FOR_A_LINE else design
 
 
 def _of_kind(model: LatencyModel, runs: list[Run], widths: Widths) -> list[Run]:
@@ -195,7 +198,7 @@ def fresh_runs(
 def unknown(network: Network, table: LatencyTable, samples: int, seed: int) -> list[Architecture]:
     """Architectures that the table holds neither as design nor as unseen runs."""
     known = [run.architecture for run in table.runs(network)]
-    return unseen(network, samples, seed, known, table.plan(network.name).menu)
+    return unseen(network, samples, seed, known, table.require_network(network).menu)
 
 
 def measured_beside_dense(
@@ -225,7 +228,9 @@ def measured_beside(
     return [settle(runs) for runs in attempts.values()]
 
 
-def is_disturbed(runs: list[Run], attempts: dict[object, list[Run]]) -> bool:
+def is_disturbed(
+    runs: list[Run], attempts: Mapping[int, list[Run]] | Mapping[tuple[str, int], list[Run]]
+) -> bool:
     """Whether every attempt at one architecture fell into a slow phase, or had few quiet rounds.
 
     Judged by the dense network beside it against the quiet level of all attempts, and by how many

@@ -39,8 +39,7 @@ def transfer(
         raise TableError(
             f"{source.folder} was measured on this very device: use it as it is, or copy it"
         )
-    source.require_network(network)
-    plan = source.plan(network.name)
+    plan = source.require_network(network)
     table = LatencyTable.create(folder, device)
     with only_writer(folder):
         _keep_prior(table, network, source)

@@ -33,7 +33,7 @@ import onnxruntime as ort
 from latprof import CannotRun, DeviceNotHere
 from latprof.machine.load import Waits
 from latprof.onnx.writer import NUMPY, LayerModel, layer_models
-from latprof.runtimes.base import GRAPH
+from latprof.runtimes.base import GRAPH, Feed
 from latprof.runtimes.cuda_driver import driver
 from latprof.runtimes.nvml import Monitor
 from lookup_tables.architecture import Architecture
@@ -59,7 +59,7 @@ _MOST_SESSIONS = 512  # of single layers; each holds weights and a workspace on 
 class Running:
     """A network opened on the GPU and ready to be called again and again."""
 
-    def __init__(self, model: bytes | str, feed: dict[str, np.ndarray], device: Device) -> None:
+    def __init__(self, model: bytes | str, feed: Feed, device: Device) -> None:
         """Raises DeviceNotHere where CUDA runs on another card, CannotRun for the runtime's no."""
         _require_card(device)
         self._model, self._feed, self._device = model, feed, device
@@ -99,6 +99,7 @@ class Running:
 
     def graph_s(self) -> float:
         """Replay once as a CUDA graph; for networks that have one."""
+        assert self._graph is not None, "has_graph says whether there is one"
         return self._timed(self._graph).seconds
 
     def _timed(self, bound: _Bound) -> Timing:
@@ -132,7 +133,7 @@ class Instrumented:
         network: Network,
         architecture: Architecture,
         model: bytes,
-        feed: dict[str, np.ndarray],
+        feed: Feed,
         device: Device,
     ) -> None:
         cuda = driver()
@@ -202,9 +203,7 @@ class Instrumented:
 class _Bound:
     """A session whose inputs and outputs stay on the device."""
 
-    def __init__(
-        self, model: bytes | str, feed: dict[str, np.ndarray], device: Device, graph: bool
-    ) -> None:
+    def __init__(self, model: bytes | str, feed: Feed, device: Device, graph: bool) -> None:
         self.is_graph = graph
         self._session = _open(model, device, graph)
         self._binding = self._session.io_binding()

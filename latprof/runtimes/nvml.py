@@ -116,7 +116,7 @@ class Monitor:
             return None
         told = {name: [sample[name] for sample in self._kept] for name in self._kept[0]}
         found = Conditions(
-            **{n: None if None in values else median(values) for n, values in told.items()},
+            **{name: _median(values) for name, values in told.items()},
             throttled=self._dropped_samples,
             reasons=tuple(sorted(self._dropped)),
         )
@@ -146,6 +146,12 @@ def _event_reasons(nvml: ModuleType, handle) -> int:
         return int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     except _untold(nvml):
         return 0  # it cannot tell
+
+
+def _median(values: list[float | None]) -> float | None:
+    """None where the card could not tell every one of them."""
+    told = [value for value in values if value is not None]
+    return median(told) if len(told) == len(values) else None
 
 
 def _untold(nvml: ModuleType) -> tuple[type[Exception], ...]:

@@ -39,7 +39,7 @@ class Running:
 
     has_graph = False
 
-    def __init__(self, model: onnx.ModelProto | bytes | str, feed: dict, device: Device) -> None:
+    def __init__(self, model: onnx.ModelProto | bytes | str, feed: Feed, device: Device) -> None:
         self._session = _open(model, device)
         self._waits = Waits(device.threads)
         self._feed = feed
@@ -64,7 +64,7 @@ class Instrumented:
         network: Network,
         architecture: Architecture,
         model: bytes,
-        feed: dict,
+        feed: Feed,
         device: Device,
     ) -> None:
         self._layers = network.layer_specs(architecture)

@@ -165,6 +165,7 @@ def _method(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
     for network in networks:
         runs = table.runs(network)
         judged = table.validation(network.name)
+        assert judged is not None, "a card lists finished networks"
         counts = [str(len({r.run for r in runs if r.purpose == p})) for p in ("design", "unseen")]
         yield _row([
             network.name, *counts, str(sum(run.attempt > 0 for run in runs)), _pairs(runs),

@@ -58,14 +58,15 @@ def _begins(longer: LatencyTable, table: LatencyTable, network: str) -> bool:
 
 
 def _join(merged: LatencyTable, holders: Sequence[LatencyTable], network: str) -> None:
-    plans = [holder.plan(network) for holder in holders]
-    if plans[0] != plans[1]:
-        differing = [n for n, value in plans[0] if getattr(plans[1], n) != value]
+    plan, other = (holder.plan(network) for holder in holders)
+    assert plan is not None, "a network with rows has a plan"
+    if plan != other:
+        differing = [n for n, value in plan if getattr(other, n) != value]
         raise TableError(
             f"{network}: {holders[0].path(network)} and {holders[1].path(network)} were profiled "
             f"by two plans (other {', '.join(differing)}); keep them in two tables"
         )
-    merged.append(network, [plans[0], *_joined_runs(holders, network)])
+    merged.append(network, [plan, *_joined_runs(holders, network)])
     for path_of in (LatencyTable.network_path, LatencyTable.prior_path):
         content = {read_sealed(p) for holder in holders if expected(p := path_of(holder, network))}
         if len(content) > 1:
@@ -107,13 +108,14 @@ def _joined_runs(holders: Sequence[LatencyTable], network: str) -> list[Run]:
 
 def _judge(table: LatencyTable, network: str, written: Sequence[Validation | None]) -> None:
     """The table's own error with all of its runs, as old as the older of the two."""
-    if not all(written):
+    ended = [one for one in written if one is not None]
+    if len(ended) < len(written):
         return  # of what is not finished, `latprof profile` measures the rest and judges it
     known = table.load_network(network)
     model, runs = LatencyModel(known, table), table.settled_runs(known, "unseen")
-    spent_s = sum(one.measuring_s for one in written)
-    measured_at = min(one.measured_at for one in written)
-    reasons = {one.stopped for one in written}
+    spent_s = sum(one.measuring_s for one in ended)
+    measured_at = min(one.measured_at for one in ended)
+    reasons = {one.stopped for one in ended}
     stopped_by = reasons.pop() if len(reasons) == 1 else "budget"
     table.append(
         network,

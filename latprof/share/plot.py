@@ -12,6 +12,7 @@ from latprof.profile.judge import flops_line
 from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.model.staircase import Staircase
 from lookup_tables.network import Network
+from lookup_tables.table.rows import Widths
 from lookup_tables.table.settled import undisturbed
 from lookup_tables.table.store import LatencyTable
 
@@ -67,7 +68,11 @@ def draw_error(axis, model: LatencyModel, table: LatencyTable) -> None:
     design = table.settled_runs(network, "design")
     unseen = undisturbed(table.settled_runs(network, "unseen"))
     scale, seen = model.dense_s * 1e3, []
-    for widths, face, text in (("menu", None, "on the menu"), ("any", "none", "any width")):
+    kinds: tuple[tuple[Widths, str | None, str], ...] = (
+        ("menu", None, "on the menu"),
+        ("any", "none", "any width"),
+    )
+    for widths, face, text in kinds:
         of_kind, lines = (
             [run for run in runs if model.off_menu(run.architecture) == (widths == "any")]
             for runs in (unseen, design)

@@ -78,7 +78,7 @@ def push(
     for _ in range(CLAIMS):
         current, number = _newest(place, name)
         theirs = _usable(place, current, ours) if current else {}
-        if IDENTITY in theirs:
+        if current and IDENTITY in theirs:
             _require_same_device(table.device, _device(place, current), place.where(name))
         news, dropped = _news(ours, theirs, place.where(name), replace)
         if current and not news:
@@ -138,7 +138,7 @@ def shared(place: Place) -> tuple[list[Shared], list[str]]:
 
 def _content(table: LatencyTable, networks: Sequence[str]) -> dict[str, bytes]:
     """File name → content of a table's networks, each read to its end and sealed."""
-    names = {}
+    names: dict[str, None] = {}
     for network in networks or table.networks():
         table.rows(network)
         if table.validation(network) is None:
@@ -161,7 +161,8 @@ def _news(
     that belong to rows which ours replace)."""
     news = {} if IDENTITY in theirs else {IDENTITY: ours[IDENTITY]}
     dropped: set[str] = set()
-    for network in sorted({network_of(name) for name in ours} - {None}):
+    networks = {network_of(name) for name in ours}
+    for network in sorted(each for each in networks if each is not None):
         mine = {name: data for name, data in ours.items() if network_of(name) == network}
         its = {name: r for name, r in theirs.items() if network_of(name) == network}
         rows = network + ROWS

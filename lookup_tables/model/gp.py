@@ -24,28 +24,28 @@ class Conditioned:
         self._lower = np.linalg.cholesky(gram + np.diag(noise))
 
     @cached_property
-    def weights(self) -> np.ndarray:
-        """(n,): the mean at other points is their covariance with these, times the weights."""
-        return np.linalg.solve(self._lower.T, np.linalg.solve(self._lower, self.values))
-
-    @cached_property
     def inverse(self) -> np.ndarray:
         """(n, n): of the covariance, noise included."""
         half = np.linalg.solve(self._lower, np.eye(len(self.values)))
         return half.T @ half
 
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """(n,): the mean at other points is the weighted sum of their covariances with these."""
+        return self.inverse @ self.values
+
     def mean(self, across: np.ndarray) -> np.ndarray:
-        """(m,) at m points whose covariance with the seen ones is `across`, (m, n)."""
-        return across @ self.weights
+        """(m,) at m points; `across`: (n, m), the covariance of the seen ones with them."""
+        return self.weights @ across
 
     def explained(self, across: np.ndarray) -> np.ndarray:
-        """(m,) variance that seeing the values takes away, at m points; `across`: (m, n)."""
-        return (across.T * (self.inverse @ across.T)).sum(axis=0)
+        """(m,) variance that seeing the values takes away, at m points; `across`: (n, m)."""
+        return (across * (self.inverse @ across)).sum(axis=0)
 
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every point, predicted from the others: its error (n,), and that error's variance."""
         variances = 1 / np.diag(self.inverse)
-        return -(self.inverse @ self.values) * variances, variances
+        return -self.weights * variances, variances
 
     def log_evidence(self) -> float:
         """How likely the values are, as a logarithm, but for a constant."""

@@ -85,6 +85,7 @@ class LatencyModel:
         `lowest_widths` has, for every group, the narrowest width that was measured.
         """
         self.network, self.device = network, table.device
+        plan = table.require_network(network)
         runs = designed = table.settled_runs(network, "design")
         runs = undisturbed(runs) if len(runs) > 2 * FEWEST_RUNS else runs
         if len(runs) < FEWEST_RUNS:
@@ -99,13 +100,13 @@ class LatencyModel:
         self.shares, self.nodes = layer_shares(runs)
         measured = {*self.shares}
         prior = table.prior(network)
-        if prior is not None and not _are_enough(designed, table.plan(network.name).levels):
+        if prior is not None and not _are_enough(designed, plan.levels):
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = corrected(prior, self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
         self._surfaces = self._build_surfaces(self.nodes, measured)
         unseen = undisturbed(table.settled_runs(network, "unseen"))
-        self._grid = {name: set(widths) for name, widths in table.plan(network.name).menu.items()}
+        self._grid = {name: set(widths) for name, widths in plan.menu.items()}
         seen = [network.widths(run.architecture) for run in runs]
         self.lowest_widths = {name: min(widths[name] for widths in seen) for name in network.group}
         self.interval_90, self.interval_90_any = self._intervals(unseen, runs)
@@ -252,7 +253,10 @@ class LatencyModel:
         for layer in self.network.layers:
             geometry = self.network.geometry[layer.name]
             groups = {name for name, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
-            key = (tuple(sorted(groups, key=order.get)), self.network.block_of.get(layer.name))
+            key = (
+                tuple(sorted(groups, key=order.__getitem__)),
+                self.network.block_of.get(layer.name),
+            )
             members.setdefault(key, []).append(layer)
         return tuple(self._term(groups, block, ls) for (groups, block), ls in members.items())
 

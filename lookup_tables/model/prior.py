@@ -49,7 +49,7 @@ def corrected(
     noise = _NOISE**2 / np.array([counts[spec] for spec in seen]) + _FLOOR**2
     noise += np.where(interpolated[usable], _INTERPOLATED**2, 0.0)
     process = Conditioned(_kernel(prior, seen, seen), noise, ratio)
-    logs = process.mean(_kernel(prior, [*known], seen))
+    logs = process.mean(_kernel(prior, seen, [*known]))
     answer = {
         spec: one.share * float(np.exp(log))
         for (spec, one), log in zip(known.items(), logs, strict=True)

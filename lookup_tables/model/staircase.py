@@ -217,5 +217,8 @@ class Staircase:
                 narrower.append(
                     Advice(group.name, here.width, nearest.width, here.seconds - nearest.seconds)
                 )
-        by_saving = {"key": lambda advice: advice.saves_s, "reverse": True}
-        return sorted(wider, **by_saving), sorted(narrower, **by_saving)
+        return _best_first(wider), _best_first(narrower)
+
+
+def _best_first(found: list[Advice]) -> list[Advice]:
+    return sorted(found, key=lambda advice: advice.saves_s, reverse=True)

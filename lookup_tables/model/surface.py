@@ -116,7 +116,7 @@ class Surface:
 
     def relative_spread(self, in_widths: np.ndarray, out_widths: np.ndarray) -> np.ndarray:
         """Relative standard deviation of each answer: (n,); 0 at measured points."""
-        across = self._kernel(np.stack([in_widths, out_widths], axis=-1), self._fitted)
+        across = self._kernel(self._fitted, np.stack([in_widths, out_widths], axis=-1))
         variance = _SPREAD**2 + _CLASS_SPREAD**2 - self._process.explained(across)
         _, interpolated = self(in_widths, out_widths)
         return np.where(interpolated, np.sqrt(np.maximum(variance, 1e-6)), 0.0)
@@ -157,7 +157,7 @@ class Surface:
     def _answer(self, widths: np.ndarray) -> np.ndarray:
         count = max(1, len(widths) * len(self._fitted) // 4_000_000)
         parts = np.array_split(widths, count)
-        logs = [self._process.mean(self._kernel(part, self._fitted)) for part in parts]
+        logs = [self._process.mean(self._kernel(self._fitted, part)) for part in parts]
         return self._trend(widths) * np.exp(np.concatenate(logs)) * self._smearing
 
     @cached_property
@@ -185,10 +185,10 @@ class Surface:
         return float(np.clip(self._fitted_values.sum() / predicted.sum(), 0.8, 1.25))
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        smooth, same = _SPREAD**2, _CLASS_SPREAD**2
-        for axis in (0, 1):
-            smooth = smooth * self._alike(axis, left[:, axis], right[:, axis])
-            same = same * self._same_class(left[:, axis], right[:, axis])
+        (left_x, left_y), (right_x, right_y) = left.T, right.T
+        smooth = _SPREAD**2 * self._alike(0, left_x, right_x) * self._alike(1, left_y, right_y)
+        same_class = self._same_class
+        same = _CLASS_SPREAD**2 * same_class(left_x, right_x) * same_class(left_y, right_y)
         return smooth + same
 
     def _axis_kernel(self, axis: int, widths: np.ndarray) -> np.ndarray:

@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import ValidationError
 
 from lookup_tables.errors import ContractError, TableError
 
+fcntl: ModuleType | None
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows: nothing is locked there
@@ -118,6 +120,7 @@ def _clear_leftovers(folder: Path) -> None:
 
 def _taken(handle: int, folder: str | Path) -> bool:
     """Take a folder's lock; False where another process holds it."""
+    assert fcntl is not None, "nothing is locked without it"
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -135,6 +138,7 @@ def _warn_unlocked(folder: str | Path) -> None:
 
 
 def _let_go(handle: int) -> None:
+    assert fcntl is not None, "it was locked with it"
     with suppress(OSError):  # a file system that knows no locks
         fcntl.flock(handle, fcntl.LOCK_UN)  # at once, whoever else has a copy of the handle
     os.close(handle)

@@ -6,6 +6,7 @@ edited or copied incompletely. Rows are only ever appended, so a sealed file may
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections.abc import Iterable
@@ -46,19 +47,19 @@ class FileRecord(BaseModel):
     at: StoredAt | None = None  # in a shared place: where it lies, if not under its own name
 
     @classmethod
-    def of(cls, name: str, data: bytes) -> FileRecord:
+    def of(cls, name: str, data: builtins.bytes) -> FileRecord:
         lines = tuple(map(_line_digest, data.splitlines())) if grows(name) else ()
         return cls(bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), lines=lines)
 
-    def matches(self, data: bytes) -> bool:
+    def matches(self, data: builtins.bytes) -> bool:
         return len(data) == self.bytes and hashlib.sha256(data).hexdigest() == self.sha256
 
-    def continues(self, data: bytes) -> bool:
+    def continues(self, data: builtins.bytes) -> bool:
         """Whether this file is `data` with more rows appended."""
         lines = tuple(map(_line_digest, data.splitlines()))
         return len(data) < self.bytes and self.lines[: len(lines)] == lines
 
-    def begins(self, data: bytes) -> bool:
+    def begins(self, data: builtins.bytes) -> bool:
         """Whether `data` is this file, or this file with more appended."""
         return len(data) >= self.bytes and self.matches(data[: self.bytes])
 

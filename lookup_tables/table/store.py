@@ -175,7 +175,9 @@ class LatencyTable:
         path = self.path(network)
         if not path.exists() or path.stat().st_size == 0:
             return None
-        return self.rows(network)[0]
+        first = self.rows(network)[0]
+        assert isinstance(first, Plan), "no other row comes first"
+        return first
 
     def runs(self, network: Network, purpose: str | None = None) -> list[Run]:
         """All runs of a network; raises TableError if the table is of another network."""
@@ -195,12 +197,13 @@ class LatencyTable:
         rows = (row for row in self.rows(network) if isinstance(row, Validation))
         return next((row for row in reversed([*rows]) if row.widths == widths), None)
 
-    def require_network(self, network: Network) -> None:
-        """Raise TableError unless the table's rows are of this very network."""
+    def require_network(self, network: Network) -> Plan:
+        """How its runs were chosen; raises TableError unless the rows are of this very network."""
         plan = self.plan(network.name)
         if plan is None:
             self.rows(network.name)  # raises: no such network
-        elif plan.fingerprint != network.fingerprint:
+            raise AssertionError("a network without a plan has no rows")
+        if plan.fingerprint != network.fingerprint:
             raise TableError(
                 f"{self.path(network.name)} was measured on another network called "
                 f"{network.name}: {self._difference(network)}. A table holds for one network at "
@@ -208,6 +211,7 @@ class LatencyTable:
                 "(pruner trace) and profile it on the table's device, or use the network as it "
                 "was measured"
             )
+        return plan
 
     def _difference(self, network: Network) -> str:
         """In what the network that was measured differs from another one of its name, in words."""
@@ -239,8 +243,9 @@ class LatencyTable:
                 file.write(to_line(row))
                 file.flush()
                 os.fsync(file.fileno())
-        if is_known:
-            self._read[network] = (_state_of(path), [*known, *rows])
+        written = _state_of(path)
+        if is_known and written is not None:
+            self._read[network] = (written, [*known, *rows])
 
     def seal(self, network: str, rewritten: Sequence[str] = ()) -> None:
         """Record in the manifest what this network's files hold, now that they are complete.

@@ -90,6 +90,8 @@ def evaluate(
     if run is not None:
         built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
+        assert model is not None
+        assert weights is not None
         built = models.build(model, images.classes)
         load_weights(built, weights)
         shape = models.input_shape(model) or images.shape
@@ -152,4 +154,5 @@ def _shape(model: str, text: str | None) -> tuple[int, int, int]:
     parts = text.lower().replace("×", "x").split("x")
     if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise TraceError(f"--input {text!r}: expected C×H×W, such as 3x32x32")
-    return tuple(int(part) for part in parts)
+    channels, height, width = (int(part) for part in parts)
+    return channels, height, width

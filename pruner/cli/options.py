@@ -76,8 +76,8 @@ def own(choices: Collection[str]) -> Iterator[inspect.Parameter]:
     for choice in choices:
         for entry in CHOICES[choice].values():
             for name, field in entry.settings.model_fields.items():
-                owned = f"--{choice} {entry.name}"
-                seen.setdefault(name, (field, []))[1].append(owned)
+                owner = f"--{choice} {entry.name}"
+                seen.setdefault(name, (field, []))[1].append(owner)
     for name, (field, owned) in seen.items():
         text = f"Of {' and '.join(owned)}: {field.description or name}"
         if isinstance(field.default, bool):
@@ -102,18 +102,22 @@ def _parameter(
     name: str, field: FieldInfo, default: Any, text: str, shown: Shown
 ) -> inspect.Parameter:
     kind = _option_type(field.annotation, shown)
-    bounds = {}
+    least: float | None = None
+    most: float | None = None
     for part in field.metadata:
         if isinstance(part, annotated_types.Ge):
-            bounds["min"] = part.ge
+            assert isinstance(part.ge, int | float)
+            least = part.ge
         elif isinstance(part, annotated_types.Le):
-            bounds["max"] = part.le
+            assert isinstance(part.le, int | float)
+            most = part.le
     option = typer.Option(
         *([f"--{name.replace('_', '-')}", *shown.names] if shown.names else []),
         help=text,
         rich_help_panel=shown.panel,
         show_default=default is not None and default != (),
-        **bounds,
+        min=least,
+        max=most,
     )
     if default is None or default == ():
         kind, default = kind | None, None

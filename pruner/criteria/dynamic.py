@@ -153,7 +153,7 @@ def _train(
         report(done, phase.steps, "choosing filters")
 
 
-def activity(trace: Trace, before: dict[str, Tensor]) -> dict[str, Tensor]:
+def activity(trace: Trace, before: Mapping[nn.Module, Tensor]) -> dict[str, Tensor]:
     """1 − ACS of every channel since the snapshot: group → (width,), 0 … 2 per writer."""
 
     def importance(layer: nn.Module, norm: nn.Module | None) -> Tensor:
@@ -230,7 +230,10 @@ def _gate(reads: tuple[Segment, ...], masks: Mapping[str, Tensor]):
 
 
 def _write_apart(
-    module: nn.Module, writes: tuple[Segment, ...], masks: Mapping[str, Tensor], x: Tensor
+    module: nn.Conv2d | nn.Linear,
+    writes: tuple[Segment, ...],
+    masks: Mapping[str, Tensor],
+    x: Tensor,
 ) -> Tensor:
     """The layer's outputs; through those of masked filters no gradient reaches its input."""
     shown = _joined(writes, masks).to(x.device)
@@ -241,7 +244,7 @@ def _write_apart(
     return torch.cat(parts, dim=1)[:, torch.cat([kept, masked]).argsort()]
 
 
-def _filtered(module: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
+def _filtered(module: nn.Conv2d | nn.Linear, x: Tensor, chosen: Tensor) -> Tensor:
     """What some of a layer's filters write."""
     weight = module.weight[chosen]
     bias = None if module.bias is None else module.bias[chosen]

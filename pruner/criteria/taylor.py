@@ -94,5 +94,13 @@ def _writers(trace: Trace) -> list[tuple[nn.Module, nn.Module | None]]:
 def _gate_gradient(layer: nn.Module, norm: nn.Module | None) -> Tensor:
     """∂E/∂g of every channel: (width,). A BatchNorm without γ and β leaves it to the layer."""
     source = layer if norm is None or norm.weight is None else norm
-    parts = [p for p in (source.weight, source.bias) if p is not None]
-    return sum((p.detach() * p.grad).reshape(len(p), -1).sum(dim=1) for p in parts)
+    parts = [p for p in (source.weight, source.bias) if isinstance(p, Tensor)]
+    total = sum(_slope(part) for part in parts)
+    assert isinstance(total, Tensor)  # there are weights
+    return total
+
+
+def _slope(parameter: Tensor) -> Tensor:
+    """Sum of p ∂E/∂p over each filter: (width,)."""
+    assert parameter.grad is not None
+    return (parameter.detach() * parameter.grad).reshape(len(parameter), -1).sum(dim=1)

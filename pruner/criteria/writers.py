@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
 
 OfLayer = Callable[[nn.Module, nn.BatchNorm2d | None], Tensor]  # → (width,), not negative
@@ -29,4 +30,4 @@ def of_groups(trace: Trace, of_layer: OfLayer) -> dict[str, Tensor]:
 
 def filters(layer: nn.Module) -> Tensor:
     """The layer's weights as (filters, weights of one)."""
-    return layer.weight.detach().flatten(1)
+    return weight_of(layer).detach().flatten(1)

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -16,11 +18,17 @@ from pruner.data.images import Data, a_tenth
 from pruner.data.memory import IMAGENET_MEAN, IMAGENET_STD
 
 
+class Pictures(Protocol):
+    """A torchvision data set without transforms."""
+
+    def __getitem__(self, index: int) -> tuple[Image, int]: ...
+
+
 @dataclass(frozen=True)
 class FromFolder:
     """Some images of a torchvision data set, decoded when they are asked for."""
 
-    source: object  # a torchvision data set without transforms
+    source: Pictures
     indices: Tensor
     plain: Callable
     augment: Callable

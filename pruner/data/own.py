@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -88,7 +89,8 @@ def from_tuple(name: str, made: object, seed: int) -> Data:
             f"{name} returned {type(made).__name__}; expected (train, test) or (train, test, "
             "augmented train), data sets of (image, class number), or a pruner.data.images.Data"
         )
-    return from_datasets(name, *made, seed=seed)
+    train, test, *augmented = made
+    return from_datasets(name, train, test, augmented[0] if augmented else None, seed)
 
 
 def _shape_of(name: str, dataset: Dataset) -> tuple[int, int, int]:
@@ -102,7 +104,8 @@ def _shape_of(name: str, dataset: Dataset) -> tuple[int, int, int]:
             f"{name}: expected at least two pairs (image, class number), each image a float tensor "
             "of (channels, height, width), normalised"
         )
-    return tuple(image.shape)
+    channels, height, width = image.shape
+    return channels, height, width
 
 
 def _count_classes(dataset: Dataset) -> int:
@@ -116,16 +119,17 @@ def _count_classes(dataset: Dataset) -> int:
     return 1 + max(labels)
 
 
-def _targets(dataset: Dataset) -> list[int] | None:
+def _targets(dataset: object) -> list[int] | None:
     """The labels that torchvision's data sets keep beside the images, also for a part of one."""
     if type(dataset) is Subset:
         whole = _targets(dataset.dataset)
         return None if whole is None else [whole[index] for index in dataset.indices]
+    labels: Any = getattr(dataset, "targets", None)
     try:
-        found = [int(label) for label in dataset.targets]
+        found = [int(label) for label in labels]
     except (AttributeError, TypeError, ValueError):
         return None
-    return found if len(found) == len(dataset) else None
+    return found if isinstance(dataset, Sized) and len(found) == len(dataset) else None
 
 
 def require_repeatable(data: Data) -> None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,10 @@ PATCHES = 24  # of each image and layer, at random places
 RIDGE = 1e-3  # of the mean diagonal
 LARGEST = 6000  # inputs of one patch; larger layers keep their weights
 REMEMBERED = 128e6  # fitted weights at most, half a gigabyte; those not asked for longest go first
+
+
+Refittable = nn.Conv2d | nn.Linear
+Places = tuple[Tensor, Tensor]  # rows and columns of a map, each (images, PATCHES)
 
 
 class Reconstruction:
@@ -76,7 +81,7 @@ class Reconstruction:
         refitted = replace(self.trace, module=module)
         for path, moment in self._moments.items():
             reads = positions(self.trace.channels[path].reads, kept)
-            layer = module.get_submodule(path)
+            layer = _refittable(module, path)
             if len(reads) < layer.weight.shape[1]:
                 _put(layer, reads, self._fit(path, reads, moment))
         for heir in self._heirs:
@@ -87,7 +92,7 @@ class Reconstruction:
 
     def _fit(self, path: str, reads: Tensor, moment: Tensor) -> Tensor:
         """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
-        layer = self.trace.module.get_submodule(path)
+        layer = _refittable(self.trace.module, path)
         intercept = layer.bias is not None or path in self._normalised
         return self._remembered(
             (path, reads.numpy().tobytes()),
@@ -97,7 +102,7 @@ class Reconstruction:
     def _take_over(self, refitted: Trace, heir: Heir, block: str, kept: Kept) -> None:
         """Fit a layer to the blocks that follow it, up to `block`."""
         moment, wanted = self._moments[heir.path], self._wanted[heir, block]
-        layer = refitted.module.get_submodule(heir.path)
+        layer = _refittable(refitted.module, heir.path)
         reads = positions(refitted.channels[heir.path].reads, kept)
         fitted = self._remembered(
             (heir.path, reads.numpy().tobytes(), block),
@@ -105,7 +110,9 @@ class Reconstruction:
         )
         _put(layer, reads, fitted)
         if heir.norm is not None:
-            _normalise(refitted.module.get_submodule(heir.norm), layer, moment, fitted[:, -1])
+            norm = refitted.module.get_submodule(heir.norm)
+            assert isinstance(norm, nn.BatchNorm2d)
+            _normalise(norm, layer, moment, fitted[:, -1])
 
     def _remembered(self, key: tuple, fit: Callable[[], Tensor]) -> Tensor:
         fitted = self._fitted.pop(key, None)
@@ -161,7 +168,7 @@ class _Measuring(fx.Interpreter):
         """Runs as it is. What is overwritten in place later was seen before."""
         if node.op == "call_module" and node.target in self.moments:
             (source,) = node.all_input_nodes
-            self._see_input(node.target, self.env[source])
+            self._see_input(str(node.target), self.env[source])
         value = super().run_node(node)
         if heir := self._by_part.get(node):
             self._wrote[heir] = self._at_places(heir, value)
@@ -172,11 +179,12 @@ class _Measuring(fx.Interpreter):
         return value
 
     def _see_input(self, path: str, x: Tensor) -> None:
-        layer, x = self.module.get_submodule(path), x.float().cpu()
+        layer, x = _refittable(self.module, path), x.float().cpu()
         places = _places(layer, x, self._generator)
         rows = F.pad(_patches(layer, x, places), (0, 1), value=1.0)
         self.moments[path].addmm_(rows.T, rows, alpha=self._images / len(rows))
         if path in self._by_path:
+            assert places is not None  # heirs are convolutions
             self._read[self._by_path[path]] = rows, places
 
     def _see_wanted(self, heir: Heir, block: str, value: Tensor) -> None:
@@ -189,20 +197,24 @@ class _Measuring(fx.Interpreter):
         return _at(maps, self._read[heir][1]).float().cpu()
 
 
-Places = tuple[Tensor, Tensor]  # rows and columns of a map, each (images, PATCHES)
-
-
-def _can_refit(layer: nn.Module) -> bool:
+def _can_refit(layer: nn.Module) -> TypeGuard[Refittable]:
     if isinstance(layer, nn.Conv2d):
         plain = layer.groups == 1 and layer.padding_mode == "zeros"
         return plain and layer.weight[0].numel() <= LARGEST
     return isinstance(layer, nn.Linear) and layer.in_features <= LARGEST
 
 
-def _places(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Places | None:
+def _refittable(module: nn.Module, path: str) -> Refittable:
+    layer = module.get_submodule(path)
+    assert isinstance(layer, Refittable)
+    return layer
+
+
+def _places(layer: Refittable, x: Tensor, generator: torch.Generator) -> Places | None:
     """Which outputs of a convolution are looked at, for each image; None for a linear layer."""
     if isinstance(layer, nn.Linear):
         return None
+    assert not isinstance(layer.padding, str)  # tracing refuses it
     sizes = zip(
         x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation, strict=True
     )
@@ -212,10 +224,12 @@ def _places(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Places |
     return top, torch.randint(width, shape, generator=generator)
 
 
-def _patches(layer: nn.Module, x: Tensor, places: Places | None) -> Tensor:
+def _patches(layer: Refittable, x: Tensor, places: Places | None) -> Tensor:
     """What single outputs read: (patches, inputs), in the order of the weights."""
     if places is None:
         return x.flatten(0, -2) if x.dim() > 2 else x
+    assert isinstance(layer, nn.Conv2d)
+    assert not isinstance(layer.padding, str)
     (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
     ph, pw = layer.padding
     x = F.pad(x, (pw, pw, ph, ph))
@@ -233,14 +247,14 @@ def _at(maps: Tensor, places: Places) -> Tensor:
     return maps.permute(0, 2, 3, 1)[image, places[0], places[1]].flatten(0, 1)
 
 
-def _as_it_is(layer: nn.Module, moment: Tensor) -> Tensor:
+def _as_it_is(layer: Refittable, moment: Tensor) -> Tensor:
     """(inputs + 1, filters): moments of what the layer reads with what it writes."""
     bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
     return moment @ torch.cat([layer.weight.detach().flatten(1), bias[:, None]], dim=1).T
 
 
 def _least_squares(
-    layer: nn.Module, reads: Tensor, moment: Tensor, wanted: Tensor, intercept: bool
+    layer: Refittable, reads: Tensor, moment: Tensor, wanted: Tensor, intercept: bool
 ) -> Tensor:
     """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equations.
 
@@ -256,7 +270,7 @@ def _least_squares(
     return torch.linalg.solve(gram, wanted[inputs]).T
 
 
-def _put(layer: nn.Module, reads: Tensor, fitted: Tensor) -> None:
+def _put(layer: Refittable, reads: Tensor, fitted: Tensor) -> None:
     """Set the layer's weights on the channels that stay, 0 on the others, and its bias."""
     inputs = _inputs(layer, reads)
     weight = torch.zeros(len(fitted), layer.weight[0].numel())
@@ -267,7 +281,7 @@ def _put(layer: nn.Module, reads: Tensor, fitted: Tensor) -> None:
             layer.bias.copy_(fitted[:, len(inputs)])
 
 
-def _normalise(norm: nn.BatchNorm2d, layer: nn.Module, moment: Tensor, constant: Tensor) -> None:
+def _normalise(norm: nn.BatchNorm2d, layer: Refittable, moment: Tensor, constant: Tensor) -> None:
     """Let BatchNorm hand on what a layer that was fitted to outputs behind it writes, + constant.
 
     Its statistics and its scale are those of the layer's outputs, its shift their mean.
@@ -277,6 +291,8 @@ def _normalise(norm: nn.BatchNorm2d, layer: nn.Module, moment: Tensor, constant:
     written = weight @ mean
     variance = ((weight @ covariance) * weight).sum(dim=1).clamp_min(0)
     bias = 0.0 if layer.bias is None else layer.bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     with torch.no_grad():
         norm.running_mean.copy_(written + bias)
         norm.running_var.copy_(variance)
@@ -284,7 +300,7 @@ def _normalise(norm: nn.BatchNorm2d, layer: nn.Module, moment: Tensor, constant:
         norm.bias.copy_(written + constant)
 
 
-def _inputs(layer: nn.Module, reads: Tensor) -> Tensor:
+def _inputs(layer: Refittable, reads: Tensor) -> Tensor:
     """Columns of the layer's weights that belong to the channels it reads."""
     each = layer.weight[0, 0].numel()
     return (reads[:, None] * each + torch.arange(each)).flatten()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,8 @@ _ACTIVATIONS: dict[object, str] = {
     nn.Hardswish: "hard_swish", F.hardswish: "hard_swish",
     nn.SiLU: "silu", F.silu: "silu",
 }  # fmt: skip
-_ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_MULTIPLIES = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
+_ADDS: set[object] = {operator.add, operator.iadd, torch.add, "add", "add_"}
+_MULTIPLIES: set[object] = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _CONCATS = {torch.cat, torch.concat}
 _FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape, "squeeze"}
 PASSED_ON = {nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, "contiguous"}
@@ -88,7 +88,7 @@ class GraphReader:
                 "module whose forward takes the images alone"
             )
         self._input = node
-        self.assembly.input(node, shape_of(node)[1])
+        self.assembly.input(node, _known_shape(node)[1])
 
     def _read_operation(self, node: fx.Node) -> None:
         kind, module = self._operation(node)
@@ -116,7 +116,7 @@ class GraphReader:
 
     def _operation(self, node: fx.Node) -> tuple[object, nn.Module | None]:
         if node.op == "call_module":
-            module = self.module.get_submodule(node.target)
+            module = self.module.get_submodule(str(node.target))
             return computes_as(module), module
         if node.op == "get_attr":
             raise TraceError(
@@ -138,11 +138,12 @@ class GraphReader:
 
     def _claim(self, node: fx.Node, reads, writes) -> None:
         """Note which channels a module's weights read and write; refuse weights used twice."""
-        if node.target in self.module_channels:
+        path = str(node.target)
+        if path in self.module_channels:
             raise TraceError(
-                f"layer {node.target} is called twice; weights used in two places cannot be pruned"
+                f"layer {path} is called twice; weights used in two places cannot be pruned"
             )
-        self.module_channels[node.target] = (reads, writes)
+        self.module_channels[path] = (reads, writes)
 
     def _read_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
         (source,) = self._known_inputs(node)
@@ -157,9 +158,9 @@ class GraphReader:
             source,
             conv.out_channels,
             conv.groups,
-            tuple(conv.kernel_size),
-            tuple(conv.stride),
-            tuple(conv.padding),
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
+            _pair(conv.padding),
         )
         self._claim(node, self._tensor(source).segments, self._tensor(node).segments)
 
@@ -186,14 +187,14 @@ class GraphReader:
 
     def _read_add(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "adds")
-        shapes = {shape_of(source) for source in sources}
+        shapes = {_known_shape(source) for source in sources}
         if len(shapes) > 1:
             raise TraceError(f"layer {self._name(node)} adds tensors of shapes {sorted(shapes)}")
         self.assembly.add(self._name(node), node, sources)
 
     def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
         sources = self._operands(node, "multiplies")
-        larger = sorted(sources, key=lambda s: -math.prod(shape_of(s)))  # the gate broadcasts
+        larger = sorted(sources, key=lambda s: -math.prod(_known_shape(s)))  # the gate broadcasts
         self.assembly.multiply(self._name(node), node, larger)
 
     def _operands(self, node: fx.Node, verb: str) -> list[fx.Node]:
@@ -204,9 +205,13 @@ class GraphReader:
 
     def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if dim % len(shape_of(node)) != 1:
+        assert isinstance(dim, int)
+        if dim % len(_known_shape(node)) != 1:
             raise TraceError(f"layer {self._name(node)} concatenates along {dim}, not channels")
-        self.assembly.concat(self._name(node), node, node.args[0])
+        parts = node.args[0]
+        assert isinstance(parts, list | tuple)
+        sources = [part for part in parts if isinstance(part, fx.Node)]  # all are
+        self.assembly.concat(self._name(node), node, sources)
 
     def _read_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
@@ -228,11 +233,11 @@ class GraphReader:
 
     def _read_global_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
-        shape = shape_of(node)
-        if shape == shape_of(source):  # an adaptive pool to the size it finds
+        before, shape = _known_shape(source), _known_shape(node)
+        if shape == before:  # an adaptive pool to the size it finds
             self.assembly.pass_on(node, source)
             return
-        if len(shape_of(source)) != 4 or math.prod(shape) != shape[1]:
+        if len(before) != 4 or math.prod(shape) != shape[1]:
             raise TraceError(
                 f"layer {self._name(node)}: pools to {shape}; only 1×1 (global) is supported"
             )
@@ -241,15 +246,16 @@ class GraphReader:
     def _read_upsample(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
         options = _options(node, module, ("size", "scale_factor", "mode"))
-        factors = [b / a for a, b in zip(shape_of(source)[2:], shape_of(node)[2:], strict=True)]
+        before, after = _known_shape(source), _known_shape(node)
+        factors = [b / a for a, b in zip(before[2:], after[2:], strict=True)]
         if options.get("mode", "nearest") != "nearest" or any(f != int(f) for f in factors):
             raise TraceError(f"layer {self._name(node)}: only nearest upsampling by whole factors")
-        whole = tuple(int(factor) for factor in factors)
-        self.assembly.upsample(self._name(node), node, source, whole)
+        down, across = (int(factor) for factor in factors)
+        self.assembly.upsample(self._name(node), node, source, (down, across))
 
     def _read_flatten(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
-        before, after = shape_of(source), shape_of(node)
+        before, after = _known_shape(source), _known_shape(node)
         if before != after and (len(after) != 2 or math.prod(before[1:]) != after[1]):
             raise TraceError(
                 f"layer {self._name(node)} reshapes {before} to {after}; only flattening to "
@@ -269,6 +275,14 @@ class GraphReader:
         except NetworkError as error:
             raise TraceError(str(error)) from None
 
+    def node_of(self) -> dict[str, str]:
+        """Layer → name of the node that holds its output."""
+        found = {}
+        for layer, node in self.assembly.written.items():
+            assert isinstance(node, fx.Node)
+            found[layer] = node.name
+        return found
+
     def channels(self) -> dict[str, Channels]:
         """Module path → the channels its weights read and write."""
         return {
@@ -285,7 +299,7 @@ class GraphReader:
         return tuple(Segment(self.assembly.group(name), width, repeat) for name, width in segments)
 
 
-_READERS: list[tuple[object, Callable]] = [
+_READERS: list[tuple[Collection[object], Callable]] = [
     ({nn.Conv2d}, GraphReader._read_conv),
     ({nn.Linear}, GraphReader._read_linear),
     ({nn.BatchNorm2d}, GraphReader._read_batch_norm),
@@ -333,11 +347,21 @@ def _options(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]) ->
     return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    first, second = value
+    return first, second
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's output; None where it is no single tensor."""
     meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else None
+
+
+def _known_shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a node's output that is a single tensor."""
+    shape = shape_of(node)
+    assert shape is not None
+    return shape

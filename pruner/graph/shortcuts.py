@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from torch import fx
+from torch import fx, nn
 
 from lookup_tables.network import Block, Layer, Network
 from pruner.graph.reader import PASSED_ON, computes_as
-from pruner.graph.surgery import ends
+from pruner.graph.surgery import ends, weight_of
 from pruner.graph.trace import Trace
 
 
@@ -72,9 +72,12 @@ def heirs(trace: Trace) -> list[Heir]:
 def _writer(trace: Trace, layers: dict[str, Layer], read: Layer) -> Layer | None:
     """The convolution with most inputs of those whose outputs, added, are what a block reads."""
     candidates = [read]
-    beside = layers.get(read.residual)
-    joins_only = beside and _readers(trace.network, beside.name) == {read.name}
-    if joins_only and beside.name not in read.inputs:
+    beside = layers.get(read.residual) if read.residual is not None else None
+    if (
+        beside is not None
+        and _readers(trace.network, beside.name) == {read.name}
+        and beside.name not in read.inputs
+    ):
         candidates.append(beside)  # what a projection is fused with that runs last
     able = [layer for layer in candidates if _can_take_over(trace, layer, read)]
     return max(able, key=lambda layer: _inputs(trace, layer), default=None)
@@ -86,11 +89,13 @@ def _can_take_over(trace: Trace, layer: Layer, read: Layer) -> bool:
     norm = trace.batch_norms.get(layer.name)
     if norm is None:
         return trace.module.get_submodule(layer.name).bias is not None
-    return trace.module.get_submodule(norm).affine
+    module = trace.module.get_submodule(norm)
+    assert isinstance(module, nn.BatchNorm2d)
+    return module.affine
 
 
 def _inputs(trace: Trace, layer: Layer) -> int:
-    return trace.module.get_submodule(layer.name).weight[0].numel()
+    return weight_of(trace.module.get_submodule(layer.name))[0].numel()
 
 
 def _returned(trace: Trace) -> set[str]:
@@ -100,7 +105,7 @@ def _returned(trace: Trace) -> set[str]:
     return {layer for layer, node in trace.node_of.items() if node in names}
 
 
-def _chain(network: Network, block: Block, returned: Collection[str]) -> Iterator[Block]:
+def _chain(network: Network, block: Block | None, returned: Collection[str]) -> Iterator[Block]:
     """A block and the removable ones that follow, as long as each is all that reads its input."""
     follows = {each.input: each for each in network.blocks}
     while (
@@ -128,5 +133,5 @@ def _sum(trace: Trace, read: Layer, last: Layer, output: fx.Node) -> fx.Node:
 def _is_passed_on(trace: Trace, node: fx.Node) -> bool:
     """Whether a node behind an activation hands it on unchanged."""
     if node.op == "call_module":
-        return computes_as(trace.module.get_submodule(node.target)) in PASSED_ON
+        return computes_as(trace.module.get_submodule(str(node.target))) in PASSED_ON
     return node.target in PASSED_ON

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -81,9 +82,16 @@ def positions(segments: tuple[Segment, ...], kept: Kept) -> Tensor:
     return torch.cat(parts)
 
 
-def mixes_channels(module: nn.Module) -> bool:
+def mixes_channels(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
     """Whether each of its outputs reads many channels, as in all but grouped convolutions."""
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weights of a module that has some."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 def _narrow(module: nn.Module, reads: Tensor, writes: Tensor) -> None:

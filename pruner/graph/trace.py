@@ -49,7 +49,7 @@ def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Tra
         module=module,
         channels=reader.channels(),
         batch_norms=dict(reader.batch_norms),
-        node_of={layer: node.name for layer, node in reader.assembly.written.items()},
+        node_of=reader.node_of(),
     )
 
 
@@ -77,7 +77,9 @@ def _is_in_place(node: fx.Node) -> bool:
     if not (node.args and isinstance(node.args[0], fx.Node)):
         return False
     if node.op == "call_module":
-        return getattr(node.graph.owning_module.get_submodule(node.target), "inplace", False)
+        module = node.graph.owning_module
+        assert module is not None
+        return getattr(module.get_submodule(str(node.target)), "inplace", False)
     if node.op not in ("call_method", "call_function"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -88,9 +90,11 @@ def _is_in_place(node: fx.Node) -> bool:
 
 def _arguments(node: fx.Node) -> dict:
     """By name, where the function tells the names of what it takes."""
+    if isinstance(node.target, str):  # a method's name
+        return node.kwargs
     try:
         return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
-    except (TypeError, ValueError):  # a method's name, or a function of C
+    except (TypeError, ValueError):  # a function of C
         return node.kwargs
 
 
@@ -126,7 +130,11 @@ def _free_of_constants(module: fx.GraphModule) -> None:
 
 
 def _flattens(node: fx.Node) -> bool:
-    before, after = shape_of(node.args[0]), shape_of(node)
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    before, after = shape_of(source), shape_of(node)
+    assert before is not None
+    assert after is not None
     return len(before) >= 2 and len(after) == 2 and before[0] == after[0]
 
 

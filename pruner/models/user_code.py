@@ -61,6 +61,8 @@ def _told(fault: Exception) -> str:
 @lru_cache
 def _load(path: Path, changed_ns: int) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # the path ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     beside = str(path.parent)
     if beside not in sys.path:

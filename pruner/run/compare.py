@@ -15,6 +15,7 @@ from itertools import chain, count, product
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 from torch import nn
 
 from lookup_tables.errors import BudgetError
@@ -149,9 +150,12 @@ def differing(before: dict, now: dict) -> list[str]:
 
     def wording(name: str, value: object) -> object:
         """Of a user's function its name: its file is known by its content."""
-        return value.rpartition(":")[1:] if name in ("model", "data") and ":" in value else value
+        if name in ("model", "data") and isinstance(value, str) and ":" in value:
+            return value.rpartition(":")[1:]
+        return value
 
-    before = Settings.model_construct().model_dump(mode="json") | settings_of_today(before)
+    known: type[BaseModel] = Settings  # those of its settings that have a usual value
+    before = known.model_construct().model_dump(mode="json") | settings_of_today(before)
     return [name for name in now if wording(name, before[name]) != wording(name, now[name])]
 
 

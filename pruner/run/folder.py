@@ -100,7 +100,7 @@ def _is_of_a_killed_start(file: Path) -> bool:
     return file.name == "origin.json" or file.name.endswith(PARTIAL)
 
 
-def _stored_settings(path: Path) -> dict:
+def _stored_settings(path: Path) -> Any:
     found = read_json(path, made_anew=False)
     return settings_of_today(found) if isinstance(found, dict) else found
 
@@ -110,7 +110,7 @@ def write_json(path: Path, content: dict | list) -> None:
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def read_json(path: Path, made_anew: bool = True) -> dict | list:
+def read_json(path: Path, made_anew: bool = True) -> Any:
     """A JSON file of a run, `made_anew` where it is missing; raises RunError for a damaged one."""
     try:
         return json.loads(path.read_bytes())

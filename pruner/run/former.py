@@ -61,8 +61,8 @@ def method_of_today(label: str) -> str:
     if name == "amc" and agent == "thompson":
         return "thompson on MACs"  # which this version does not offer, nor the next
     if name == "amc" and (agent not in (None, "ddpg") or own.get("actions", "widths") != "widths"):
-        varied = ",".join(f"{k}={v}" for k, v in ({"agent": agent or "ddpg"} | own).items())
-        return f"rl on MACs:{varied}"
+        parts = ",".join(f"{k}={v}" for k, v in ({"agent": agent or "ddpg"} | own).items())
+        return f"rl on MACs:{parts}"
     if agent == "thompson":
         name = "thompson"
     elif name == "lap" and agent is not None:

@@ -129,6 +129,7 @@ class Journey:
             return self.settings.latency_ms / 1e3
         if self.settings.speedup is not None:
             return self.latency.dense_s / self.settings.speedup
+        assert self.given is not None  # where there is no budget
         return self.latency.latency_s(self.given)
 
     @property

@@ -193,9 +193,9 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
 def prepare(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
     """The pruned model before fine-tuning; its weights are kept for the report."""
     if run.cut_weights.exists():
-        model = shrink(journey.trace, architecture)
-        load_weights(model, run.cut_weights)
-        return model
+        shrunk = shrink(journey.trace, architecture)
+        load_weights(shrunk, run.cut_weights)
+        return shrunk
     model = journey.pruned(architecture)
     save_weights(model, run.cut_weights)
     return model

@@ -49,6 +49,7 @@ def summarise(
             "dense": before.macs_of(before.dense),
             "pruned": before.macs_of(architecture),
         },
+        "front": len(read_json(run.front)) if run.front.exists() else None,
         "bought": bought(latency, architecture),
         "table_error": table_error(journey.table, journey.priced.name),
         "parameters": {"dense": _count(journey.trace.module), "pruned": _count(models.fine_tuned)},

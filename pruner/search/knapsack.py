@@ -157,7 +157,10 @@ class _Programme:
         """(gain and price of every unknown, the equations that tie them, their right sides)."""
         sizes, starts = self._sizes, self._starts
         gain, price = list(np.zeros((2, self._count)))
-        rows, columns, entries, right = [], [], [], []
+        rows: list[int] = []
+        columns: list[int] = []
+        entries: list[float] = []
+        right: list[float] = []
 
         def equation(where, factors, equals) -> None:
             rows.extend([len(right)] * len(where))

@@ -86,9 +86,9 @@ class SearchSpace:
                 found.append((first_layer[group.name], decision))
         if Kind.DENSITY in kinds:
             block_of = network.block_of if Kind.BLOCK in kinds else {}
-            for layer, shares in (densities or {}).items():
-                decision = Decision(layer, Kind.DENSITY, tuple(shares), block_of.get(layer))
-                found.append((at[layer], decision))
+            for name, shares in (densities or {}).items():
+                decision = Decision(name, Kind.DENSITY, tuple(shares), block_of.get(name))
+                found.append((at[name], decision))
         order = [*Kind]
         found.sort(key=lambda entry: (entry[0], order.index(entry[1].kind)))
         return cls(network, [decision for _, decision in found])

@@ -39,7 +39,9 @@ def on_processor(*models: nn.Module | None) -> Iterator[Here]:
     came_from = {model: _device(model) for model in models if model is not None}
     with ExitStack() as back:
         for model, before in came_from.items():
-            model.to(device, memory_format=torch.channels_last)
+            model.to(  # type: ignore[call-overload] # PyTorch does not declare these two at once
+                device, memory_format=torch.channels_last
+            )
             back.callback(model.to, before)
             if device.type == "cpu":
                 back.enter_context(_depthwise_in_single_precision(model))
@@ -86,7 +88,8 @@ def _depthwise_in_single_precision(model: nn.Module) -> Iterator[None]:
         and "_conv_forward" not in vars(module)  # of a call around this one
     ]
     for conv in changed:
-        conv._conv_forward = partial(_single_precision_convolution, conv)
+        forward = partial(_single_precision_convolution, conv)
+        conv._conv_forward = forward  # type: ignore[method-assign] # of this layer, for a while
     try:
         yield
     finally:
@@ -107,7 +110,7 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _placed(x: T, device: torch.device) -> T:
+def _placed(x: object, device: torch.device) -> object:
     if not isinstance(x, Tensor):
         return x
     if x.dim() != 4:
@@ -124,7 +127,8 @@ def fast_arithmetic(wanted: bool = True) -> torch.autocast:
     device = processor().type
     if device == "cuda":
         return torch.autocast("cuda", half_precision(), enabled=wanted)
-    can = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 cannot be asked yet
+    # PyTorch 2.6 cannot be asked yet.
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_units = any(can.get(unit, False) for unit in BFLOAT16_UNITS)
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)
 

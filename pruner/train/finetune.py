@@ -160,7 +160,9 @@ class _Training:
         self.steps_each = max(1, len(images) // recipe.batch)
         self.total = recipe.epochs * self.steps_each
         self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
-        self.run_model, self.run_teacher = model, teacher
+        self.teacher = teacher
+        self.run_model: Callable[[Tensor], Answer] = model
+        self.run_teacher: Callable[[Tensor], Answer] | None = teacher
         self.is_prepared = False
         self.plateau = _Plateau()
         self.epochs: list[Epoch] = []
@@ -181,10 +183,11 @@ class _Training:
             smoothed_loss = loss if smoothed_loss is None else 0.95 * smoothed_loss + 0.05 * loss
             ended = self.step % self.steps_each == 0
             if ended and self.recipe.patience:
+                assert held_out is not None  # `fine_tune` asks for it
                 epoch.held_out = accuracy(self.model, held_out, fast=True, task=self.task)
                 self.plateau.see(self.model, epoch.held_out)
             if self.checkpoint and (self.step % SAVE_EVERY == 0 or self.step == self.total):
-                self._save()
+                self._save(self.checkpoint)
             text = f"epoch {epoch.number} of {self.recipe.epochs}, loss {smoothed_loss:.3f}"
             report(self.step, self.total, text)
         if self.plateau.weights:
@@ -196,8 +199,8 @@ class _Training:
         written = _written(self.model, self.here(image))
         if self.total * self.recipe.batch * written >= COMPILED_FROM:
             self.run_model = compiled(self.model)
-            if self.run_teacher is not None:
-                self.run_teacher = compiled(self.run_teacher, frozen=True)
+            if self.teacher is not None:
+                self.run_teacher = compiled(self.teacher, frozen=True)
 
     def _over(self) -> bool:
         return 0 < self.recipe.patience <= self.plateau.waited
@@ -254,7 +257,7 @@ class _Training:
         origin = f", {self.begun_from}" if self.begun_from else ""
         return f"{self.recipe.told(self.task)}, {len(self.images)} images{origin}"
 
-    def _save(self) -> None:
+    def _save(self, checkpoint: Path) -> None:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -266,7 +269,7 @@ class _Training:
         }
         content = io.BytesIO()  # PyTorch's own file writer gives no OSError for a full disk
         torch.save(state, content)
-        write_whole(self.checkpoint, content.getbuffer())
+        write_whole(checkpoint, content.getbuffer())
 
     def _restore(self) -> int:
         """Continue from the checkpoint if there is one; the step that comes next."""

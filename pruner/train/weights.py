@@ -87,7 +87,7 @@ def save_weights(
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    write_whole(path, save(state, made_by and {"made_by": made_by}))
+    write_whole(path, save(state, {"made_by": made_by} if made_by else None))
 
 
 def made_by(path: str | Path) -> str | None:

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 MARKERS = "osD^vPX*<>"
 GREY = "#888888"
@@ -58,7 +59,7 @@ def draw(summary: Sequence[dict], dense_accuracy: float, dense_ms: float | None 
     axis.set(xlabel="latency, ms" if dense_ms else "latency, share of the dense network's")
     axis.set(ylabel="test accuracy, %")
 
-    def either_way(x: np.ndarray) -> np.ndarray:
+    def either_way(x: ArrayLike) -> ArrayLike:
         """A latency's speedup, and a speedup's latency."""
         return unit / np.maximum(x, 1e-9)
 

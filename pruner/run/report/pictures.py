@@ -6,6 +6,7 @@ import html
 import io
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -19,10 +20,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # older ones have none
+
 INK = "#010203"  # becomes the page's text colour
 GREY, GREEN, ORANGE = "#888888", "#44aa88", "#cc7744"
 GROUPS = 6  # of which the staircase is drawn: those whose widths decide most of the time
-PAGE = {
+PAGE: dict[RcKeyType, str | bool | int] = {
     "svg.fonttype": "none",  # text stays text: readable aloud, and small
     "svg.hashsalt": "pruner",  # the same results give the same picture
     "axes.edgecolor": INK,

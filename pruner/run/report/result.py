@@ -134,9 +134,16 @@ def _search(result: dict, tried: Sequence[dict], architecture: Architecture) -> 
         ),
         page.paragraph(
             f"{len(tried)} networks scored by {result['settings']['method']} on held-out training "
-            "images, before fine-tuning."
+            f"images, before fine-tuning.{_front(result)}"
         ),
     ]
+
+
+def _front(result: dict) -> str:
+    """Says where the front is, of a method that gives one."""
+    if not result.get("front"):
+        return ""
+    return f" A front of {result['front']} networks, none surpassed by a faster one: front.json."
 
 
 def _training(epochs: Sequence[dict]) -> list[str]:

@@ -112,14 +112,15 @@ class _RewardBaseline(gym.Wrapper):
         self._first: float | None = None
 
     def step(self, action):
-        state, reward, done, truncated, info = self.env.step(action)
+        state, given, done, truncated, info = self.env.step(action)
+        reward = float(given)
         if done:
             self._first = reward if self._first is None else self._first
             reward -= self._first
         return state, reward, done, truncated, info
 
 
-class _Explores:
+class _Explores(OffPolicyAlgorithm):
     """AMC's exploration: a prior first, then truncated noise that decays by episode."""
 
     prior: PruningEnv
@@ -143,6 +144,7 @@ class _Explores:
                 spread = 0.0
         else:
             self.learning_starts = 0
+            assert self._last_obs is not None  # learning begins with a reset
             (centre,), _ = self.predict(self._last_obs, deterministic=self.noise > 0)
             spread = self.noise * NOISE_DECAY**learned
         share = _truncated_normal(float(np.squeeze(centre)), spread, rng)

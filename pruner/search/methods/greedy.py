@@ -45,16 +45,17 @@ Asking = Generator[list[Architecture], list[Scored], T]  # a part of a search, a
 def search_greedily(problem: SearchProblem, settings: OwnSettings) -> Search:
     """Scores up to `problem.episodes` architectures on the way down; the last one fits."""
     completion = problem.completion
-    positions: list[int] | None = [len(d.options) - 1 for d in completion.decisions]
+    positions = [len(d.options) - 1 for d in completion.decisions]
     dense_s = float(completion.latency_s([positions])[0])
     search = _Greedy(completion, problem.episodes - 1)
     steps = yield from search.look(positions)
     for step in range(1, steps + 1):
         target_s = dense_s + (problem.budget_s - dense_s) * step / steps
-        positions = yield from search.bite(positions, target_s)
-        if positions is None:  # nothing near is faster
+        bitten = yield from search.bite(positions, target_s)
+        if bitten is None:  # nothing near is faster
             yield [completion.fallback(problem.budget_s)]
             return
+        positions = bitten
     positions = completion.spend(positions, problem.budget_s)
     yield [completion.architecture(positions)]
 

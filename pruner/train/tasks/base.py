@@ -28,7 +28,8 @@ class Metric(Protocol):
 class VisionTask(Protocol):
     """A task with its settings. Losses are means over a batch, as tensors of one number."""
 
-    settings: OwnSettings
+    @property
+    def settings(self) -> OwnSettings: ...
 
     def loss(self, answer: Answer, targets: Targets) -> Tensor:
         """What criteria and selections differentiate."""
