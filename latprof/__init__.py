@@ -1,7 +1,7 @@
 """Measures a device into a latency table; needs the device, never PyTorch.
 
 Begin with `latprof.profile.journey.profile`, `latprof.runtimes.here.this_device`,
-`latprof.profile.compare.compare_files`, and `latprof.share.remote.push` and `pull`.
+`latprof.profile.compare.compare_files`, and `latprof.share.push.push` and `pull`.
 
 What a user can get wrong stands here; commands print it without a traceback.
 """

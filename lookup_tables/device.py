@@ -29,7 +29,7 @@ class Device(BaseModel):
 
     format: int = FORMAT
     name: Annotated[str, Field(pattern=NAME.pattern)]  # its table's folder
-    kind: Literal["cpu", "cuda"]
+    kind: Annotated[str, Field(pattern="^[a-z0-9_]+$")]  # cpu, cuda, or another runtime's
     processor: str  # as the hardware reports itself
     processor_detail: dict[str, str | int] = {}  # CPU: family, model, caches; GPU: memory, SMs
     driver: str | None = None  # GPU only, as are the next two

@@ -1,6 +1,9 @@
 """Tests run on two threads at most and never on a GPU by accident."""
 
+import hashlib
+import io
 import os
+from pathlib import Path
 
 # Before numpy is imported, here and in every worker: small matrices of two workers at once, each
 # with two threads, take a hundred times as long as with one.
@@ -12,6 +15,7 @@ import torch
 
 from latprof import cli as latprof_cli
 from pruner import cli as pruner_cli
+from pruner.train.export import export_onnx
 from tests.commands import FACTORY, command
 
 
@@ -38,6 +42,27 @@ THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
+
+
+_exported: dict[str, tuple[bytes, float]] = {}  # network → its file, and how it differs
+
+
+@pytest.fixture(autouse=True)
+def _the_same_network_is_exported_once(monkeypatch):
+    """Runs export the dense network again and again, a second each; its file is the same."""
+
+    def export(model, shape, path, batch=1, precision="fp32"):
+        content = io.BytesIO()
+        torch.save(model.state_dict(), content)
+        facts = f"{model} {shape} {batch} {precision}".encode()
+        key = hashlib.sha256(facts + content.getvalue()).hexdigest()
+        if key not in _exported:
+            difference = export_onnx(model, shape, path, batch, precision)
+            _exported[key] = Path(path).read_bytes(), difference
+        Path(path).write_bytes(_exported[key][0])
+        return _exported[key][1]
+
+    monkeypatch.setattr("pruner.run.prune.export_onnx", export)
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ from latprof.onnx.reader import read_onnx
 from latprof.onnx.writer import build
 from latprof.profile.compare import compare_files, require_batch
 from latprof.profile.design import LEVELS
-from latprof.profile.journey import SAMPLES, Goal, foresee
+from latprof.profile.foresee import foresee
+from latprof.profile.journey import SAMPLES, Goal
 from latprof.profile.journey import profile as run_profile
 from latprof.profile.judge import validate as run_validate
 from latprof.profile.repeat import repeat as run_repeat

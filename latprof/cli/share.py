@@ -18,7 +18,9 @@ from latprof.cli.options import HOME_HELP, JsonOption, NetworkOption, TableOptio
 from latprof.share.card import drawing, write_card
 from latprof.share.merge import merge
 from latprof.share.place import Place
-from latprof.share.remote import Shared, pull, push, shared
+from latprof.share.pull import pull
+from latprof.share.push import push
+from latprof.share.versions import Shared, shared
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
 from lookup_tables.storage.files import only_writer, write_whole

@@ -15,23 +15,30 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from latprof.machine.load import Snapshot, disturbances
 from latprof.profile.bench import Bench
-from latprof.profile.design import any_width, design, level_widths, thin, unseen, whole_range
+from latprof.profile.design import any_width, design, thin, unseen, whole_range
 from latprof.profile.judge import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
+from latprof.profile.plan import (
+    LEGS,
+    keep_network,
+    keep_plan,
+    off_menu_of_a_leg,
+    require_same_runs,
+    share,
+    spent_s,
+)
 from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.model.latency_model import FEWEST_RUNS, LatencyModel
-from lookup_tables.network import Network, network_names
+from lookup_tables.network import Network
 from lookup_tables.storage.files import only_writer
-from lookup_tables.storage.manifest import expected, read_sealed
-from lookup_tables.table.rows import Plan, Validation
-from lookup_tables.table.store import IDENTITY, LatencyTable
+from lookup_tables.table.rows import Validation
+from lookup_tables.table.store import LatencyTable
 
 Report = Callable[[int, int, str], None]  # done, of how many, what now
 TARGET_S = 0.15  # most seconds of one series of rounds
@@ -39,10 +46,8 @@ OUTLIER = 4.0  # a residual of so many robust standard deviations is measured ag
 REPEATED = 0.08  # of all runs so far, after each leg: the most disturbed ones
 # By turns: half of them from a quarter to the full width, where most searches end.
 OFF_MENU = (thin, any_width, whole_range, any_width)
-MOST_OFF_MENU = 42
 FEW_OFF_MENU = 0.6  # of few designed networks: there is no array to complete
 CANDIDATES = 50  # networks between the menu's widths, of which the table is least sure of one
-LEGS = 6
 SAMPLES = 30  # unseen networks of each kind, unless told otherwise
 FEWEST_JUDGED = 14  # unseen networks of each kind before an error counts as reached
 _UNSEEN_MOST = 400  # beyond any budget
@@ -94,6 +99,20 @@ class ProfileResult:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What a profile would measure: networks that are there, and that are still to come.
+
+    `done` says that nothing is; else those that were disturbed, or that an error needs, come on
+    top of what is `missing`.
+    """
+
+    there: tuple[int, int]  # designed, unseen
+    missing: tuple[int, int]
+    seconds: float
+    done: bool = False
+
+
 def profile(
     network: Network,
     device: Device,
@@ -114,7 +133,7 @@ def profile(
     into the folder or if the budget was spent before there was enough to predict from; the rows
     stay.
     """
-    _require_choices(network)
+    require_choices(network)
     LatencyTable.create(folder, device)
     with only_writer(folder):
         return profile_locked(
@@ -128,12 +147,13 @@ def profile_locked(
     few: int | None, report: Report, warn: Callable[[str], None],
 ) -> ProfileResult:  # fmt: skip
     """`profile` for who holds the folder's lock already."""
-    _require_choices(network)
-    journey = _Journey(network, device, folder, levels, goal, seed, few, report, warn)
+    require_choices(network)
+    journey = Journey(network, device, folder, levels, goal, seed, few, report, warn)
     return journey.finish(journey.measure())
 
 
-def _require_choices(network: Network) -> None:
+def require_choices(network: Network) -> None:
+    """Raise NetworkError for a network in which nothing may change."""
     if not (network.groups or network.blocks):
         raise NetworkError(
             f"{network.name}: no layer's width may change, so there is nothing to choose and "
@@ -141,7 +161,7 @@ def _require_choices(network: Network) -> None:
         )
 
 
-class _Journey:
+class Journey:
     """One call of `profile`: the table as it grows, the bench, the clock."""
 
     def __init__(
@@ -160,7 +180,7 @@ class _Journey:
         self.table = LatencyTable.create(folder, device)
         if self.table.drop_truncated_line(network.name):
             report(0, 1, "dropped the incomplete last line of an interrupted profile")
-        plan = _keep_plan(self.table, network, levels, seed)
+        plan = keep_plan(self.table, network, levels, seed)
         self.designed = design(network, plan.levels, plan.seed)
         self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
         self.seed = plan.seed
@@ -169,9 +189,9 @@ class _Journey:
         if few is not None:
             self._off_menu = min(self._off_menu, max(1, round(FEW_OFF_MENU * few / LEGS)))
             self.designed = self.designed[: max(few - LEGS * self._off_menu, FEWEST_RUNS)]
-        _require_same_runs(self.table, network, self.designed, self.unseen)
-        _keep_network(self.table, network)
-        self._spent_before_s = _spent_s(self.table, network)
+        require_same_runs(self.table, network, self.designed, self.unseen)
+        keep_network(self.table, network)
+        self._spent_before_s = spent_s(self.table, network)
         self._start_s = time.perf_counter()
         self._bench: Bench | None = None
         self._null_ratio: float | None = None
@@ -238,7 +258,7 @@ class _Journey:
 
     def _leg(self, leg: int) -> Iterator[Job]:
         """What is missing of this leg, then what was disturbed so far."""
-        yield from self._missing("design", self.designed, _share(self.designed, leg))
+        yield from self._missing("design", self.designed, share(self.designed, leg))
         if self.table.settled_runs(self.network, "design"):
             yield from self._least_sure(leg)
         yield from self._missing("unseen", self.unseen, self._unseen_of(leg))
@@ -397,122 +417,7 @@ class _Journey:
         return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """What a profile would measure: networks that are there, and that are still to come.
-
-    `done` says that nothing is; else those that were disturbed, or that an error needs, come on
-    top of what is `missing`.
-    """
-
-    there: tuple[int, int]  # designed, unseen
-    missing: tuple[int, int]
-    seconds: float
-    done: bool = False
-
-
-def foresee(
-    network: Network,
-    device: Device,
-    folder: str | Path,
-    *,
-    levels: int = 8,
-    goal: Goal = Goal(),
-    seed: int = 0,
-) -> Foreseen:
-    """What `profile` would do with these arguments, after timing the dense network.
-
-    Nothing is written into the folder. Goes by the dense network's own time and by what opening it
-    costs; a profile that stops at an error may need fewer or more. Raises what `profile` would
-    raise before it measures.
-    """
-    _require_choices(network)
-    if (Path(folder) / IDENTITY).exists():
-        device.require(LatencyTable.open(folder).device, f"table {folder}")
-    with TemporaryDirectory(prefix="latprof-") as place:
-        copy = Path(place) / "table"
-        _copy_rows(LatencyTable(Path(folder), device), network.name, copy)
-        try:
-            journey = _Journey(network, device, copy, levels, goal, seed, None, lambda *_: None)
-            return journey.foreseen()
-        except TableError as error:
-            raise TableError(str(error).replace(str(copy), str(folder))) from None
-
-
-def _copy_rows(table: LatencyTable, network: str, copy: Path) -> None:
-    copy.mkdir()
-    for path in (table.folder / IDENTITY, table.path(network), table.prior_path(network)):
-        if expected(path):
-            (copy / path.name).write_bytes(read_sealed(path))
-
-
-def _keep_network(table: LatencyTable, network: Network) -> None:
-    """A network that is not shipped goes beside its rows: who has the table can use it."""
-    shipped = network.name in network_names()
-    if not shipped or Network.load(network.name).fingerprint != network.fingerprint:
-        network.save(table.network_path(network.name))
-
-
 def _alike(one: ProfileResult, other: ProfileResult) -> bool:
     """Whether the model still says of a finished table what it said before."""
     pairs = ((one.menu, other.menu), (one.any, other.any))
     return all(abs(a.rmspe - b.rmspe) < 1e-9 and a.stopped == b.stopped for a, b in pairs)
-
-
-def off_menu_of_a_leg(levels: int) -> int:
-    """Designed networks between the menu's widths, in every leg.
-
-    Two thirds of an array of 8 levels; with fewer levels more lies between them, not less.
-    """
-    return max(1, round(min(2 * levels**2, MOST_OFF_MENU) / LEGS))
-
-
-def _spent_s(table: LatencyTable, network: Network) -> float:
-    """Seconds of earlier calls: what the last one wrote, or its runs where it was cut short."""
-    validation = table.validation(network.name)
-    measuring_s = sum(run.measuring_s for run in table.runs(network))
-    return max(measuring_s, validation.measuring_s if validation else 0.0)
-
-
-def _share(listed: list, leg: int) -> range:
-    """The numbers of a leg; the first leg has one, however few there are."""
-    first, after = (-(-len(listed) * each // LEGS) for each in (leg, leg + 1))
-    return range(min(first, len(listed)), min(after, len(listed)))
-
-
-def _keep_plan(table: LatencyTable, network: Network, levels: int, seed: int) -> Plan:
-    """The plan the table already follows, or a new one."""
-    plan = table.plan(network.name)
-    if plan is None:
-        plan = Plan(
-            network=network.name,
-            fingerprint=network.fingerprint,
-            levels=levels,
-            seed=seed,
-            menu={group.name: level_widths(group, levels) for group in network.groups},
-        )
-        table.append(network.name, [plan])
-        return plan
-    table.require_network(network)
-    if (plan.levels, plan.seed) != (levels, seed):
-        raise TableError(
-            f"{table.path(network.name)} was begun with {plan.levels} levels and seed {plan.seed}; "
-            f"asked for are {levels} and {seed}. Continue with the same options, or profile into "
-            "another folder with --out"
-        )
-    return plan
-
-
-def _require_same_runs(
-    table: LatencyTable, network: Network, designed: list[Architecture], tests: list[Architecture]
-) -> None:
-    """Another menu or version chooses other runs; rows of both must not mix."""
-    chosen = {"design": designed, "unseen": tests}
-    for run in table.runs(network):
-        listed: list[Architecture] = chosen[run.purpose]
-        if run.run < len(listed) and run.architecture != listed[run.run]:
-            raise TableError(
-                f"{table.path(network.name)}: {run.purpose} run {run.run} was of another "
-                "architecture: the network's menu, or which networks this version measures, has "
-                "changed since. Profile into another folder with --out"
-            )

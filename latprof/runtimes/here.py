@@ -37,8 +37,6 @@ def runtime_names() -> list[str]:
 
 def _not_here(asked: str, found: list[str]) -> str:
     here = " and ".join(found)
-    if not any(text.startswith("GPU") for text in found):
-        here += "; no NVIDIA GPU was found"
     committed = home_of(asked)
     where = (
         f"its table is here: --table {committed}"

@@ -56,7 +56,8 @@ class OrtCuda:
         return found
 
     def here(self, usage: Usage) -> list[str]:
-        return [f"GPU {gpu.name!r} (--device {gpu.short_name})" for gpu in cards.gpus()]
+        found = [f"GPU {gpu.name!r} (--device {gpu.short_name})" for gpu in cards.gpus()]
+        return found or ["no NVIDIA GPU"]
 
     def options(self, device: Device) -> list[str]:
         usage = Usage.of(device)

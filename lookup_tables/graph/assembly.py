@@ -261,9 +261,9 @@ class Assembly:
                 layer["group"] = group
                 if group:
                     groups[group] = layer["channels"]
-        layers = tuple(Layer(**layer) for layer in self._layers.values())
-        menus = (ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items())
         try:
+            layers = tuple(Layer(**layer) for layer in self._layers.values())
+            menus = (ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items())
             return Network(
                 name=name,
                 input_shape=input_shape,

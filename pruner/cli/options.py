@@ -39,6 +39,9 @@ NormalisationOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
+OTHER = Shown("Other")  # of a setting that does not say where it belongs
+
+
 def with_settings(
     command: Callable[..., None], parameters: Iterator[inspect.Parameter]
 ) -> Callable[..., None]:
@@ -62,7 +65,7 @@ def common(left_out: Collection[str] = ()) -> Iterator[inspect.Parameter]:
     for name, field in Settings.model_fields.items():
         if name in left_out or name.endswith("_settings"):
             continue
-        shown = next(part for part in field.metadata if isinstance(part, Shown))
+        shown = next((part for part in field.metadata if isinstance(part, Shown)), OTHER)
         text = field.description or ""
         if name in CHOICES:
             text = f"{text.removesuffix('.')}: {'; '.join(_entries(name))}."

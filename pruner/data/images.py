@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +14,20 @@ MARKED = 16  # images of a part by which a continued run knows its data set agai
 SECOND = 0x5DEECE66  # what a joined set's second part adds to a seed: its images vary otherwise
 
 
+Targets = Any  # see `Images.batch`
+
+
 class Images(Protocol):
     """Images that can be drawn in batches."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
-        """(images (n, c, h, w) normalised, labels (n,)); with a seed, augmented by it."""
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Targets]:
+        """(images (n, c, h, w) normalised, targets); with a seed, augmented by it.
+
+        Targets of n images: a tensor whose first dimension they are, as class numbers are, or a
+        list of whatever a task understands, as boxes are.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ class Joined:
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
-    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, seed: int | None = None) -> tuple[Tensor, Targets]:
+        """In the order of the indices, whichever part each is of."""
         of_first = indices < len(self.first)
         parts = (self.first, indices[of_first]), (self.second, indices[~of_first] - len(self.first))
         seeds = seed, None if seed is None else seed ^ SECOND
@@ -59,12 +67,22 @@ class Joined:
             for (source, part), own in zip(parts, seeds, strict=True)
             if len(part)
         ]
-        pixels, labels = (torch.cat(both) for both in zip(*drawn, strict=True))
+        images, targets = zip(*drawn, strict=True)
         back = torch.cat([of_first.nonzero(), (~of_first).nonzero()]).flatten().argsort()
-        return pixels[back], labels[back]
+        return torch.cat(images)[back], _in_order(targets, back)
 
 
-def batches(images: Images, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def _in_order(parts: Sequence[Targets], order: Tensor) -> Targets:
+    """The targets of several batches as those of one."""
+    if all(isinstance(part, Tensor) for part in parts):
+        return torch.cat(list(parts))[order]
+    joined = [target for part in parts for target in part]
+    return [joined[index] for index in order.tolist()]
+
+
+def batches(
+    images: Images, size: int, count: int | None = None
+) -> Iterator[tuple[Tensor, Targets]]:
     """The first `count` images (all by default) in order, without augmentation."""
     count = len(images) if count is None else min(count, len(images))
     for start in range(0, count, size):
@@ -80,10 +98,17 @@ def image_marks(data: Data) -> dict[str, dict]:
     found = {"test": {"images": len(data.test), "classes": [], "means": []}}
     for name, part in (("train", data.train), ("held_out", data.held_out)):
         some = torch.linspace(0, len(part) - 1, min(MARKED, len(part))).long()
-        pixels, labels = part.batch(some)
+        pixels, targets = part.batch(some)
         means = [round(float(mean), 4) for mean in pixels.mean(dim=(1, 2, 3))]
-        found[name] = {"images": len(part), "classes": labels.tolist(), "means": means}
+        found[name] = {"images": len(part), "classes": _marks(targets), "means": means}
     return found
+
+
+def _marks(targets: Targets) -> list:
+    """What JSON keeps of some images' targets: class numbers, or a word for what is longer."""
+    if isinstance(targets, Tensor):
+        return targets.tolist()
+    return [str(target) for target in targets]
 
 
 def same_images(before: dict[str, dict], now: dict[str, dict]) -> bool:

@@ -199,16 +199,17 @@ class GraphReader:
 
     def _operands(self, node: fx.Node, verb: str) -> list[fx.Node]:
         sources = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        if len(node.args) != 2 or len(sources) != 2 or shape_of(sources[1]) is None:
+        if len(node.args) != 2 or len(sources) != 2 or None in map(shape_of, sources):
             raise TraceError(f"layer {self._name(node)} {verb} a constant, which is not supported")
         return sources
 
     def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        named = node.kwargs.get("dim", node.kwargs.get("axis", 0))
+        dim = node.args[1] if len(node.args) > 1 else named
         assert isinstance(dim, int)
         if dim % len(_known_shape(node)) != 1:
             raise TraceError(f"layer {self._name(node)} concatenates along {dim}, not channels")
-        parts = node.args[0]
+        parts = node.args[0] if node.args else node.kwargs["tensors"]
         assert isinstance(parts, list | tuple)
         sources = [part for part in parts if isinstance(part, fx.Node)]  # all are
         self.assembly.concat(self._name(node), node, sources)

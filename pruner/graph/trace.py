@@ -114,12 +114,12 @@ def _free_of_constants(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.target in ("view", "reshape", torch.reshape) and _flattens(node):
             with module.graph.inserting_before(node):
-                flat = module.graph.call_function(torch.flatten, (node.args[0], 1))
+                flat = module.graph.call_function(torch.flatten, (_source(node), 1))
         elif node.target is F.dropout:
             share = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
             module.add_submodule(node.name, nn.Dropout(share))
             with module.graph.inserting_before(node):
-                flat = module.graph.call_module(node.name, (node.args[0],))
+                flat = module.graph.call_module(node.name, (_source(node),))
         else:
             continue
         flat.meta = dict(node.meta)
@@ -129,10 +129,13 @@ def _free_of_constants(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def _source(node: fx.Node) -> fx.Node:
+    """The tensor that an operation is called on, by place or by name."""
+    return node.all_input_nodes[0]
+
+
 def _flattens(node: fx.Node) -> bool:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    before, after = shape_of(source), shape_of(node)
+    before, after = shape_of(_source(node)), shape_of(node)
     assert before is not None
     assert after is not None
     return len(before) >= 2 and len(after) == 2 and before[0] == after[0]

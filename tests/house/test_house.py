@@ -72,7 +72,10 @@ def test_their_settings_have_no_effect_elsewhere_and_that_is_said(
 
 
 @pytest.mark.usefixtures("toys")
-def test_a_new_runtime_measures_a_table_of_its_own(workshop, tmp_path, latprof, capsys):
+def test_a_new_runtime_measures_a_table_of_its_own(
+    workshop, tmp_path, latprof, capsys, monkeypatch
+):
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
     assert latprof("profile", "--help") == 0
     assert "slowpoke (a toy of the tests)" in _flat(capsys.readouterr().out)
     out = tmp_path / "table"

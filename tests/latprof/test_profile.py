@@ -11,6 +11,7 @@ import pytest
 
 from latprof import Disturbed
 from latprof.profile import journey as journey
+from latprof.profile import plan
 from latprof.profile.design import design, unseen
 from latprof.profile.journey import Goal, profile
 from latprof.runtimes.here import this_device
@@ -43,7 +44,7 @@ def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):
     designed = design(NETWORK, 2, 0)
     found = [run.architecture for run in table.settled_runs(NETWORK, "design")]
     assert found[: len(designed)] == designed
-    assert len(found) == len(designed) + journey.LEGS
+    assert len(found) == len(designed) + plan.LEGS
     tests = [run.architecture for run in table.settled_runs(NETWORK, "unseen")]
     assert tests == unseen(NETWORK, 12, 0, designed, table.plan("tiny").menu)
     assert isinstance(table.rows("tiny")[-1], Validation)
@@ -62,7 +63,7 @@ def test_networks_between_the_menus_widths_are_among_the_designed_ones(tmp_path)
     table = LatencyTable.open(tmp_path / "t")
     model = LatencyModel(NETWORK, table)
     between = [model.off_menu(run.architecture) for run in table.settled_runs(NETWORK, "design")]
-    assert sum(between) >= journey.LEGS - 1
+    assert sum(between) >= plan.LEGS - 1
 
 
 def test_a_finished_profile_is_not_measured_again(tmp_path):
@@ -177,7 +178,7 @@ def test_an_error_that_is_reached_ends_the_profile_early(tmp_path, monkeypatch):
 
 def test_a_budget_ends_the_profile_with_the_error_reached(tmp_path, monkeypatch):
     clock = iter(range(0, 100_000, 10))  # every look at it costs ten seconds
-    monkeypatch.setattr(journey._Journey, "_spent_s", lambda self: float(next(clock)))
+    monkeypatch.setattr(journey.Journey, "_spent_s", lambda self: float(next(clock)))
     outcome = profile(
         NETWORK, this_device(), tmp_path / "t", levels=2, goal=Goal(budget_s=300.0, samples=6)
     )
@@ -195,9 +196,9 @@ def test_a_budget_too_small_to_predict_from_keeps_what_was_measured_and_says_so(
 
 @pytest.mark.parametrize("count", [1, 4, 5, 66, 200])
 def test_the_legs_share_all_designed_networks_and_begin_with_the_dense_one(count):
-    numbers = [n for leg in range(journey.LEGS) for n in journey._share([0] * count, leg)]
+    numbers = [n for leg in range(plan.LEGS) for n in plan.share([0] * count, leg)]
     assert numbers == [*range(count)]
-    assert 0 in journey._share([0] * count, 0)
+    assert 0 in plan.share([0] * count, 0)
 
 
 def test_what_is_measured_next_is_not_what_the_table_is_judged_by(tmp_path):
@@ -214,7 +215,7 @@ def test_what_is_measured_next_is_not_what_the_table_is_judged_by(tmp_path):
 
 def test_a_table_begun_with_other_options_is_not_continued(tmp_path):
     table = LatencyTable.create(tmp_path / "t", this_device())
-    journey._keep_plan(table, NETWORK, levels=4, seed=0)
+    plan.keep_plan(table, NETWORK, levels=4, seed=0)
     with pytest.raises(TableError, match="begun with 4 levels"):
         profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
 
@@ -248,10 +249,10 @@ def test_a_table_that_an_earlier_version_began_goes_on_and_every_row_says_who_me
 
 def test_the_network_measured_next_is_the_one_the_table_is_least_sure_of(tmp_path):
     profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
-    made = journey._Journey(
+    made = journey.Journey(
         NETWORK, this_device(), tmp_path / "t", 2, GOAL, 0, None, lambda *_: None
     )
-    leg = journey.LEGS  # one that was not run
+    leg = plan.LEGS  # one that was not run
     model = made._model()
     for job in made._least_sure(leg):
         rng = journey.np.random.default_rng([0, 3, job.run])

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from latprof import DISTURBED_EXIT, Disturbed, OptionError
-from latprof.profile.journey import _keep_plan
+from latprof.profile.plan import keep_plan
 from latprof.profile.repeat import _as_options, repeat, repeatability
 from latprof.runtimes.here import this_device
 from lookup_tables.errors import TableError
@@ -45,7 +45,7 @@ def network_file(tmp_path):
 def real_table(tmp_path):
     """A table of this machine that was begun for the tiny network."""
     table = LatencyTable.create(tmp_path / "table", this_device())
-    _keep_plan(table, TINY, 2, 0)
+    keep_plan(table, TINY, 2, 0)
     return table
 
 

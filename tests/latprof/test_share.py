@@ -18,7 +18,9 @@ import pytest
 
 from latprof import PlaceError
 from latprof.share.place import Place
-from latprof.share.remote import PULLING, pull, push, shared
+from latprof.share.pull import PULLING, pull
+from latprof.share.push import push
+from latprof.share.versions import shared
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.storage.files import only_writer
 from lookup_tables.storage.manifest import MANIFEST, load_manifest

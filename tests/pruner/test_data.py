@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10
 
 from pruner import DataError
 from pruner.data import load_data
-from pruner.data.images import Joined, batches, image_marks, same_images
+from pruner.data.images import Data, Joined, batches, image_marks, same_images
 from pruner.data.memory import IMAGENET_MEAN, IMAGENET_STD, NORMALISATIONS
 from pruner.data.own import from_datasets, require_repeatable
 from tests.toys import food101_folder, imagenet_folder
@@ -431,3 +431,27 @@ class Waiting:
 def test_marks_leave_the_test_set_alone():
     data = replace(load_data("digits"), test=Waiting())
     assert image_marks(data)["test"] == {"images": 7, "classes": [], "means": []}
+
+
+class Boxes:
+    """Images whose targets are lists of different lengths, as boxes are."""
+
+    def __init__(self, first, count):
+        self.numbers = range(first, first + count)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def batch(self, indices, seed=None):
+        chosen = [self.numbers[index] for index in indices.tolist()]
+        return torch.tensor(chosen).float().view(-1, 1, 1, 1), [["box"] * n for n in chosen]
+
+
+def test_targets_that_are_no_tensor_stay_with_their_images():
+    joined = Joined(Boxes(0, 3), Boxes(3, 4))
+    images, targets = joined.batch(torch.tensor([5, 0, 3, 1]))
+    assert images.flatten().tolist() == [5, 0, 3, 1]
+    assert [len(boxes) for boxes in targets] == [5, 0, 3, 1]
+    marks = image_marks(Data("boxes", Boxes(1, 4), Boxes(5, 2), Boxes(0, 2), 2, (1, 1, 1)))
+    assert marks["train"]["classes"][0] == "['box']"
+    assert same_images(marks, marks)

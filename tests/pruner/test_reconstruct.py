@@ -198,6 +198,13 @@ def test_every_removable_block_behind_a_convolution_has_an_heir(model, shape, wi
     assert {block.name for block in traced.network.blocks} - first == without
 
 
+def test_a_layer_whose_batch_norm_keeps_no_statistics_takes_over_from_nothing():
+    model = tiny_resnet()
+    model.bn1 = torch.nn.BatchNorm2d(16, track_running_stats=False)
+    assert "conv1" in {heir.path for heir in heirs(trace(tiny_resnet().eval(), (1, 8, 8), "t"))}
+    assert "conv1" not in {heir.path for heir in heirs(trace(model.eval(), (1, 8, 8), "t"))}
+
+
 def test_of_a_projection_and_the_layer_beside_it_the_one_that_reads_more_takes_over():
     traced = trace(models.build("resnet18", 10).eval(), (3, 64, 64), "resnet18")
     paths = [heir.path for heir in heirs(traced)]

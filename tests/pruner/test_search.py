@@ -45,6 +45,15 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small_latency(tmp_path_factory):
+    """Few decisions: an agent's episode is as many steps."""
+    network = chain(16, 32, 24, 40, 16, 8)
+    return LatencyModel(
+        network, synthetic_table(tmp_path_factory.mktemp("s") / "t", network, levels=8)
+    )
+
+
+@pytest.fixture(scope="module")
 def resnet_latency(tmp_path_factory):
     network = Network.load("resnet20")
     return LatencyModel(
@@ -281,8 +290,8 @@ def test_the_same_seed_searches_the_same_and_another_differently(method, resnet_
 
 
 @pytest.mark.parametrize("method", ["thompson", "lap", "rl/sac", "rl/cma", "random", "amc"])
-def test_an_interrupted_search_continues_to_the_same_result(method, resnet_latency, tmp_path):
-    whole = run_method(method, resnet_latency, tmp_path / "whole.jsonl")
+def test_an_interrupted_search_continues_to_the_same_result(method, small_latency, tmp_path):
+    whole = run_method(method, small_latency, tmp_path / "whole.jsonl")
     calls = []
 
     def interrupted(architecture):
@@ -292,13 +301,13 @@ def test_an_interrupted_search_continues_to_the_same_result(method, resnet_laten
         return wide_is_good(architecture)
 
     with pytest.raises(KeyboardInterrupt):
-        run_method(method, resnet_latency, tmp_path / "log.jsonl", interrupted)
+        run_method(method, small_latency, tmp_path / "log.jsonl", interrupted)
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"architecture": {"wid')  # killed while writing
     evaluated = []
     again = run_method(
         method,
-        resnet_latency,
+        small_latency,
         tmp_path / "log.jsonl",
         lambda a: evaluated.append(a) or wide_is_good(a),
     )

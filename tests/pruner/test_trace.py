@@ -142,6 +142,8 @@ class FromFunction(nn.Module):
         (lambda m, x: m.norm(m.conv(m.norm(x))), "layer norm is called twice"),
         (lambda m, x: m.conv(x) + 1, "layer add adds a constant"),
         (lambda m, x: m.conv(x) * 2, "layer mul multiplies a constant"),
+        (lambda m, x: x.size(0) * m.conv(x), "layer mul multiplies a constant"),
+        (lambda m, x: x.size(0) + m.conv(x), "layer add adds a constant"),
         (lambda m, x: m.conv(x) * m.bare, "bare: weights read by a forward of your own"),
         (lambda m, x: m.conv(x) + m.conv2(x), "no attribute 'conv2'"),
         (lambda m, x: m.other(x) + m.other(x), "layer other is called twice"),
@@ -158,6 +160,27 @@ class FromFunction(nn.Module):
 def test_what_a_forward_may_not_do_is_named(forward, message):
     with pytest.raises(TraceError, match=message):
         trace(FromFunction(forward), (3, 8, 8), "m")
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: torch.cat([m.conv(x), m.other(x)], axis=1),
+        lambda m, x: torch.cat(tensors=[m.conv(x), m.other(x)], dim=1),
+        lambda m, x: torch.cat(axis=-3, tensors=(m.conv(x), m.other(x))),
+    ],
+)
+def test_a_concatenation_is_read_however_its_arguments_are_named(forward):
+    network = trace(FromFunction(forward), (3, 8, 8), "m").network
+    assert [layer.kind for layer in network.layers] == ["conv", "conv", "concat"]
+
+
+def test_a_reshape_is_read_however_its_arguments_are_named():
+    def forward(m, x):
+        return m.linear(torch.reshape(input=m.pool(m.conv(x)), shape=(x.size(0), -1)))
+
+    network = trace(FromFunction(forward), (3, 8, 8), "m").network
+    assert [layer.kind for layer in network.layers] == ["conv", "max_pool", "linear"]
 
 
 def test_a_second_input_is_refused():
