@@ -9,8 +9,8 @@ def main() -> None:
     """Run the command; on Windows it says in one line what to do instead."""
     if sys.platform == "win32":
         print(
-            "error: latprof measures on Linux and macOS only: Windows tells too little of who has "
-            "the processors. Run it in WSL 2; tables are read everywhere",
+            "error: latprof measures on Linux and macOS only: Windows does not report which "
+            "processes use the cores. Run it in WSL 2; tables can be read on any system",
             file=sys.stderr,
         )
         sys.exit(1)

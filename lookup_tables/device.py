@@ -85,8 +85,8 @@ class Device(BaseModel):
             return cls.parse(read_sealed(path), path)
         except (FileNotFoundError, NotADirectoryError):
             raise TableError(
-                f"{path.parent} is no latency table: {path.name} is missing. Make one with "
-                "`latprof profile`, or pass --table with the folder of one you were given"
+                f"{path.parent} is not a latency table: {path.name} is missing. Make one with "
+                "`latprof profile`, or pass an existing table's folder with --table"
             ) from None
 
     @classmethod
@@ -95,9 +95,9 @@ class Device(BaseModel):
         refuse_newer(where, text, FORMAT, TableError)
         if _format(text) < FORMAT:
             raise TableError(
-                f"{where}: format {_format(text)} was measured by an older method, whose "
-                "latencies do not compare with this one's. Move the folder away and measure "
-                "anew with `latprof profile`, or give another one with --out"
+                f"{where}: format {_format(text)} comes from an older method, whose latencies "
+                "cannot be compared with this version's. Move the folder away and measure again "
+                "with `latprof profile`, or choose another --out"
             )
         try:
             return cls.model_validate_json(text)

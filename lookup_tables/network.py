@@ -114,7 +114,9 @@ class Network(_Frozen):
     @model_validator(mode="after")
     def _is_consistent(self):
         if len(self.name.encode()) > MOST_BYTES:
-            raise ValueError(f"name: {len(self.name.encode())} bytes, more than {MOST_BYTES}")
+            raise ValueError(
+                f"name: {len(self.name.encode())} bytes; at most {MOST_BYTES} are allowed"
+            )
         _unique("group", [group.name for group in self.groups])
         _unique("layer", [INPUT, *(layer.name for layer in self.layers)])
         _unique("block", [block.name for block in self.blocks])
@@ -128,12 +130,12 @@ class Network(_Frozen):
             for source in (*layer.inputs, *([layer.residual] if layer.residual else [])):
                 if source not in seen:
                     raise ValueError(
-                        f"layer {layer.name} reads {source}, which no earlier layer is"
+                        f"layer {layer.name} reads {source}, but no earlier layer has that name"
                     )
             if not layer.inputs:
                 raise ValueError(f"layer {layer.name} has no input")
             if (layer.channels is None) is (layer.kind in ("conv", "linear")):
-                raise ValueError(f"layer {layer.name}: only conv and linear layers say `channels`")
+                raise ValueError(f"layer {layer.name}: only conv and linear layers have `channels`")
             if layer.group is not None and layer.group not in groups:
                 raise ValueError(f"layer {layer.name} belongs to no known group: {layer.group}")
             if layer.group is not None and groups[layer.group].width != layer.channels:
@@ -144,7 +146,9 @@ class Network(_Frozen):
             seen.add(layer.name)
         for layer in self.layers:
             if layer.residual and (self._outputs[layer.residual] != self._outputs[layer.name]):
-                raise ValueError(f"layer {layer.name} adds {layer.residual} of another shape")
+                raise ValueError(
+                    f"layer {layer.name} adds {layer.residual}, which has another shape"
+                )
 
     def _check_blocks(self) -> None:
         known = {INPUT, *self._layer}
@@ -183,7 +187,7 @@ class Network(_Frozen):
         if (shipped or is_of_rows) and found.name != told:
             raise NetworkError(
                 f"{path} holds a network called {found.name!r}, not {told!r}: the file was "
-                "renamed or edited. Copy it again from where it came"
+                "renamed or edited. Copy it again from its source"
             )
         return found
 

@@ -39,7 +39,7 @@ class Registry(Mapping[str, E], Generic[E]):
     def add(self, entry: E) -> E:
         """Raises ValueError for a name that is taken."""
         if entry.name in self._entries:
-            raise ValueError(f"two of the {self.noun} registry are called {entry.name}")
+            raise ValueError(f"the {self.noun} registry already has an entry called {entry.name}")
         self._entries[entry.name] = entry
         return entry
 

@@ -58,9 +58,7 @@ def main() -> None:
         sys.exit(_complain(error, 1))
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            _complain(f"{where}{error.strerror or error}; nothing that was written is lost", 1)
-        )
+        sys.exit(_complain(f"{where}{error.strerror or error}; files written so far are kept", 1))
 
 
 def _complain(error: Exception | str, code: int) -> int:

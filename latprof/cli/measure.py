@@ -61,12 +61,12 @@ def profile(
         str | None, typer.Option("--network", help="A shipped network, or a file.json.")
     ] = None,
     onnx_file: Annotated[
-        Path | None, typer.Option("--onnx", help="Instead of --network: an ONNX file.")
+        Path | None, typer.Option("--onnx", help="An ONNX file, instead of --network.")
     ] = None,
     device: DeviceOption = "cpu",
     runtime: Annotated[str, typer.Option(help=runtimes_told())] = ONNX_RUNTIME,
     levels: Annotated[
-        int, typer.Option(help=f"Widths measured of each group: one of {LEVELS}.")
+        int, typer.Option(help=f"How many widths to measure per group: one of {LEVELS}.")
     ] = 8,
     samples: SamplesOption = SAMPLES,
     threads: ThreadsOption = 1,
@@ -84,14 +84,14 @@ def profile(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Stop after 90s, 10m, 1h, earlier calls included."),
+        typer.Option(help="Stop after this time, as in 90s, 10m or 1h; earlier calls count."),
     ] = None,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
     name: Annotated[
-        str | None, typer.Option(help="What to call this device, as in jetson_kitchen_1t.")
+        str | None, typer.Option(help="Name for this device, as in jetson_kitchen_1t.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be measured.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be measured, and stop.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Measure a network on this device into a table; continues where it was interrupted.
@@ -162,10 +162,12 @@ def validate(
 def repeat(
     table: TableOption,
     network: NetworkOption,
-    times: Annotated[int, typer.Option(min=2, help="How many fresh processes.")] = 5,
+    times: Annotated[
+        int, typer.Option(min=2, help="How many tables to build, each in a fresh process.")
+    ] = 5,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the tables, for an interrupted call to continue."),
+        typer.Option(help="Folder for the tables, so that an interrupted call can continue."),
     ] = None,
     samples: SamplesOption = SAMPLES,
     budget: Annotated[str | None, typer.Option(help="Time for each table: 90s, 10m, 1h.")] = None,
@@ -198,7 +200,9 @@ def transfer(
     source: Annotated[Path, typer.Option("--from", help="The table of another device.")],
     network: NetworkOption,
     out: Annotated[Path | None, typer.Option(help="The new table's folder.")] = None,
-    samples: Annotated[int, typer.Option(min=12, help="Networks measured layer by layer.")] = FEW,
+    samples: Annotated[
+        int, typer.Option(min=12, help="How many networks to measure layer by layer.")
+    ] = FEW,
     unseen: Annotated[
         int, typer.Option(min=4, help="How many held-out networks of each kind.")
     ] = UNSEEN,
@@ -250,7 +254,10 @@ def compare(
         device = this_device("cpu", Usage(threads or 1, runtime=runtime))
     if table:
         if threads not in (None, device.threads):
-            raise OptionError(f"--threads {threads}: the table's device has {device.threads}")
+            raise OptionError(
+                f"--threads {threads}: the table's device uses {device.threads}; leave --threads "
+                "out"
+            )
         for path in (dense, pruned):
             require_batch(path, device.batch)
     result = compare_files(dense, pruned, device)
@@ -277,13 +284,13 @@ def compare(
     )
     if result.slow_phase:
         print(
-            f"measured in a slow phase of this machine: {result.slow_phase}. A quiet one would be "
-            f"expected to give {result.expected_low:.3f} … {result.expected_high:.3f}×"
+            f"this machine was in a slow phase: {result.slow_phase}. The expected speedup without "
+            f"it is {result.expected_low:.3f} … {result.expected_high:.3f}×"
         )
     elif disturbed := result.sessions - result.quiet_sessions:
         print(
-            f"{disturbed} of {result.sessions} sessions were disturbed and do not count; with them "
-            f"it would be {result.unselected_speedup:.3f}×"
+            f"{disturbed} of {result.sessions} sessions were disturbed and do not count; with "
+            f"them, the speedup would be {result.unselected_speedup:.3f}×"
         )
 
 
@@ -319,7 +326,8 @@ def _home(target: Device, out: Path | None, name: str | None = None) -> tuple[De
     if differing:
         what = "; ".join(f"{field}: {b} there, {a} here" for field, (a, b) in differing.items())
         print(
-            f"{home_of(target.name)} is of another device ({what}): using {home}", file=sys.stderr
+            f"{home_of(target.name)} belongs to another device ({what}); using {home} instead",
+            file=sys.stderr,
         )
     return named, home
 
@@ -336,7 +344,7 @@ def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -
     """The file itself beside the network that stood in for it: the table's trust in one figure."""
     network_file = LatencyTable.open(folder).network_path(network.name)
     if device.batch != 1 or device.precision != "fp32":
-        print(f"as a network file: {network_file}")
+        print(f"network file for this table: {network_file}")
         return
     try:
         with tempfile.TemporaryDirectory(prefix="latprof-") as place:
@@ -344,11 +352,14 @@ def _say_how_alike(network: Network, device: Device, file: Path, folder: Path) -
             onnx.save(build(network, network.dense, device.batch, device.precision), str(stand_in))
             result = compare_files(stand_in, file, device)
     except ContractError as error:  # the table is finished all the same
-        print(f"the file itself could not be timed ({error}); as a network file: {network_file}")
+        print(
+            f"the ONNX file itself could not be timed ({error}); network file for this table: "
+            f"{network_file}"
+        )
         return
     print(
-        f"{file} itself takes {1 / result.speedup:.3f}× of the network that was profiled in its "
-        f"place; as a network file: {network_file}"
+        f"{file} itself takes {1 / result.speedup:.3f}× the time of the network that was profiled "
+        f"in its place; network file for this table: {network_file}"
     )
 
 
@@ -356,12 +367,14 @@ def _print_plan(network: Network, device: Device, folder: Path, goal: Goal, **ho
     found = foresee(network, device, folder, goal=goal, **how)
     if any(found.there):
         designed, judged = found.there
-        print(f"{folder} has {designed} of the pruned and {judged} of the unseen ones already.")
+        print(
+            f"{folder} already has {designed} of the pruned and {judged} of the held-out networks."
+        )
     if found.done:
         print(f"{network.name} on {device.name}: nothing is left to measure.")
         return
     if not any(found.missing) or found.seconds == 0:
-        left = "what was disturbed is repeated"
+        left = "disturbed runs are repeated"
         if any(found.missing):
             left = "the budget is spent"
         elif goal.error:
@@ -371,7 +384,7 @@ def _print_plan(network: Network, device: Device, folder: Path, goal: Goal, **ho
     designed, judged = found.missing
     print(
         f"{network.name} on {device.name}: {designed} pruned networks to measure layer by layer "
-        f"and {judged} unseen ones to judge by, each beside the dense network, into {folder}.\n"
-        f"About {found.seconds:.0f} s, by the dense network's own time"
+        f"and {judged} held-out networks to check predictions, each beside the dense network, "
+        f"into {folder}.\nAbout {found.seconds:.0f} s, estimated from the dense network's time"
         + (f"; stops earlier at an error of {goal.error:.1%}" if goal.error else "")
     )

@@ -31,15 +31,15 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Images per inference.")]
 SamplesOption = Annotated[
     int,
     typer.Option(
-        min=2, help="How many held-out architectures, of candidate widths and of any width each."
+        min=2, help="How many held-out architectures of candidate widths, and as many of any width."
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random choice of architectures.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, or fp16 on a GPU.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 HOME_HELP = (
-    "The table's folder; if not given, lookup_tables/data/DEVICE in a checkout, else "
-    "tables/DEVICE; to measure, DEVICE_avx2, say, where another device of that name has a table."
+    "The table's folder. Default: lookup_tables/data/DEVICE in a checkout, else tables/DEVICE. A "
+    "new table is called DEVICE_avx2, say, if another device has that name."
 )
 ArchitectureOption = Annotated[
     Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')

@@ -146,7 +146,9 @@ def steps(
     found = {kind: step._asdict() for kind, step in model.steps.items()}
     if group is not None:
         if group not in loaded.group:
-            raise OptionError(f"--group {group!r}: {loaded.name} has {', '.join(loaded.group)}")
+            raise OptionError(
+                f"--group {group!r} is unknown; {loaded.name} has {', '.join(loaded.group)}"
+            )
         rows = stairs.steps(loaded.group[group])
         if json_:
             print(json.dumps([asdict(row) for row in rows], indent=1))
@@ -161,10 +163,10 @@ def steps(
         return
     for kind, step in found.items():
         print(
-            f"{kind:18} blocks of {step['block']} channels; of a block and more, widths that are "
-            f"multiples of {step['alignment']} run alike"
+            f"{kind:18} blocks of {step['block']} channels; from one block up, all multiples of "
+            f"{step['alignment']} run equally well"
         )
-    print("widths worth choosing (right edges of the steps):")
+    print("candidate widths (right edges of the steps):")
     for name, widths in menu.items():
         print(f"  {name:24} {', '.join(map(str, widths))}")
 
@@ -208,7 +210,7 @@ def explain(
 
 def diff(
     first: Annotated[Path, typer.Argument(help="A table's folder.")],
-    second: Annotated[Path, typer.Argument(help="Another.")],
+    second: Annotated[Path, typer.Argument(help="The table to compare it with.")],
     network: Annotated[
         str | None,
         typer.Option(help="Only this network, not all of both tables."),
@@ -225,7 +227,9 @@ def diff(
     if network is not None and Path(network).suffix == ".json":
         named = Network.load(network).name
     if named is not None and named not in common:
-        raise OptionError(f"--network {network}: both tables hold {', '.join(common)}")
+        raise OptionError(
+            f"--network {network} is not in both tables; they share {', '.join(common)}"
+        )
     asked = [network] if network else common
     found = {}
     for name in asked:
@@ -262,8 +266,8 @@ def _model(name: str, folder: Path) -> LatencyModel:
     priced = table.pricing(network)
     if priced.fingerprint != network.fingerprint:
         print(
-            f"{folder} has {priced.name}, the same network for more classes than {network.name}: "
-            "its last layer is priced a little too high",
+            f"{folder} has no {network.name}; the predictions are for {priced.name}, the same "
+            "network with more classes. They overestimate the last layer's time a little",
             file=sys.stderr,
         )
     return LatencyModel(priced, table)

@@ -38,7 +38,7 @@ from lookup_tables.table.store import IDENTITY, LatencyTable
 UrlArgument = Annotated[
     str,
     typer.Argument(
-        metavar="URL", help="A folder, s3://bucket/tables, https://… (to read from), hf://…"
+        metavar="URL", help="A folder, s3://bucket/tables, https://… (read only), hf://…"
     ),
 ]
 NetworksOption = Annotated[
@@ -51,10 +51,11 @@ def push_command(
     url: UrlArgument,
     network: NetworksOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite other rows in the place.")
+        bool, typer.Option("--replace", help="Overwrite different rows in the shared place.")
     ] = False,
     name: Annotated[
-        str | None, typer.Option("--as", help="Name in the place. If not given: the device's.")
+        str | None,
+        typer.Option("--as", help="Name in the shared place. Default: the device's name."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -69,10 +70,12 @@ def pull_command(
         str | None, typer.Argument(help="Device name. Not needed if the place has one table.")
     ] = None,
     network: NetworksOption = None,
-    version: Annotated[int | None, typer.Option(min=1, help="An older version.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="An older version. Default: the newest.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help=HOME_HELP)] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite other rows in the folder.")
+        bool, typer.Option("--replace", help="Overwrite different rows in the folder.")
     ] = False,
     json_: JsonOption = False,
 ) -> None:
@@ -138,7 +141,7 @@ def _sealed_anew(folder: Path) -> tuple[list[dict], list[str]]:
     Where something is, the former manifest stays.
     """
     if not (folder / IDENTITY).is_file():
-        raise TableError(f"{folder} is no table's own folder: {IDENTITY} is not in it")
+        raise TableError(f"{folder} is not a table's folder: {IDENTITY} is missing")
     with only_writer(folder), TemporaryDirectory(prefix="latprof-") as place:
         copy = Path(place) / "table"
         copy.mkdir()
@@ -196,14 +199,14 @@ def _print_verified(found: list[dict]) -> None:
     for one in found:
         state = "its profile is not finished"
         if one["finished"]:
-            seal = "as sealed" if one["sealed"] else "not sealed (--seal does)"
-            state = f"error {one['rmspe']:.1%} on the menu, {seal}"
+            seal = "as sealed" if one["sealed"] else "not sealed (seal it with --seal)"
+            state = f"error {one['rmspe']:.1%} at candidate widths, {seal}"
         print(f"{one['network']:24} {one['rows']} rows, {state}")
 
 
 def merge_command(
     first: Annotated[Path, typer.Argument(help="A table's folder.")],
-    second: Annotated[Path, typer.Argument(help="Another of the same device.")],
+    second: Annotated[Path, typer.Argument(help="Another table of the same device.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
 ) -> None:
     """Join two tables of one device."""

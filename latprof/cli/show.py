@@ -18,22 +18,28 @@ from lookup_tables.table.rows import Validation
 
 DOUBTFUL = 0.05  # RMSPE of a table that better not be trusted
 BINDINGS = {
-    "launch": "bound by launch: hardly more than the cheapest layer takes, thinning cannot help",
-    "memory": "bound by memory: it moves bytes as fast as the device can",
+    "launch": (
+        "bound by launch: they take hardly longer than the cheapest layer, so fewer channels "
+        "cannot help"
+    ),
+    "memory": "bound by memory: they move bytes as fast as the device can",
     "compute": "bound by compute",
 }
 
 
 def why_it_stopped(result: ProfileResult, goal: Goal) -> str:
     """What ended a profile, and the errors it reached."""
-    reached = f"reached {result.menu.rmspe:.1%} on the menu and {result.any.rmspe:.1%} at any width"
+    reached = (
+        f"reached {result.menu.rmspe:.1%} at candidate widths and {result.any.rmspe:.1%} at any "
+        "width"
+    )
     match result.stopped:
         case "error" if goal.error is not None:
             return f"stopped at the error asked for: {reached} ({goal.error:.1%} asked)"
         case "budget":
             return (
-                f"stopped by the budget of {goal.budget_s:.0f} s: {reached}; the same command with "
-                "a larger --budget goes on"
+                f"stopped by the budget of {goal.budget_s:.0f} s: {reached}; to continue, run the "
+                "same command with a larger --budget"
             )
         case _:
             return f"the whole design is measured: {reached}"
@@ -44,13 +50,13 @@ def print_validations(network: str, folder: Path, results: list[Validation], jso
     if json_:
         print(json.dumps([result.model_dump(exclude_none=True) for result in results], indent=1))
         return
-    table = Table(title=f"{network} on {folder.name}: error on unseen architectures")
+    table = Table(title=f"{network} on {folder.name}: error on held-out architectures")
     headings = ("widths", "networks", "RMSPE", "within ±5 %", "rank correlation", "worst", "90 %")
     for heading in headings:
         table.add_column(heading, justify="right")
     for result in results:
         table.add_row(
-            "on the menu" if result.widths == "menu" else "any",
+            "candidate" if result.widths == "menu" else "any",
             f"{result.architectures}",
             f"{result.rmspe:.2%}",
             f"{result.within_5_percent:.0%}",
@@ -71,8 +77,8 @@ def print_validations(network: str, folder: Path, results: list[Validation], jso
     print(_what_met_no_quiet_moment(results))
     if max(result.rmspe for result in results) > DOUBTFUL:
         print(
-            "This error is larger than usual: was the machine busy? Profile again when it is idle, "
-            "into another folder with --out"
+            "This error is larger than usual; the machine may have been busy. When it is idle, "
+            "profile again into another --out"
         )
 
 
@@ -80,16 +86,16 @@ def _what_met_no_quiet_moment(results: list[Validation]) -> str:
     """How many networks met a quiet moment, and what the others and all rounds would say."""
     kept = sum(result.architectures for result in results)
     dropped = sum(result.dropped for result in results)
-    text = f"{kept} of {kept + dropped} networks met a quiet moment"
+    text = f"{kept} of {kept + dropped} networks were measured undisturbed"
     others = [f"{r.dropped_rmspe:.1%} ({_widths(r)})" for r in results if r.dropped_rmspe]
     if others:
-        text += f"; the others would say {', '.join(others)}"
+        text += f"; error on the others: {', '.join(others)}"
     unselected = [r for r in results if r.unselected_rmspe is not None]
     if unselected:
         said = ", ".join(f"{r.unselected_rmspe:.1%} ({_widths(r)})" for r in unselected)
-        text += f"; all rounds of all of them: {said}"
+        text += f"; error with all rounds of all networks: {said}"
     if results[-1].null_ratio is not None:
-        text += f". The dense network beside itself: {results[-1].null_ratio:.3f}"
+        text += f". The dense network against itself: {results[-1].null_ratio:.3f}"
     return text
 
 
@@ -117,7 +123,7 @@ def print_explanation(
         f"MACs ({1 / share:.2f}× fewer)"
     )
     lost = sorted(layers, key=lambda layer: -layer.lost_s)[:top]
-    print("\nwhere time stays although MACs went:")
+    print("\nlayers that save less time than MACs:")
     for layer in lost:
         if layer.lost_s <= 0 or layer.dense_s is None:
             continue
@@ -132,9 +138,11 @@ def print_explanation(
             time = sum(layer.seconds for layer in bound) / now_s
             print(f"\n{len(bound)} layers ({time:.0%} of the time) are {BINDINGS[binding]}")
     _print_advice("wider and no slower", wider)
-    _print_advice("narrower, where it pays (the next right edge below)", narrower)
+    _print_advice("narrower and faster (the next right edge below)", narrower)
     if not wider and not narrower:
-        print("\nno single group's width would help; remove a block, or thin several groups")
+        print(
+            "\nchanging one group's width does not help; remove a block, or narrow several groups"
+        )
 
 
 def _print_advice(title: str, advices: list[Advice]) -> None:
@@ -153,7 +161,7 @@ def _step_of(model: LatencyModel, layer: LayerReport) -> str:
     if step is None or step.alignment == 1:
         return ""
     odd = [
-        f"{width} {name} channels are no multiple of {step.alignment}"
+        f"{width} {name} channels are not a multiple of {step.alignment}"
         for name, width in (("input", layer.spec.in_channels), ("output", layer.spec.out_channels))
         if width >= step.block and width % step.alignment
     ]

@@ -202,6 +202,6 @@ def what_disturbs(before: Snapshot, shared: Sequence[float] = ()) -> str:
     if len(shared):
         found.append(in_words(float(np.median(shared))))
     return "; ".join(found[:4]) or (
-        "its runs were kept from their processors, by what the system does not tell (was this "
+        "something that the system does not report kept the runs off their cores (was this "
         "process stopped?)"
     )

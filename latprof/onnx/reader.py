@@ -40,11 +40,16 @@ def read_onnx(path: str | Path) -> Network:
     except (FileNotFoundError, ValidationError, ValueError) as error:
         if not path.exists():
             raise NetworkError(f"{path}: no such ONNX file") from None
-        raise NetworkError(
-            f"{path}: its weights are missing or damaged: {error}. Copy the files that the "
-            "exporter wrote beside it as well"
-        ) from None
+        raise _damaged(path, error) from None
     return _Reader(path, model).network()
+
+
+def _damaged(path: Path, error: Exception) -> NetworkError:
+    """What to raise for weights that are not there, or cut short."""
+    return NetworkError(
+        f"{path}: its weights are missing or damaged: {error}. Copy the files that the "
+        "exporter wrote beside it as well"
+    )
 
 
 class _Reader:
@@ -56,12 +61,15 @@ class _Reader:
         inputs = [entry for entry in model.graph.input if entry.name not in weights]
         if len(inputs) != 1:
             raise NetworkError(
-                f"{path}: {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); "
-                "only one image is supported"
+                f"{path}: {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); only one "
+                "image input is supported"
             )
         (self.input,) = inputs
         self.graph = self._with_shapes(model).graph
-        self.constants = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        try:
+            self.constants = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
+        except ValueError as error:  # of a file beside it that was cut short
+            raise _damaged(path, error) from None
         self.shapes = {
             entry.name: tuple(d.dim_value for d in entry.type.tensor_type.shape.dim)
             for entry in (*self.graph.input, *self.graph.value_info, *self.graph.output)
@@ -208,12 +216,12 @@ class _Reader:
         if constant:
             (source,) = (name for name in node.input if name not in self.constants)
             if self.constants[constant[0]].size not in (1, self.assembly.tensors[source].channels):
-                raise self._refused(node, "adds a constant that is no bias")
+                raise self._refused(node, "adds a constant that is not a bias")
             self.assembly.pass_on(node.output[0], source)  # a bias: the layer before has one
             return
         shapes = {self._shape(node, i) for i in (0, 1)}
         if len(shapes) > 1:
-            raise self._refused(node, f"adds tensors of shapes {sorted(shapes)}")
+            raise self._refused(node, f"adds tensors of different shapes: {sorted(shapes)}")
         self.assembly.add(self._name(node), node.output[0], list(node.input))
 
     def _multiply(self, node: NodeProto) -> None:
@@ -258,14 +266,16 @@ class _Reader:
 
     def _upsample(self, node: NodeProto) -> None:
         if _attributes(node).get("mode", b"nearest") != b"nearest":
-            raise self._refused(node, "resizes by other than nearest neighbours")
+            raise self._refused(node, "resizes; only nearest-neighbour resizing is supported")
         before, after = self._shape(node, 0), self.shapes[node.output[0]]
         factors = tuple(b // a for a, b in zip(before[2:], after[2:], strict=True))
         if (
             before[:2] != after[:2]
             or tuple(a * f for a, f in zip(before[2:], factors, strict=True)) != after[2:]
         ):
-            raise self._refused(node, f"resizes {before} to {after}; only whole factors upwards")
+            raise self._refused(
+                node, f"resizes {before} to {after}; only upsampling by whole factors is supported"
+            )
         self.assembly.upsample(self._name(node), node.output[0], node.input[0], factors)
 
     def _flatten(self, node: NodeProto) -> None:
@@ -280,7 +290,9 @@ class _Reader:
     def _constant(self, node: NodeProto, index: int) -> np.ndarray:
         name = node.input[index] if index < len(node.input) else ""
         if name not in self.constants:
-            raise self._refused(node, f"has no constant as input {index}; only fixed weights are")
+            raise self._refused(
+                node, f"has a computed input {index}; only constant weights are supported"
+            )
         return self.constants[name]
 
     def _shape(self, node: NodeProto, index: int) -> tuple[int, ...]:

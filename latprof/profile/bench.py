@@ -110,8 +110,8 @@ class Bench:
         ratio = self._measure(self.network.dense, instrumented=False).ratio
         if not is_null(ratio):
             raise Disturbed(
-                f"the dense network beside itself takes {ratio:.3f} times as long, where only 1 "
-                "would be right"
+                f"the dense network, timed against itself, takes {ratio:.3f} times as long; the "
+                "right answer is 1"
             )
         return ratio
 
@@ -328,6 +328,6 @@ def _busy(before: Snapshot, shared: list[float], error: Disturbed) -> str:
     """Why measuring was given up, and what to do."""
     return (
         f"this machine is too busy to measure on: {what_disturbs(before, shared)}; {error}. "
-        "Nothing that was measured is lost; end that work, or wait for it, then run the same "
+        "Measurements so far are kept. End the other work or wait for it, then run the same "
         "command again"
     )

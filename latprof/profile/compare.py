@@ -78,14 +78,15 @@ def compare_files(dense: str | Path, pruned: str | Path, device: Device) -> Comp
     pace.remember()
     counted, shared = _counted(series)
     refusal = (
-        f"{dense} and {pruned} cannot be compared now: {{}}. {{}}. Try again when that has ended"
+        f"{dense} and {pruned} cannot be compared now: {{}}. {{}}. Try again when the machine is "
+        "quiet"
     )
     if len(counted) < FEWEST_SESSIONS:
-        found = f"{len(counted)} of {len(series)} sessions found an undisturbed moment"
+        found = f"{len(counted)} of {len(series)} sessions were undisturbed"
         raise Disturbed(refusal.format(what_disturbs(before, shared), found))
     ratio, error = _ratio(counted)
     if error > MOST_UNCERTAIN:
-        found = f"{len(counted)} sessions agree to ±{error:.1%} only"
+        found = f"{len(counted)} undisturbed sessions agree only to within ±{error:.1%}"
         raise Disturbed(refusal.format(what_disturbs(before, shared), found))
     ratios = [each.rounds.ratio(each.kept) for each in counted]
     dense_s = float(np.median([np.median(e.rounds.both_dense_s(e.kept)) for e in counted]))
@@ -150,8 +151,8 @@ def require_batch(path: Path, batch: int) -> None:
     made_for = first.dimensions[0]
     if made_for not in (0, batch):
         raise ContractError(
-            f"{path} is made for batches of {made_for}, the table's device runs {batch}; export "
-            "it for that batch size"
+            f"{path} is made for batches of {made_for}, but the table's device runs {batch}; "
+            "export it for that batch size"
         )
 
 
@@ -160,7 +161,7 @@ def require_precision(path: Path, precision: str) -> None:
     for name, found in _inputs(path).items():
         if found.precision not in (None, precision):
             raise DeviceMismatch(
-                f"{path}: its input {name} is {found.precision}, the device computes in "
+                f"{path}: its input {name} is {found.precision}, but the device computes in "
                 f"{precision}; export the file in that precision to time it there"
             )
 
@@ -169,7 +170,10 @@ def require_alike(dense: Path, pruned: Path, batch: int) -> None:
     """Raise ContractError unless both read the same: no speedup is one of other images."""
     first, second = (_shapes(path, _inputs(path), batch) for path in (dense, pruned))
     if [*first.values()] != [*second.values()]:
-        raise ContractError(f"{dense} reads {first}, {pruned} reads {second}")
+        raise ContractError(
+            f"{dense} reads {first}, but {pruned} reads {second}; compare two networks with the "
+            "same input"
+        )
 
 
 def _rounds(
@@ -231,8 +235,8 @@ def _shapes(path: Path, inputs: dict[str, _Input], batch: int) -> dict[str, tupl
     for name, ((first, *others), _) in inputs.items():
         if 0 in others:
             raise ContractError(
-                f"{path}: its input {name} has free dimensions beside the batch; export it with "
-                "the size that it runs with"
+                f"{path}: its input {name} has free dimensions besides the batch; export it with "
+                "fixed sizes"
             )
         found[name] = (first or batch, *others)
     return found

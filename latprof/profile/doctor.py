@@ -58,12 +58,12 @@ def examine(watched_s: float = WATCHED_S) -> list[Finding]:
 
 def _load(before: Snapshot, after: Snapshot) -> Finding:
     if not after.cores:
-        return Finding("load", "unknown", "this system does not tell what its cores do")
+        return Finding("load", "unknown", "this system does not report what its cores do")
     found = disturbances(before, after)
     if not found:
         return Finding("load", "good", "nothing else uses this process's cores")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else len(after.cores)
-    advice = "end it, wait for a quiet hour"
+    advice = "end it, or wait for a quiet hour"
     if cores > len(found):
         advice += ", or bind both apart: a core is still free (taskset -c)"
     return Finding("load", "busy" if len(found) >= cores else "doubtful", "; ".join(found), advice)
@@ -85,9 +85,9 @@ def _shared_core() -> Finding:
             cores.move()
     pace.remember()
     if max(shares) < SHARED:
-        return Finding("shared core", "good", "arithmetic takes what it takes on a core of our own")
+        return Finding("shared core", "good", "arithmetic is as fast as on an unshared core")
     told = f"{in_words(float(np.median(worst)))}, {max(shares):.0%} of the time"
-    advice = "rounds in which it is shared do not count; a machine of its own is faster to measure"
+    advice = "rounds on a shared core do not count; measuring is faster on a dedicated machine"
     return Finding("shared core", "doubtful", told, advice)
 
 
@@ -100,8 +100,8 @@ def _quota() -> Finding:
         "CPU quota",
         "doubtful" if quota >= cores else "busy",
         f"{quota:.3g} cores",
-        "measure outside this container, or give whole cores in place of a quota (a cpuset); runs "
-        "longer than the quota's period are refused",
+        "measure outside this container, or give it whole cores (a cpuset) instead of a quota; "
+        "runs longer than the quota's period are refused",
     )
 
 
@@ -115,8 +115,8 @@ def _stolen(now: Snapshot) -> Finding:
     return Finding(
         "stolen time",
         state,
-        f"the hypervisor took {share:.1%} of the time this machine wanted since it started",
-        "" if state == "good" else "a machine with cores of its own would repeat better",
+        f"the hypervisor took {share:.1%} of the CPU time this machine asked for since it started",
+        "" if state == "good" else "a machine with dedicated cores would repeat better",
     )
 
 
@@ -161,9 +161,9 @@ def _sibling_threads() -> Finding:
     if not path.exists():
         return Finding("hardware threads", "unknown", "this system does not tell")
     if path.read_text().strip() == "0":
-        return Finding("hardware threads", "good", "one a core, as far as this system sees")
+        return Finding("hardware threads", "good", "one per core, as far as this system reports")
     return Finding(
-        "hardware threads", "doubtful", "two a core", "keep the other one of each core idle"
+        "hardware threads", "doubtful", "two per core", "keep the second thread of each core idle"
     )
 
 

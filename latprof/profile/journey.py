@@ -156,8 +156,8 @@ def require_choices(network: Network) -> None:
     """Raise NetworkError for a network in which nothing may change."""
     if not (network.groups or network.blocks):
         raise NetworkError(
-            f"{network.name}: no layer's width may change, so there is nothing to choose and "
-            "nothing to learn; measure it with latprof compare"
+            f"{network.name}: no layer's width may change, so there is nothing to profile; "
+            "measure it with latprof compare"
         )
 
 
@@ -354,8 +354,8 @@ class Journey:
             busy.append(bench.shared_core)
         if busy:
             self.warn(
-                f"this machine is busy: {'; '.join(busy)}. Only what has its cores to itself "
-                "counts, so this may take longer, or be refused; see latprof doctor"
+                f"this machine is busy: {'; '.join(busy)}. Only undisturbed runs count, so "
+                "profiling may take longer or fail; see latprof doctor"
             )
         return bench
 
@@ -389,7 +389,7 @@ class Journey:
     def _how_to_go_on(self) -> str:
         if self._spent_s() > self.goal.budget_s:
             return f"The budget of {self.goal.budget_s:.0f} s is spent: give a larger --budget"
-        return "The network offers so few architectures; measure them with latprof compare"
+        return "The network has too few architectures; measure them with latprof compare"
 
     def finish(self, stopped: str) -> ProfileResult:
         if self._bench is not None:
@@ -400,8 +400,9 @@ class Journey:
         designed = len(table.settled_runs(self.network, "design"))
         if designed < FEWEST_RUNS or judged < 4:  # two of each kind
             raise TableError(
-                f"{table.path(name)}: {designed} designed and {judged} unseen networks were "
-                "measured, too few to predict from; they are kept. " + self._how_to_go_on()
+                f"{table.path(name)}: only {designed} design networks and {judged} held-out "
+                "networks were measured, too few to predict from. These measurements are kept. "
+                + self._how_to_go_on()
             )
         outcome = self._validations(stopped)
         if not self._measured_now and on_menu is not None and at_any is not None:

@@ -51,7 +51,8 @@ def validation(
     network = model.network
     if not unseen_runs:
         raise TableError(
-            f"{network.name}: no network is left that the table has not seen; it offers too few"
+            f"{network.name}: no held-out networks remain, because the network has too few "
+            "architectures"
         )
     quiet = undisturbed(unseen_runs)
     measured_runs = _of_kind(model, quiet, widths) or quiet

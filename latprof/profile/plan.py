@@ -57,9 +57,9 @@ def keep_plan(table: LatencyTable, network: Network, levels: int, seed: int) -> 
     table.require_network(network)
     if (plan.levels, plan.seed) != (levels, seed):
         raise TableError(
-            f"{table.path(network.name)} was begun with {plan.levels} levels and seed {plan.seed}; "
-            f"asked for are {levels} and {seed}. Continue with the same options, or profile into "
-            "another folder with --out"
+            f"{table.path(network.name)} was begun with {plan.levels} levels and seed "
+            f"{plan.seed}, but this call asks for {levels} and {seed}. Continue with the same "
+            "options, or profile into another folder with --out"
         )
     return plan
 
@@ -73,7 +73,8 @@ def require_same_runs(
         listed: list[Architecture] = chosen[run.purpose]
         if run.run < len(listed) and run.architecture != listed[run.run]:
             raise TableError(
-                f"{table.path(network.name)}: {run.purpose} run {run.run} was of another "
-                "architecture: the network's menu, or which networks this version measures, has "
-                "changed since. Profile into another folder with --out"
+                f"{table.path(network.name)}: {run.purpose} run {run.run} measured another "
+                "architecture than this version would. The network's candidate widths, or this "
+                "version's choice of networks, have changed. Profile into another folder with "
+                "--out"
             )

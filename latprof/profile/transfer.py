@@ -67,8 +67,8 @@ def _keep_prior(table: LatencyTable, network: Network, source: LatencyTable) -> 
     if prior is None:
         if table.plan(network.name) is not None:
             raise TableError(
-                f"{table.path(network.name)} was profiled without another table; continue it with "
-                f"latprof profile --network {network.name} --out {table.folder}, or transfer "
-                "elsewhere"
+                f"{table.path(network.name)} was profiled without another table. Continue it with "
+                f"latprof profile --network {network.name} --out {table.folder}, or transfer into "
+                "another folder"
             )
         LatencyModel(network, source).as_prior().save(table.prior_path(network.name))

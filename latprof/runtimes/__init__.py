@@ -22,6 +22,6 @@ def runtime_of(device: Device) -> Runtime:
         if (entry.runtime, entry.kind) == (device.runtime, device.kind):
             return entry
     raise DeviceNotHere(
-        f"{device.name} runs {device.runtime} on {device.kind}, for which this version has no "
-        f"runtime; it has {', '.join(RUNTIMES)}"
+        f"{device.name} needs {device.runtime} on {device.kind}, which this version does not "
+        f"support; it supports {', '.join(RUNTIMES)}"
     )

@@ -39,7 +39,7 @@ def uuid_of(device: Device) -> str:
         if gpu.name == device.processor:
             return gpu.uuid
     raise DeviceNotHere(
-        f"device {device.name} is not here: the driver lists no {device.processor} any more"
+        f"device {device.name} is not here: the driver no longer lists a {device.processor}"
     )
 
 
@@ -65,7 +65,7 @@ def _told(*options: str) -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except subprocess.TimeoutExpired:
         raise DeviceNotHere(
-            "nvidia-smi did not answer within 20 s; see that the NVIDIA driver is well"
+            "nvidia-smi did not answer within 20 s; check the NVIDIA driver"
         ) from None
     return answer.stdout if answer.returncode == 0 else ""
 

@@ -72,7 +72,7 @@ class Running:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             way = "as a CUDA graph" if as_graph else "on the GPU"
             hint = "leave out --cuda-graph" if as_graph else "a smaller --batch takes less memory"
-            raise CannotRun(f"the runtime cannot run it {way}: {said} ({hint})") from error
+            raise CannotRun(f"the runtime cannot run the network {way}: {said} ({hint})") from error
         self._graph = self._bound if as_graph else None
         self._events = driver().event(), driver().event()
         self._waits = Waits(threads=1)
@@ -115,13 +115,13 @@ def _require_card(device: Device) -> None:
     """CUDA_VISIBLE_DEVICES comes too late where something else of this process started CUDA."""
     if " MIG " in driver().card and " MIG " not in device.processor:
         raise DeviceNotHere(
-            f"CUDA runs on a slice of the card ({driver().card}), which is a device of its own; "
-            "name it by its UUID in CUDA_VISIBLE_DEVICES, as nvidia-smi -L prints it"
+            f"CUDA runs on a slice of the card ({driver().card}), which is a separate device. Put "
+            "its UUID, as nvidia-smi -L prints it, into CUDA_VISIBLE_DEVICES"
         )
     if not driver().card.startswith(device.processor):
         raise DeviceNotHere(
-            f"CUDA runs on {driver().card} in this process already, the device is "
-            f"{device.processor}; measure in a process of its own"
+            f"this process already runs CUDA on {driver().card}, but the device is "
+            f"{device.processor}; measure in a separate process"
         )
 
 
@@ -158,8 +158,8 @@ class Instrumented:
         self._delay_s = min(1.5 * launching_s + 5e-4, _LONGEST_DELAY_S)
         if self._delay_s < launching_s:
             warnings.warn(
-                f"launching {len(self._steps)} layers takes this host {launching_s:.2f} s; the GPU "
-                "will wait for it, and the layers' times hold the host's",
+                f"this host needs {launching_s:.2f} s to launch {len(self._steps)} layers; the "
+                "GPU waits, so the layers' times include host time",
                 stacklevel=2,
             )
 
@@ -280,8 +280,8 @@ def _open(model: bytes | str, device: Device, graph: bool) -> ort.InferenceSessi
     kept = all(given.get(name) == provider[name] for name in (GRAPH, STREAM))
     if session.get_providers()[0] != PROVIDER or not kept:
         raise DeviceNotHere(
-            "ONNX Runtime opened the network without its CUDA provider, or without the options it "
-            "was given; its libraries are not complete (see ort.preload_dlls)"
+            "ONNX Runtime opened the network without its CUDA provider or ignored its options. "
+            "Its CUDA libraries are incomplete (see ort.preload_dlls)"
         )
     return session
 

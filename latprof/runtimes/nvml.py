@@ -129,8 +129,8 @@ class Monitor:
         """Why measuring was given up, and what to do."""
         why = ", ".join(sorted(self._dropped)) or "an unknown reason"
         return (
-            f"the GPU throttled ({why}) in every one of the last samples; none was kept. Let it "
-            "cool down, lift its power limit or lock a lower clock, then run the same command again"
+            f"the GPU throttled ({why}) in all of the last samples, so none was kept. Let it cool "
+            "down, raise its power limit or lock a lower clock. Then run the same command again"
         )
 
 

@@ -118,9 +118,9 @@ def require_all_kept(events: int, runs: int) -> None:
     """
     if events >= MOST_EVENTS:
         raise CannotRun(
-            f"the runtime's profiler keeps {MOST_EVENTS} events, and {runs} runs of this network "
-            "made more; measure a network of fewer layers, or on a quieter machine, where fewer "
-            "runs are enough"
+            f"the runtime's profiler keeps {MOST_EVENTS} events, but {runs} runs of this network "
+            "made more. Measure a network with fewer layers, or use a quieter machine, which "
+            "needs fewer runs"
         )
 
 
@@ -163,16 +163,16 @@ def _share_pool(threads: int) -> None:
     global _pool_threads
     if not hasattr(ort, "set_global_thread_pool_sizes"):
         raise OptionError(
-            f"ONNX Runtime {ort.__version__} cannot share a thread pool between networks, so more "
-            "than one thread cannot be measured; upgrade onnxruntime"
+            f"ONNX Runtime {ort.__version__} cannot share a thread pool between networks, so "
+            "latprof can measure only one thread; upgrade onnxruntime"
         )
     if _pool_threads is None:
         ort.set_global_thread_pool_sizes(threads, 1)
         _pool_threads = threads
     elif _pool_threads != threads:
         raise OptionError(
-            f"this process already runs networks with {_pool_threads} threads; "
-            f"measure {threads} threads in a process of its own"
+            f"this process already runs networks with {_pool_threads} threads; measure {threads} "
+            "threads in a separate process"
         )
 
 
@@ -228,15 +228,13 @@ def _require_possible(usage: Usage) -> None:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     if not 1 <= usage.threads <= cores:
-        raise DeviceNotHere(
-            f"{usage.threads} threads were asked for; this process may use {cores} cores"
-        )
+        raise DeviceNotHere(f"--threads {usage.threads}: this process may use only {cores} cores")
     if usage.precision != "fp32":
         raise DeviceNotHere(f"precision {usage.precision} is not supported on CPU; use fp32")
     if usage.cuda_graph:
         raise DeviceNotHere("CUDA graphs need a GPU: name one with --device")
     if usage.algorithm_search != SEARCHES[0]:
-        raise DeviceNotHere("--algorithm-search is cuDNN's: name a GPU with --device")
+        raise DeviceNotHere("--algorithm-search applies to cuDNN only; name a GPU with --device")
 
 
 def _cpu(threads: int, batch: int) -> Device:

@@ -48,8 +48,8 @@ class OrtCuda:
     def like(self, device: Device) -> Device:
         if device.processor not in (gpu.name for gpu in cards.gpus()):
             raise DeviceNotHere(
-                f"{device.name} is the GPU {device.processor}, which this machine lacks: its table "
-                "can be read here, not measured against"
+                f"{device.name} is the GPU {device.processor}, which this machine lacks. You can "
+                "read its table here, but you cannot measure"
             )
         found = self.identify(device.processor, Usage.of(device))
         assert found is not None, "it was listed a moment ago"
@@ -109,7 +109,7 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu"
         )
     if usage.threads != 1:
-        raise DeviceNotHere("threads are a matter of CPUs; leave --threads out on a GPU")
+        raise DeviceNotHere("--threads applies to CPUs only; leave it out on a GPU")
     if usage.precision not in PRECISIONS:
         raise DeviceNotHere(
             f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
@@ -175,6 +175,6 @@ def _library_version(name: str, function: str) -> str:
         ask(ctypes.byref(number))
         return f"{number.value // 1000}.{number.value % 1000 // 10}"
     raise DeviceNotHere(
-        f"{name} was not found, which ONNX Runtime needs for a GPU: pip install "
+        f"ONNX Runtime needs {name} for a GPU, but it was not found. Run: pip install "
         "'onnxruntime-gpu[cuda,cudnn]', or put it on LD_LIBRARY_PATH"
     )

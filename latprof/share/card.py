@@ -33,8 +33,8 @@ def drawing() -> Callable[[Network, LatencyTable, Path], None]:
         from latprof.share.plot import plot
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"{error}: pictures need pip install 'latprof-pruner[share]'; a card can do without, "
-            "with --no-pictures"
+            f"{error}. Pictures need: pip install 'latprof-pruner[share]'. To write the card "
+            "without them, pass --no-pictures"
         ) from None
     return plot
 

@@ -64,7 +64,7 @@ def _join(merged: LatencyTable, holders: Sequence[LatencyTable], network: str) -
         differing = [n for n, value in plan if getattr(other, n) != value]
         raise TableError(
             f"{network}: {holders[0].path(network)} and {holders[1].path(network)} were profiled "
-            f"by two plans (other {', '.join(differing)}); keep them in two tables"
+            f"with different plans ({', '.join(differing)} differ); keep them in two tables"
         )
     merged.append(network, [plan, *_joined_runs(holders, network)])
     for path_of in (LatencyTable.network_path, LatencyTable.prior_path):

@@ -119,6 +119,6 @@ class Place:
         except Exception as error:  # each file system has errors of its own; all mean the same here
             said = str(error) or type(error).__name__
             raise PlaceError(
-                f"{self.url}: {said}. Check the address, the rights and the connection; nothing "
-                "that was there is lost, the same command goes on"
+                f"{self.url}: {said}. Check the address, your permissions and the connection. "
+                "Files already there are kept; run the same command again to continue"
             ) from None

@@ -30,7 +30,7 @@ def plot(network: Network, table: LatencyTable, path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise OptionError(f"--out {path}: a picture ends in {', '.join(SUFFIXES)}")
+        raise OptionError(f"--out {path}: the file's name must end in one of {', '.join(SUFFIXES)}")
     # Text stays text: smaller, and a reader can search it.
     plt.rcParams |= {"svg.hashsalt": "latprof", "svg.fonttype": "none"}
     model = LatencyModel(network, table)

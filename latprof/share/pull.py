@@ -79,8 +79,8 @@ def _make_beside(partial: Path) -> None:
         strange = [path.name for path in partial.iterdir() if not _is_of_a_pull(path.name)]
         if strange:
             raise TableError(
-                f"{partial} is in the way of this pull, and no earlier pull left {strange[0]} "
-                "there. Move it away, or pull elsewhere with --out"
+                f"this pull needs the folder {partial}, but it holds {strange[0]}, which no "
+                "earlier pull wrote. Move it away, or pull elsewhere with --out"
             )
     partial.mkdir(parents=True, exist_ok=True)
     (partial / PULLING).touch()
@@ -121,7 +121,7 @@ def _take_over(
         with only_writer(folder):
             return _move_in(partial, folder, [*asked.files], replace, exactly)
     if folder.exists() and any(folder.iterdir()):
-        raise TableError(f"{folder} holds something else than a table; pull elsewhere with --out")
+        raise TableError(f"{folder} is not empty and is not a table; pull elsewhere with --out")
     if folder.exists():
         folder.rmdir()
     os.replace(partial, folder)
@@ -139,8 +139,8 @@ def _recover(folder: Path, partial: Path) -> None:
         os.replace(former, folder)
     elif former.exists() and (partial / WHOLE).exists():
         raise TableError(
-            f"a pull into {folder} was killed, which kept the former table in {former}; another "
-            f"one was begun since. Keep both: move one of them away, and delete {partial}"
+            f"a killed pull into {folder} left the former table in {former}, and another table "
+            f"was begun since. To keep both, move one of them away and delete {partial}"
         )
     elif former.exists():
         shutil.rmtree(former)  # the new one is there
@@ -180,8 +180,8 @@ def _move_in(
     later = [n for n in content if grows(n) and n in known and known[n].continues(content[n])]
     if exactly and later and not replace:
         raise TableError(
-            f"{folder} holds a later state of {', '.join(later)}; pull that version elsewhere with "
-            "--out, or give --replace"
+            f"{folder} holds newer rows of {', '.join(later)}; pull that version elsewhere with "
+            "--out, or overwrite them with --replace"
         )
     news, dropped = compared(content, known, str(folder), replace)
     if news or dropped:
@@ -201,8 +201,8 @@ def _swap(
     former = folder.with_name(folder.name + FORMER)
     if former.exists():
         raise TableError(
-            f"{former} is in the way of this pull, which moves {folder} there for a moment. Move "
-            "it away, or pull elsewhere with --out"
+            f"this pull must move {folder} to {former} for a moment, but {former} already exists. "
+            "Move it away, or pull elsewhere with --out"
         )
     whole = partial / WHOLE
     shutil.rmtree(whole, ignore_errors=True)

@@ -55,7 +55,7 @@ def push(
         if claimed:
             make_current(place, claimed)
             return claimed, sorted(news)
-    raise PlaceError(f"{place.where(name)}: others keep writing it; try again later")
+    raise PlaceError(f"{place.where(name)}: other processes keep writing to it; try again later")
 
 
 def _content(table: LatencyTable, networks: Sequence[str]) -> dict[str, bytes]:
@@ -65,9 +65,9 @@ def _content(table: LatencyTable, networks: Sequence[str]) -> dict[str, bytes]:
         table.rows(network)
         if table.validation(network) is None:
             raise TableError(
-                f"{table.path(network)}: its profile is not finished, so that nobody knows how "
-                f"wrong it is. Finish it with: latprof profile --network {network} --out "
-                f"{table.folder}, or name the networks to push with --network"
+                f"{table.path(network)}: its profile is not finished, so its error is unknown. "
+                f"Finish it with: latprof profile --network {network} --out {table.folder}, or "
+                "name the networks to push with --network"
             )
         table.seal(network)
         names |= dict.fromkeys(table.files(network))

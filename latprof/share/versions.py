@@ -81,8 +81,8 @@ def compared(
             dropped |= {*its} - {*mine}
         elif not its[rows].continues(mine[rows]):
             raise TableError(
-                f"{rows}: {where} holds other rows of this network. Keep both under two names, "
-                "join them with `latprof merge`, or give --replace to take the new ones"
+                f"{rows}: {where} holds different rows of this network. Keep both under two "
+                "names, join them with `latprof merge`, or give --replace to take the new ones"
             )
     return news, dropped
 
@@ -91,8 +91,8 @@ def _require_alike(differing: set[str], where: str) -> None:
     """Raise TableError where files beside the same rows differ: nobody knows which is right."""
     if differing:
         raise TableError(
-            f"{where} has the same rows, but another {', '.join(sorted(differing))}; "
-            "--replace takes the new one"
+            f"{where} has the same rows but a different {', '.join(sorted(differing))}; overwrite "
+            "it with --replace"
         )
 
 
@@ -193,11 +193,11 @@ def read_manifest(place: Place, device: str, version: int | None) -> Manifest:
     data = place.read(path)
     if data is None and version is not None and (now := place.read(f"{device}/{MANIFEST}")):
         current = Manifest.parse(now, place.where(f"{device}/{MANIFEST}")).version
-        raise TableError(f"{place.where(path)}: there is none; the current version is {current}")
+        raise TableError(f"{place.where(path)} does not exist; the current version is {current}")
     if data is None:
         tables = [name for name in _devices(place) if place.read(f"{name}/{MANIFEST}")]
         known = ", ".join(tables) or "none"
-        raise TableError(f"{place.where(path)}: there is none. Devices there: {known}")
+        raise TableError(f"{place.where(path)} does not exist. Devices there: {known}")
     return _parse(data, device, place.where(path))
 
 
@@ -208,10 +208,10 @@ def _parse(data: bytes, device: str, where: str) -> Manifest:
     """
     found = Manifest.parse(data, where)
     if found.device != device or IDENTITY not in found.files:
-        raise TableError(f"{where} is of {found.device}, not of {device}")
+        raise TableError(f"{where} belongs to {found.device}, not to {device}")
     strange = [name for name in found.files if name != IDENTITY and network_of(name) is None]
     if strange:
-        raise TableError(f"{where} lists {strange[0]}, which is no file of a table")
+        raise TableError(f"{where} lists {strange[0]}, which is not a table's file")
     return found
 
 

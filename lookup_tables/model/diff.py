@@ -74,8 +74,8 @@ def compare_tables(network: Network, first: LatencyTable, second: LatencyTable) 
     common = [spec for spec in shares[0] if spec in shares[1]]
     if not common:
         raise TableError(
-            f"{first.path(network.name)} and {second.path(network.name)} share no entry: "
-            "were they profiled with other --levels?"
+            f"{first.path(network.name)} and {second.path(network.name)} have no entry in common. "
+            "Profile both with the same --levels"
         )
     noise = [_within(measured) for measured in shares]
     between = max(between_processes(table, network.name) for table in (first, second))

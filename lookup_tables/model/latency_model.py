@@ -119,7 +119,7 @@ class LatencyModel:
     def with_menu(self, network: Network) -> LatencyModel:
         """The same model for the same network with other widths to choose from."""
         if network.fingerprint != self.network.fingerprint:
-            raise TableError(f"{network.name} is another network than {self._where} was made for")
+            raise TableError(f"{network.name} is not the network that {self._where} was made for")
         other = copy.copy(self)
         other.network = network
         for derived in ("terms", "_positions"):
@@ -403,9 +403,9 @@ class LatencyModel:
     def _not_measured(self, spec: LayerSpec) -> NotMeasured:
         surface = self._surfaces.get(spec.family)
         measured = (
-            f"measured are {surface.measured_range} channels"
+            f"the table covers {surface.measured_range} channels"
             if surface
-            else "no layer of this kind was"
+            else "the table covers no layer of this kind"
         )
         return NotMeasured(
             f"{spec} was never measured on {self.device.name}: {measured}. Ask for a width in that "

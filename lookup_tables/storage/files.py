@@ -132,7 +132,8 @@ def _taken(handle: int, folder: str | Path) -> bool:
 
 def _warn_unlocked(folder: str | Path) -> None:
     warnings.warn(
-        f"{folder}: this file system knows no locks; see to it that only one process writes there",
+        f"{folder}: this file system does not support locks; make sure that only one process "
+        "writes there",
         stacklevel=4,
     )
 

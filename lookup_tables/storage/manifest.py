@@ -111,13 +111,12 @@ class Manifest(BaseModel):
             found = cls.model_validate_json(text)
         except ValidationError as error:
             raise TableError(
-                f"{where}: {first_fault(error)}; it is damaged. Copy the table again from where it "
-                "came"
+                f"{where} is damaged: {first_fault(error)}. Copy the table again from its source"
             ) from None
         if found.check != found._digest():
             raise TableError(
-                f"{where}: its own check does not match: it is damaged or was edited. Copy the "
-                "table again from where it came"
+                f"{where}: its checksum does not match, so the file is damaged or was edited. "
+                "Copy the table again from its source"
             )
         return found
 
@@ -163,7 +162,7 @@ def read_sealed(path: Path) -> bytes:
             raise
         raise TableError(
             f"{path} is missing, though {MANIFEST} lists it: the table was copied incompletely. "
-            "Copy the file from where the table came, or profile again"
+            "Copy the file from the table's source, or profile again"
         ) from None
     if record is not None:
         verify(path, data, record)
@@ -223,7 +222,7 @@ def verify(path: str | Path, data: bytes, record: FileRecord) -> None:
     else:
         found = ": differs from what was sealed"
     raise TableError(
-        f"{path}{found}. Never edit a table: copy the file again from where it came, or delete it "
+        f"{path}{found}. Never edit a table: copy the file again from its source, or delete it "
         "and profile again"
     )
 

@@ -45,7 +45,7 @@ class Repeatability(_File):
             return cls.model_validate_json(read_sealed(path))
         except ValidationError as error:
             raise TableError(
-                f"{path}: {first_fault(error)}. Delete it, and repeat the table again"
+                f"{path}: {first_fault(error)}. Delete it, then run `latprof repeat` again"
             ) from None
 
     def save(self, path: Path) -> None:

@@ -167,8 +167,8 @@ def parse(path: Path, number: int, line: bytes) -> Row:
         shown = f", found {found!r}" if isinstance(found, int | float | str) and where else ""
         if detail["type"] == "json_invalid":
             raise TableError(
-                f"{path}, line {number}: no JSON; the file is damaged. Restore it from where it "
-                "came, or delete it and profile again"
+                f"{path}, line {number}: not JSON; the file is damaged. Restore it from its "
+                "source, or delete it and profile again"
             ) from None
         raise TableError(
             f"{path}, line {number}: {where}: {detail['msg']}{shown}. "
@@ -179,9 +179,9 @@ def parse(path: Path, number: int, line: bytes) -> Row:
 def truncated(path: Path, number: int) -> TableError:
     """What to raise for an incomplete last line."""
     return TableError(
-        f"{path}, line {number}: the line is incomplete: its writer was killed. "
-        f"`latprof profile --network {path.stem} --out {path.parent}` drops that line "
-        "and measures what is missing; the lines before it are kept"
+        f"{path}, line {number}: the line is incomplete because its writer was killed. `latprof "
+        f"profile --network {path.stem} --out {path.parent}` drops that line, keeps the lines "
+        "before it and measures what is missing"
     )
 
 
@@ -192,12 +192,16 @@ def check_order(path: Path, rows: list[Row]) -> None:
     seen: dict[tuple, int] = {}
     for number, row in enumerate(rows, 1):
         if isinstance(row, Plan) and number > 1:
-            raise TableError(f"{path}, line {number}: a second plan; was the file joined by hand?")
+            raise TableError(
+                f"{path}, line {number}: a second plan, as in files joined by hand. Restore the "
+                "file; to join tables, use `latprof merge`"
+            )
         if isinstance(row, Run):
             if row.key in seen:
                 purpose, run, attempt = row.key
                 raise TableError(
-                    f"{path}, line {number}: {purpose} run {run}, attempt {attempt} is a duplicate "
-                    f"of line {seen[row.key]}. Remove neither by hand: restore the file"
+                    f"{path}, line {number}: {purpose} run {run}, attempt {attempt} is a "
+                    f"duplicate of line {seen[row.key]}. Do not remove either by hand; restore "
+                    "the file"
                 )
             seen[row.key] = number

@@ -54,8 +54,8 @@ class LatencyTable:
             return table
         if any(folder.glob("*.jsonl")):
             raise TableError(
-                f"{folder} holds rows, but no {IDENTITY}: it was copied incompletely, and nobody "
-                "knows which device they are of. Copy it again, or choose another --out"
+                f"{folder} holds rows but no {IDENTITY}: the copy is incomplete and does not say "
+                "which device was measured. Copy it again, or choose another --out"
             )
         folder.mkdir(parents=True, exist_ok=True)
         device.save(folder / IDENTITY)
@@ -85,7 +85,9 @@ class LatencyTable:
             return None
         prior = Prior.load(path)
         if prior.fingerprint != network.fingerprint:
-            raise TableError(f"{path} is of another network called {network.name}")
+            raise TableError(
+                f"{path} belongs to another network that is also called {network.name}"
+            )
         return prior
 
     def load_network(self, name: str) -> Network:
@@ -205,11 +207,10 @@ class LatencyTable:
             raise AssertionError("a network without a plan has no rows")
         if plan.fingerprint != network.fingerprint:
             raise TableError(
-                f"{self.path(network.name)} was measured on another network called "
-                f"{network.name}: {self._difference(network)}. A table holds for one network at "
-                "one input size: trace yours under another name "
-                "(pruner trace) and profile it on the table's device, or use the network as it "
-                "was measured"
+                f"{self.path(network.name)} was measured with another network called "
+                f"{network.name}: {self._difference(network)}. A table covers one network at one "
+                "input size. Trace yours under another name (pruner trace) and profile it on the "
+                "table's device, or use the network that was measured"
             )
         return plan
 
@@ -218,14 +219,14 @@ class LatencyTable:
         try:
             known = self.load_network(network.name)
         except NetworkError:
-            return "its layers are others"
+            return "its layers differ"
         if known.input_shape != network.input_shape:
             sizes = ("×".join(map(str, n.input_shape)) for n in (known, network))
             return "{} images there, {} here".format(*sizes)
         for before, now in zip_longest(known.layers, network.layers):
             if before != now:
                 return f"{_layer_told(before)} there, {_layer_told(now)} here"
-        return "its blocks are others"
+        return "its blocks differ"
 
     # -- writing -------------------------------------------------------------------------------
 

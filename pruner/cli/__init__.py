@@ -50,7 +50,7 @@ def main() -> None:
         sys.exit(_complain(error))
     except OSError as error:  # a full disk, a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_complain(f"{where}{error.strerror or error}; nothing that was written is lost"))
+        sys.exit(_complain(f"{where}{error.strerror or error}; files written so far are kept"))
 
 
 def _complain(error: Exception | str) -> int:

@@ -35,10 +35,12 @@ from pruner.train.weights import load_weights
 def trace(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="The network file to write.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights to check.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to check against the model.")
+    ] = None,
     input_: Annotated[
         str | None,
-        typer.Option("--input", help="C×H×W, such as 3x32x32. Shipped models know theirs."),
+        typer.Option("--input", help="C×H×W, such as 3x32x32. Not needed for shipped models."),
     ] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes of a shipped model.")
@@ -46,7 +48,7 @@ def trace(
 ) -> None:
     """Turn a PyTorch model into a network file: its layers, channel groups and removable blocks."""
     if classes is not None and model not in models.MODELS:
-        raise RunError(f"--classes: {model} says itself how many it tells apart; leave it out")
+        raise RunError(f"--classes: {model} sets its own number of classes; leave --classes out")
     shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
     with torch.device("meta" if shapes_only else "cpu"):
         built = models.build(model, classes)
@@ -61,9 +63,12 @@ def trace(
     )
     stay = [layer.name for layer in network.layers if layer.channels and not layer.group]
     if stay:
-        print(f"keep their width, as the output and what meets grouped layers do: {_some(stay)}")
+        print(
+            "layers that keep their width (the output, and layers tied to grouped ones): "
+            f"{_some(stay)}"
+        )
     if coupled := too_coupled(network):
-        print(f"to be pruned later: {coupled}")
+        print(f"before you can prune it: {coupled}")
 
 
 def evaluate(
@@ -71,12 +76,12 @@ def evaluate(
     data_dir: DataDirOption = None,
     normalisation: NormalisationOption = "imagenet",
     model: Annotated[str | None, typer.Option(help="Model name; needs --weights.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Its weights.")] = None,
-    run: Annotated[Path | None, typer.Option(help="A run's folder, not --model.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The model's weights.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run's folder, instead of --model.")] = None,
     onnx: Annotated[bool, typer.Option(help="Export too, and evaluate the ONNX file.")] = True,
     task: Annotated[
         str | None,
-        typer.Option(help="What the model answers; a run knows. Usually: classification."),
+        typer.Option(help="What the model predicts. Default: the run's task, else classification."),
     ] = None,
     json_: JsonOption = False,
 ) -> None:
@@ -112,7 +117,7 @@ def evaluate(
 
 
 def export(
-    run: Annotated[Path, typer.Option(help="A run's folder, fine-tuned.")],
+    run: Annotated[Path, typer.Option(help="The folder of a fine-tuned run.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     batch: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Half precision.")] = False,
@@ -122,7 +127,7 @@ def export(
         raise RunError(f"--out {out}: networks are written as ONNX; end it in .onnx")
     shape = tuple(RunFolder.open(run).origin()["input_shape"])
     difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
-    print(f"{out}: {batch} images at once, differs from PyTorch by {difference:.1e} at most")
+    print(f"{out}: batch {batch}, largest difference from PyTorch {difference:.1e}")
 
 
 def _onnx_accuracy(

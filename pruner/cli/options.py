@@ -32,8 +32,8 @@ DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where th
 NormalisationOption = Annotated[
     str,
     typer.Option(
-        help="Of cifar10: by whose means and deviations its images are normalised, "
-        f"{' or '.join(NORMALISATIONS)}; as the weights were trained."
+        help="For cifar10: the means and deviations that normalise its images, "
+        f"{' or '.join(NORMALISATIONS)}. Use those of the weights' training."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -82,13 +82,13 @@ def own(choices: Collection[str]) -> Iterator[inspect.Parameter]:
                 owner = f"--{choice} {entry.name}"
                 seen.setdefault(name, (field, []))[1].append(owner)
     for name, (field, owned) in seen.items():
-        text = f"Of {' and '.join(owned)}: {field.description or name}"
+        text = f"For {' and '.join(owned)}: {field.description or name}"
         if isinstance(field.default, bool):
             text += f" Usually {'yes' if field.default else 'no'}."
         elif not field.is_required():
             text += f" Usually {field.default}."
         # None: not given. What it then is, its entry says.
-        yield _parameter(name, field, None, text, Shown(f"Of one {choices_of(owned)} alone"))
+        yield _parameter(name, field, None, text, Shown(f"For one {choices_of(owned)} only"))
 
 
 def choices_of(owned: Collection[str]) -> str:

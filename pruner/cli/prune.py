@@ -40,9 +40,12 @@ def prune(
 
 
 def compare(
-    out: Annotated[Path, typer.Option(help="The comparison's folder; it may be continued.")],
+    out: Annotated[
+        Path, typer.Option(help="The comparison's folder. An existing one is continued.")
+    ],
     speedup: Annotated[
-        list[float] | None, typer.Option(help="Latency budget, this many times faster. Repeatable.")
+        list[float] | None,
+        typer.Option(help="Latency budget as a speedup over the dense network. Repeatable."),
     ] = None,
     latency_ms: Annotated[
         list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
@@ -50,16 +53,16 @@ def compare(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Search method. Repeatable; default: all that `pruner prune` has. A method's own "
-            "settings follow a colon, as in rl:agent=td3,reward=error."
+            help="Search method. Repeatable; default: all methods. A method's own settings follow "
+            "a colon, as in rl:agent=td3,reward=error."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed. Repeatable.")] = None,
     member: Annotated[
         list[str] | None,
         typer.Option(
-            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY as published; "
-            "NAME may be a FILE.py:FUNCTION."
+            help="A smaller network of the family: NAME=WEIGHTS, or NAME=ACCURACY for a published "
+            "one. NAME may be a FILE.py:FUNCTION."
         ),
     ] = None,
     json_: JsonOption = False,
@@ -116,12 +119,21 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
     Console().print(table)
     print(_time_bought(result["bought"]))
     if result.get("stands_in"):
-        print(f"predicted by {result['priced_by']}, for more classes: this one takes no longer")
+        print(
+            f"predicted for {result['priced_by']}, the same network with more classes; this one "
+            "takes no longer"
+        )
     if result.get("table_error", {}) is None:  # unknown of earlier versions' results
-        print(f"{settings['table']}: its profile has not finished, so the prediction is a guess")
+        print(
+            f"{settings['table']}: its profile is not finished, so the prediction's error is "
+            "unknown"
+        )
     if result["measured"] is None:
         print(f"not measured: {result['not_measured_because']}")
-        print(f"on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table TABLE")
+        print(
+            f"measure it on the device: latprof compare {out}/dense.onnx {out}/model.onnx --table "
+            "TABLE"
+        )
     print(f"{out}: model.onnx, model.safetensors, architecture.json, result.json, report.html")
 
 

@@ -30,7 +30,9 @@ def train(
     normalisation: NormalisationOption = "imagenet",
     weights: Annotated[
         Path | None,
-        typer.Option(help="Start from these weights. A last layer for other classes starts anew."),
+        typer.Option(
+            help="Start from these weights. A last layer for other classes is reinitialised."
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 128,
@@ -48,7 +50,7 @@ def train(
     ] = 0,
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
     task: Annotated[
-        str, typer.Option(help=f"What the model answers: {', '.join(TASKS)}.")
+        str, typer.Option(help=f"What the model predicts: {', '.join(TASKS)}.")
     ] = "classification",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     **words: Any,
@@ -67,8 +69,8 @@ def train(
         before, now = made_by(out), _training_of(model, of, weights, how, half)
         if before not in (None, now):
             raise RunError(
-                f"{out} is of another training ({before}; now {now}). "
-                "Give another --out, or delete it"
+                f"{out} comes from another training ({before}; now {now}). Give another --out, or "
+                "delete it"
             )
         print(f"{out} exists already")
         return

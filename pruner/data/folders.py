@@ -59,7 +59,7 @@ class FromFolder:
         except (OSError, SyntaxError) as error:  # PIL's, of files it cannot make sense of
             raise DataError(
                 f"{_path(self.source, index)} cannot be read as an image ({error}); restore that "
-                "file, then the same command goes on"
+                "file, then run the same command again to continue"
             ) from None
 
 
@@ -87,8 +87,8 @@ def imagenet(folder: Path, seed: int) -> Data:
     if train.classes != val.classes:
         differing = sorted({*train.classes} ^ {*val.classes})
         raise DataError(
-            f"{folder}: train/ and val/ hold different classes, {differing[0]} is in one only; "
-            "labels are numbered by the sorted folders, so both need the same"
+            f"{folder}: train/ and val/ hold different classes: {differing[0]} is in only one of "
+            "them. Sorted folder names number the labels, so both need the same folders"
         )
     return _from_folders("imagenet", train, val, seed)
 

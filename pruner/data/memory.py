@@ -126,7 +126,7 @@ def _read_cifar_batches(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray
         path = folder / CIFAR10.base_folder / name
         if not check_integrity(path, md5):  # before it is unpickled, which runs what it says
             raise DataError(
-                f"{path} is missing, or not the published file: its checksum is another. Delete "
+                f"{path} is missing, or its checksum differs from the published file's. Delete "
                 "the folder and download it again"
             )
         with path.open("rb") as file:

@@ -48,8 +48,8 @@ class FromDataset:
         found = {tuple(image.shape) for image, _ in pairs}
         if len(found) > 1:
             raise DataError(
-                f"images of different shapes: {', '.join(map(str, sorted(found)))}; a data set "
-                "resizes or crops them to one"
+                f"images have different shapes: {', '.join(map(str, sorted(found)))}; resize or "
+                "crop them to one shape"
             )
         return torch.stack([image for image, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
 
@@ -65,12 +65,15 @@ def from_datasets(
     """
     if augmented is not None and len(augmented) != len(train):
         raise DataError(
-            f"{name}: {len(augmented)} augmented images for {len(train)} training images; expected "
-            "the same ones in the same order"
+            f"{name}: {len(augmented)} augmented images for {len(train)} training images; "
+            "expected the same images in the same order"
         )
     shapes = {_shape_of(name, dataset) for dataset in (train, test, augmented or train)}
     if len(shapes) > 1:
-        raise DataError(f"{name}: images of different shapes: {', '.join(map(str, shapes))}")
+        raise DataError(
+            f"{name}: images have different shapes: {', '.join(map(str, shapes))}; resize or crop "
+            "them to one shape"
+        )
     rest, held_out = a_tenth(len(train), seed)
     return Data(
         name,
@@ -141,6 +144,6 @@ def require_repeatable(data: Data) -> None:
         if not torch.equal(first, second):
             raise DataError(
                 f"{data.name}: training image {index} differs from one reading to the next, as "
-                "with random crops or flips. Candidates are compared on the same images: return "
-                "(train, test, augmented train), `train` without augmentation"
+                "with random crops or flips. Candidates must be compared on the same images. "
+                "Return (train, test, augmented train), with `train` not augmented"
             )

@@ -120,8 +120,8 @@ class GraphReader:
             return computes_as(module), module
         if node.op == "get_attr":
             raise TraceError(
-                f"{node.target}{_inside(node)}: weights read by a forward of your own cannot be "
-                "pruned; only those of convolutions, linear layers and BatchNorm can"
+                f"{node.target}{_inside(node)}: a custom forward reads these weights, so they "
+                "cannot be pruned. Only weights of convolutions, linear layers and BatchNorm can"
             )
         return node.target, None
 
@@ -189,7 +189,9 @@ class GraphReader:
         sources = self._operands(node, "adds")
         shapes = {_known_shape(source) for source in sources}
         if len(shapes) > 1:
-            raise TraceError(f"layer {self._name(node)} adds tensors of shapes {sorted(shapes)}")
+            raise TraceError(
+                f"layer {self._name(node)} adds tensors of different shapes: {sorted(shapes)}"
+            )
         self.assembly.add(self._name(node), node, sources)
 
     def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
@@ -208,7 +210,10 @@ class GraphReader:
         dim = node.args[1] if len(node.args) > 1 else named
         assert isinstance(dim, int)
         if dim % len(_known_shape(node)) != 1:
-            raise TraceError(f"layer {self._name(node)} concatenates along {dim}, not channels")
+            raise TraceError(
+                f"layer {self._name(node)} concatenates along dimension {dim}; only channels are "
+                "supported"
+            )
         parts = node.args[0] if node.args else node.kwargs["tensors"]
         assert isinstance(parts, list | tuple)
         sources = [part for part in parts if isinstance(part, fx.Node)]  # all are
@@ -250,7 +255,10 @@ class GraphReader:
         before, after = _known_shape(source), _known_shape(node)
         factors = [b / a for a, b in zip(before[2:], after[2:], strict=True)]
         if options.get("mode", "nearest") != "nearest" or any(f != int(f) for f in factors):
-            raise TraceError(f"layer {self._name(node)}: only nearest upsampling by whole factors")
+            raise TraceError(
+                f"layer {self._name(node)}: only nearest-neighbour upsampling by whole factors is "
+                "supported"
+            )
         down, across = (int(factor) for factor in factors)
         self.assembly.upsample(self._name(node), node, source, (down, across))
 

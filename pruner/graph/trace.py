@@ -161,9 +161,9 @@ def _symbolic(model: nn.Module) -> fx.GraphModule:
         graph = tracer.trace(model)
     except Exception as error:  # whatever the user's forward raises when run on symbols
         raise TraceError(
-            f"cannot trace {type(model).__name__}: after {tracer.entered}, forward does what "
-            f"depends on the data ({type(error).__name__}: {error}). "
-            "Make its control flow independent of tensor values"
+            f"cannot trace {type(model).__name__}: after {tracer.entered}, forward depends on "
+            f"tensor values ({type(error).__name__}: {error}). Make its control flow independent "
+            "of them"
         ) from error
     return fx.GraphModule(model, graph)
 
@@ -181,8 +181,8 @@ def _propagate_shapes(module: fx.GraphModule, input_shape: tuple[int, int, int])
         shape = "×".join(map(str, input_shape))
         cause = error.__cause__ or error
         raise TraceError(
-            f"cannot run the model on one {shape} input: {cause}. It has to take images "
-            "of (channels, height, width): those of the data set, or of --input"
+            f"cannot run the model on one {shape} input: {cause}. It must accept images of "
+            "(channels, height, width) as the data set or --input gives them"
         ) from error
     finally:
         module.train(training)

@@ -74,8 +74,8 @@ class Member:
         if not is_known or not rest or (share is not None and not 0 < share <= 1):
             raise RunError(
                 f"--member {text!r}: expected NAME=WEIGHTS, as in resnet20=r20.th, or "
-                "NAME=ACCURACY, as in resnet32=92.63%, NAME your own file.py:factory or one of "
-                f"{', '.join(models.MODELS)}"
+                "NAME=ACCURACY, as in resnet32=92.63%. NAME is your own file.py:factory or one "
+                f"of {', '.join(models.MODELS)}"
             )
         return cls(name, Path(rest)) if share is None else cls(name, published=share)
 
@@ -110,7 +110,7 @@ def compare_methods(
     ]
     twice = [name for name, count in Counter(m.label for m in members).items() if count > 1]
     if twice:
-        raise RunError(f"--member {twice[0]} is given twice; one row a network")
+        raise RunError(f"--member {twice[0]} is given twice; give each network once")
     data = load_data(base.data, base.data_dir, normalisation=base.normalisation)
     for member in members:
         _built(base, member, data)
@@ -169,7 +169,7 @@ def variant(base: Settings, method: str) -> Settings:
     if unknown:
         own = [n for of in CHOICES.values() for e in of.values() for n in e.settings.model_fields]
         raise RunError(
-            f"--method {method!r}: {unknown[0]!r} is no setting of one method; choose among "
+            f"--method {method!r}: {unknown[0]!r} is not a setting of a method; choose from "
             f"{', '.join([*common, *own])}"
         )
     return base.varied(method=name, **changes)
@@ -365,7 +365,7 @@ def _keep(out: Path, shared: dict) -> None:
     other = differing(read_json(path, made_anew=False), shared)
     if other:
         raise RunError(
-            f"{out} holds another comparison (other {', '.join(other)}); continue with the same "
+            f"{out} holds another comparison ({', '.join(other)} differ); continue with the same "
             "options, or choose another --out"
         )
 

@@ -55,7 +55,7 @@ class RunFolder:
                 write_json(file, settings.model_dump())
             return cls(path, settings)
         if path.exists() and not all(map(_is_of_a_killed_start, path.iterdir())):
-            raise RunError(f"{path} is not empty and is no run; choose another --out")
+            raise RunError(f"{path} is not empty and is not a run; choose another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "origin.json", origin)
         write_json(file, settings.model_dump())
@@ -91,7 +91,7 @@ class RunFolder:
         try:
             return cls(path, Settings.model_validate(_stored_settings(path / "settings.json")))
         except FileNotFoundError:
-            raise RunError(f"{path} is no run folder: settings.json is missing") from None
+            raise RunError(f"{path} is not a run folder: settings.json is missing") from None
         except ValidationError as error:
             raise RunError(f"{path}/settings.json: {first_fault(error)}") from None
 
@@ -115,7 +115,7 @@ def read_json(path: Path, made_anew: bool = True) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        mend = "delete it, and the same command makes it anew" if made_anew else "restore it"
+        mend = "delete it, then run the same command to recreate it" if made_anew else "restore it"
         raise RunError(f"{path} is damaged ({error}); {mend}, or choose another --out") from None
 
 
@@ -147,7 +147,7 @@ def _require_same_score(path: Path, before: dict, now: dict) -> None:
     """Refuse to go on with a search whose former scores would meet others."""
     if before.get("score", 1) != now["score"]:
         raise RunError(
-            f"{path}: its search was begun by a version that scored candidates otherwise. "
+            f"{path}: its search was begun by a version that scored candidates differently. "
             "Finish it with that version, or choose another --out"
         )
 
@@ -156,20 +156,20 @@ def require_same_origin(path: Path, before: dict, now: dict, settings: Settings)
     """Where table and files lie does not matter, what they hold does; raises RunError."""
     if before["table"] != now["table"]:
         raise RunError(
-            f"{path} was begun with another table, or its rows or how they are read have changed "
-            f"since: {before['table']}, now {now['table']}. Continue with that table and that "
+            f"{path}: the table has changed since the run began, or this version reads it "
+            f"differently: {before['table']}, now {now['table']}. Continue with that table and "
             "version, or choose another --out"
         )
     if "images" in before and not same_images(before["images"], now["images"]):
         raise RunError(
-            f"{path} was begun with other images (other numbers, classes or contents); continue "
-            "with the same ones, or choose another --out"
+            f"{path} was begun with other images (their number, classes or contents differ); "
+            "continue with the same ones, or choose another --out"
         )
     known = before.get("files_sha256", {})
     for name, digest in now["files_sha256"].items():
         if known.get(name, digest) != digest:
             raise RunError(
-                f"{path} was begun with another content of {getattr(settings, name)} "
-                f"(--{name}): its SHA-256 began with {known[name][:12]}, now {digest[:12]}. "
-                "Continue with the same file, or choose another --out"
+                f"{path}: {getattr(settings, name)} (--{name}) has changed since the run began. "
+                f"Its SHA-256 began with {known[name][:12]}, now with {digest[:12]}. Continue "
+                "with the same file, or choose another --out"
             )

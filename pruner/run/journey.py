@@ -232,7 +232,7 @@ def groups_of(network: Network, layers: Sequence[str]) -> set[str]:
         if name not in network.geometry:
             near = get_close_matches(name, network.geometry, n=3, cutoff=0)
             raise RunError(
-                f"--keep-width {name!r}: no layer of {network.name}; nearest: "
+                f"--keep-width {name!r}: {network.name} has no such layer; nearest: "
                 + (", ".join(near) or "no layer")
             )
     return {group for name in layers for group, _ in network.geometry[name].out_form.factors}
@@ -252,9 +252,9 @@ def require_reachable(journey: Journey) -> None:
         if journey.limit_s == journey.budget_s:
             raise
         raise BudgetError(
-            f"{error}. More was asked for, but this table's predictions hold to within "
-            f"±{journey.widest:.0%} only, and a slower network than the dense one is never made; "
-            "continue its profile for a better table: latprof profile --error"
+            f"{error}. The pruned network must be faster than the dense one, and this table's "
+            f"predictions hold only to within ±{journey.widest:.0%}. For a better table, continue "
+            "its profile: latprof profile --error"
         ) from None
 
 
@@ -263,15 +263,19 @@ def _require_within(journey: Journey, given: Architecture) -> None:
         lowest = journey.latency.lowest_widths[name]
         if width < lowest:
             raise RunError(
-                f"{journey.settings.architecture}: {name} is {width} wide, the table knows it from "
-                f"{lowest} up only. Give {lowest} or more"
+                f"{journey.settings.architecture}: {name} has width {width}, but the table covers "
+                f"widths from {lowest} up. Give {lowest} or more"
             )
     latency_s = journey.latency.latency_s(given)
     if latency_s > journey.limit_s * (1 + 1e-9):
-        allowed = "the budget" if journey.limit_s == journey.budget_s else "what is surely faster"
+        allowed = (
+            "the budget"
+            if journey.limit_s == journey.budget_s
+            else "the largest latency that is surely faster than dense"
+        )
         raise BudgetError(
-            f"{journey.settings.architecture}: predicted {latency_s * 1e3:.3f} ms, {allowed} is "
-            f"{journey.limit_s * 1e3:.3f} ms. Give another architecture, or a larger budget"
+            f"{journey.settings.architecture}: predicted {latency_s * 1e3:.3f} ms, but {allowed} "
+            f"is {journey.limit_s * 1e3:.3f} ms. Give another architecture, or a larger budget"
         )
 
 

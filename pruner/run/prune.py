@@ -73,7 +73,7 @@ def _require_possible(journey: Journey) -> None:
     """Raise for a table, model, data set or budget that no run can be made with."""
     if journey.settings.depth and not journey.trace.network.blocks:
         model = journey.settings.model
-        raise RunError(f"--depth: {model} has no block that could go; leave it out")
+        raise RunError(f"--depth: {model} has no removable block; leave it out")
     journey.task.check(journey.dense, journey.shape, journey.data)
     require_reachable(journey)
 

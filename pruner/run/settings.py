@@ -68,26 +68,26 @@ class Settings(BaseModel):
     )
     normalisation: Annotated[str, Shown(_MODEL)] = Field(
         "imagenet",
-        description="Of cifar10: by whose means and deviations its images are normalised, "
-        f"{' or '.join(NORMALISATIONS)}; as the weights were trained. The published ResNets were "
-        "by ImageNet's.",
+        description="For cifar10: the means and deviations that normalise its images, "
+        f"{' or '.join(NORMALISATIONS)}. Use those of the weights' training; the published "
+        "ResNets used ImageNet's.",
     )
     task: Annotated[str, Shown(_MODEL)] = Field(
-        "classification", description="What the model answers."
+        "classification", description="What the model predicts."
     )
     table: Annotated[str, Shown(_MODEL, is_path=True)] = Field(
         description="The latency table's folder."
     )
     speedup: Annotated[float | None, Shown(_BUDGET)] = Field(
-        None, description="This many times faster."
+        None, description="Latency budget as a speedup over the dense network."
     )
     latency_ms: Annotated[float | None, Shown(_BUDGET)] = Field(
-        None, description="Latency in milliseconds."
+        None, description="Latency budget in milliseconds."
     )
     architecture: Annotated[str | None, Shown(_SEARCH, is_path=True)] = Field(
         None,
-        description="Cut and train the network of this file, such as another run's "
-        "architecture.json. Nothing is searched, and no budget is needed.",
+        description="Cut and train the architecture in this file, such as another run's "
+        "architecture.json. This skips the search and needs no budget.",
     )
     method: Annotated[str, Shown(_SEARCH)] = Field("thompson", description="Search method.")
     depth: Annotated[bool, Shown(_SEARCH)] = Field(
@@ -98,27 +98,27 @@ class Settings(BaseModel):
     )
     keep_width: Annotated[tuple[str, ...], Shown(_SEARCH)] = Field(
         (),
-        description="Name of a layer that keeps all its channels. Repeatable. With --depth its "
-        "block may still go.",
+        description="Name of a layer that keeps all its channels. Repeatable. With --depth, the "
+        "search may still remove its block.",
     )
     episodes: Annotated[int, Shown(_SEARCH)] = Field(
         300,
         ge=1,
-        description="How many candidates the search may score. Some methods score one: "
+        description="How many candidates the search may score. These methods score one: "
         f"{', '.join(name for name, method in METHODS.items() if method.scores_one)}.",
     )
     at_once: Annotated[int, Shown(_SEARCH)] = Field(
         1,
         ge=1,
-        description="How many candidates are scored before the search learns from them. More "
-        "changes what is found.",
+        description="How many candidates are scored before the search learns from them. Another "
+        "number changes the result.",
     )
     score_images: Annotated[int, Shown(_SEARCH)] = Field(
         1500, ge=1, description="How many held-out images score a candidate."
     )
     criterion: Annotated[str, Shown(_CUT)] = Field("l1", description="Pruning criterion.")
     reconstruct: Annotated[bool, Shown(_CUT)] = Field(
-        True, description="Refit weights to the channels that are left, before fine-tuning."
+        True, description="Refit weights to the remaining channels before fine-tuning."
     )
     recalibration_images: Annotated[int, Shown(_CUT)] = Field(
         1000, ge=1, description="How many training images recalibrate BatchNorm."
@@ -134,7 +134,7 @@ class Settings(BaseModel):
         5e-4, ge=0, description="Weight decay. BatchNorm and biases have none."
     )
     distill: Annotated[float, Shown(_TRAINING)] = Field(
-        0.5, ge=0, le=1, description="Distillation weight of the original network's outputs."
+        0.5, ge=0, le=1, description="Distillation weight; the original network is the teacher."
     )
     patience: Annotated[int, Shown(_TRAINING)] = Field(
         0,
@@ -250,9 +250,11 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _leaves_something_to_decide(self) -> Settings:
         if not self.widths and not self.depth:
-            raise ValueError("with --no-widths only blocks may go: give --depth too")
+            raise ValueError("--no-widths leaves only blocks to remove; give --depth too")
         if not self.widths and not self.removes_blocks:
-            raise ValueError(f"{self.method} decides widths only; --no-widths leaves it nothing")
+            raise ValueError(
+                f"{self.method} decides widths only; --no-widths leaves it nothing to decide"
+            )
         return self
 
     @model_validator(mode="after")
@@ -297,7 +299,7 @@ def _without_effect(name: str, chosen: Mapping[str, str]) -> str:
     """Why a setting that nothing chosen listens to is refused."""
     known = [*owners(name)]
     if not known:
-        return f"{name!r} is no setting; there are {', '.join(Settings.model_fields)}"
+        return f"{name!r} is not a setting; choose from {', '.join(Settings.model_fields)}"
     field, _ = known[0]
     applies = ", ".join(entry for of, entry in known if of == field)
     option = name.replace("_", "-")

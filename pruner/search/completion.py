@@ -58,8 +58,8 @@ def _too_many(network: Network, groups: Sequence[str], layer: str) -> str:
     writers = {layer.group: layer.name for layer in reversed(network.layers)}
     names = ", ".join(writers[group] for group in groups)
     return (
-        f"{len(groups)} groups of channels meet in layer {layer}; their widths "
-        f"have too many combinations to search. Let some layers be with --keep-width, of {names}"
+        f"{len(groups)} groups of channels meet in layer {layer}; their widths have too many "
+        f"combinations to search. Keep some layers at full width with --keep-width: {names}"
     )
 
 
@@ -92,8 +92,8 @@ class Completion:
         unpriced = [d.name for d in self.decisions if d.kind is Kind.DENSITY]
         if unpriced:
             raise ContractError(
-                f"{self.model.device.name} has no sparse kernels in its table, so the density of "
-                f"{unpriced[0]} cannot be priced; search widths and blocks"
+                f"the table of {self.model.device.name} has no sparse kernels, so it cannot "
+                f"predict the density of {unpriced[0]}; search widths and blocks"
             )
         for term in self.model.terms:
             scope = [at[Kind.WIDTH, group] for group in term.groups]
@@ -255,10 +255,10 @@ class Completion:
             price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
         no = "no architecture" if self.exact else "no architecture that was found"
         raise BudgetError(
-            f"{no} of {network.name} takes {budget_s * 1e3:.3f} ms "
-            f"({dense_s / budget_s:.2f}×) on {self.model.device.name}. The fastest on the menu "
-            f"takes {fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), and its price is high: "
-            f"{price}. Ask for less"
+            f"{no} for {network.name} reaches {budget_s * 1e3:.3f} ms ({dense_s / budget_s:.2f}×) "
+            f"on {self.model.device.name}. The fastest with candidate widths takes "
+            f"{fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), but {price}. Ask for a "
+            "smaller speedup"
         )
 
     def _bound(self, positions: list[int]) -> float:

@@ -145,8 +145,9 @@ class _Programme:
         is_late = time.perf_counter() - start_s >= PATIENCE_S
         if is_late or answer.x is None or answer.mip_gap > LARGEST_GAP:
             raise SearchError(
-                f"the knapsack was not solved within {MOST_NODES} nodes of its tree, or "
-                f"{PATIENCE_S} s ({answer.message}); ask for less, or use another method"
+                f"the solver did not finish the knapsack within {MOST_NODES} nodes or "
+                f"{PATIENCE_S} s ({answer.message}). Ask for a smaller speedup, or use another "
+                "method"
             )
         return [
             int(answer.x[start : start + size].argmax())

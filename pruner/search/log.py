@@ -109,7 +109,7 @@ def _parse(path: Path, line: str) -> dict:
         }
     except (ValueError, KeyError, TypeError):
         raise RunError(
-            f"{path}: not a search log line: {line[:60]!r}. Delete the file to search anew"
+            f"{path}: not a search log line: {line[:60]!r}. Delete the file to restart the search"
         ) from None
 
 

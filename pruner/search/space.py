@@ -152,7 +152,7 @@ class SearchSpace:
             chosen = architecture.density.get(decision.name, decision.full)
         if chosen not in decision.options:
             raise SearchError(
-                f"{decision.kind} {chosen:g} of {decision.name} is not on the menu: "
+                f"{decision.kind} {chosen:g} of {decision.name} is not a candidate; choose from "
                 + ", ".join(f"{option:g}" for option in decision.options)
             )
         return decision.options.index(chosen)

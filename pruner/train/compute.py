@@ -127,7 +127,7 @@ def fast_arithmetic(wanted: bool = True) -> torch.autocast:
     device = processor().type
     if device == "cuda":
         return torch.autocast("cuda", half_precision(), enabled=wanted)
-    # PyTorch 2.6 cannot be asked yet.
+    # PyTorch 2.10 cannot be asked yet.
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     has_units = any(can.get(unit, False) for unit in BFLOAT16_UNITS)
     return torch.autocast("cpu", torch.bfloat16, enabled=wanted and has_units)

@@ -59,7 +59,7 @@ def export_onnx(
     if not difference <= TOLERANCE[precision]:  # also refuses NaN
         raise ExportError(
             f"{partial} differs from PyTorch by {difference:.2e} of the largest output (allowed: "
-            f"{TOLERANCE[precision]:.0e}); it was not accepted as {path.name}"
+            f"{TOLERANCE[precision]:.0e}), so {path.name} was not written"
         )
     os.replace(partial, path)
     return difference
@@ -95,7 +95,8 @@ def largest_difference(
     found = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     if [each.shape for each in found] != [each.shape for each in expected]:
         raise ExportError(
-            f"{path} answers {_shapes(found)}, the model {_shapes(expected)}; it was not accepted"
+            f"{path} returns {_shapes(found)}, but the model returns {_shapes(expected)}; the "
+            "export is rejected"
         )
     return max(
         float(np.abs(f - e).max() / max(np.abs(e).max(), np.finfo(np.float32).tiny))

@@ -62,7 +62,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Raises RunError for what no training can do."""
         if not self.rate > 0:
-            raise RunError(f"a learning rate of {self.rate}: expected more than 0")
+            raise RunError(f"learning rate {self.rate}: expected more than 0")
 
     def told(self, task: VisionTask) -> str:
         """In words that identify a training, the task's own settings included."""
@@ -132,7 +132,7 @@ def fine_tune(
     what the training was `begun_from`; raises RunError if it is of another one.
     """
     if recipe.patience and held_out is None:
-        raise RunError("a patience needs held-out images to judge by; leave it at 0")
+        raise RunError("patience needs held-out images; leave it at 0")
     with on_processor(model, teacher) as here, own_random_state():
         training = _Training(model, images, recipe, checkpoint, teacher, here, begun_from, task)
         training.run(report, held_out)
@@ -279,18 +279,18 @@ class _Training:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         except UNREADABLE:
             raise RunError(
-                f"{self.checkpoint} is damaged; delete it, and this training begins anew"
+                f"{self.checkpoint} is damaged; delete it to restart this training"
             ) from None
         if not isinstance(state, dict) or not {"model", "made_by", "step"} <= state.keys():
             raise RunError(
-                f"{self.checkpoint} is no checkpoint of a training, but it lies where this one's "
-                "would be written; move it away, or choose another --out"
+                f"{self.checkpoint} is not a training's checkpoint, but this training must write "
+                "one there. Move it away, or choose another --out"
             )
         shapes = {name: value.shape for name, value in self.model.state_dict().items()}
         found = {name: value.shape for name, value in state["model"].items()}
         if state["made_by"] != self._made_by or found != shapes:
             raise RunError(
-                f"{self.checkpoint} is of another training ({state['made_by']}; now "
+                f"{self.checkpoint} comes from another training ({state['made_by']}; now "
                 f"{self._made_by}). Continue with the same model, data and options, or delete it"
             )
         self.model.load_state_dict(state["model"])

@@ -49,12 +49,12 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     ]
     unexpected = [name for name in state if name not in own]
     misshapen = [
-        f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        f"{name} is {tuple(state[name].shape)}, but the model has {tuple(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
     for what, names in (
-        ("misses", missing), ("has the unknown", unexpected), ("has other shapes:", misshapen)
+        ("misses", missing), ("has unknown entries:", unexpected), ("has other shapes:", misshapen)
     ):  # fmt: skip
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

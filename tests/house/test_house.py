@@ -36,8 +36,8 @@ def test_a_new_method_criterion_and_task_stand_in_the_help(pruner, capsys):
     assert "first (the first channels stay)" in shown
     assert "ordinal (a class, or one near it)" in shown
     assert "--with-narrowest" in shown
-    assert "Of --method ends: Whether the narrowest network is scored too. Usually yes." in shown
-    assert "Of --task ordinal: Classes that a right answer may be away. Usually 1." in shown
+    assert "For --method ends: Whether the narrowest network is scored too. Usually yes." in shown
+    assert "For --task ordinal: Classes that a right answer may be away. Usually 1." in shown
 
 
 @pytest.mark.usefixtures("toys")
@@ -96,7 +96,9 @@ def test_a_runtime_that_is_not_there_is_refused_with_those_that_are(latprof, cap
 
 
 def test_no_two_entries_of_a_registry_share_a_name():
-    with pytest.raises(ValueError, match="two of the method registry are called thompson"):
+    with pytest.raises(
+        ValueError, match="the method registry already has an entry called thompson"
+    ):
         METHODS.add(METHODS["thompson"])
 
 

@@ -39,8 +39,8 @@ def test_methods_are_compared_beside_a_smaller_member_and_the_comparison_goes_on
     other = tmp_path / "other.safetensors"
     save_file({k: v * 2 for k, v in load_file(workshop / "dense.safetensors").items()}, other)
     for changes, says in (
-        ({"epochs": 2}, "other epochs"),
-        ({"weights": other}, "begun with another content"),
+        ({"epochs": 2}, "epochs differ"),
+        ({"weights": other}, "has changed since the run began"),
         ({"member": f"digits_resnet={tmp_path}/none.th"}, "no such weights file"),
     ):
         changed = prune_arguments(workshop, tmp_path / "c", **changes)

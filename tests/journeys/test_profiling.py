@@ -111,7 +111,7 @@ def test_a_doubtful_table_says_so(capsys):
         peak_memory_bytes=1, measured_at="now", tool_version="0",
     )  # fmt: skip
     print_validations("net", Path("table"), [result], json_=False)
-    assert "was the machine busy?" in capsys.readouterr().out
+    assert "the machine may have been busy" in capsys.readouterr().out
     good = result.model_copy(update={"rmspe": 0.01})
     print_validations("net", Path("table"), [good], json_=False)
     assert "busy" not in capsys.readouterr().out
@@ -137,7 +137,7 @@ def test_explain_names_layers_steps_and_widths(workshop, tmp_path, latprof, caps
 def test_steps_lists_the_widths_worth_choosing(workshop, latprof, capsys):
     arguments = ["--table", workshop / "table", "--network", workshop / "small_resnet.json"]
     assert latprof("steps", *arguments) == 0
-    assert "widths worth choosing" in capsys.readouterr().out
+    assert "candidate widths" in capsys.readouterr().out
     assert latprof("steps", *arguments, "--json") == 0
     menu = json.loads(capsys.readouterr().out)["menu"]
     assert menu["conv1"][-1] == 64
@@ -148,7 +148,7 @@ def test_steps_lists_the_widths_worth_choosing(workshop, latprof, capsys):
     assert {row["edge"] for row in json.loads(capsys.readouterr().out)} == {True, False}
     assert latprof("steps", *arguments[:-1], "small_resnet") == 0  # its file lies beside the rows
     assert latprof("steps", *arguments, "--group", "nope") == 1
-    assert "--group 'nope': small_resnet has conv1" in capsys.readouterr().err
+    assert "--group 'nope' is unknown; small_resnet has conv1" in capsys.readouterr().err
 
 
 def test_a_table_does_not_differ_from_itself_and_says_so(workshop, latprof, capsys):
@@ -173,7 +173,7 @@ def test_tables_of_two_processors_are_told_apart_by_device_layer_and_network(lat
 def test_a_network_that_no_table_holds_is_no_difference_but_a_mistake(workshop, latprof, capsys):
     table = workshop / "table"
     assert latprof("diff", table, table, "--network", "resnet65") == 1
-    assert "both tables hold small_resnet" in capsys.readouterr().err
+    assert "is not in both tables; they share small_resnet" in capsys.readouterr().err
 
 
 def test_sealing_anew_takes_sound_files_only_and_keeps_the_version(
@@ -200,7 +200,7 @@ def test_sealing_anew_takes_sound_files_only_and_keeps_the_version(
     shutil.copy(table / MANIFEST, tmp_path / "p")
     capsys.readouterr()
     assert latprof("verify", tmp_path / "p", "--seal") == 1
-    assert "is no table's own folder" in capsys.readouterr().err
+    assert "is not a table's folder" in capsys.readouterr().err
     assert (tmp_path / "p" / MANIFEST).exists()
 
 
@@ -239,7 +239,7 @@ def test_a_network_that_exists_only_as_onnx_is_profiled(
     options = ["--onnx", tmp_path / "My Net.onnx", "--levels", "2", "--samples", "4", *out]
     assert latprof("profile", *options) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"My Net\.onnx itself takes \d\.\d+× of the network", printed)
+    assert re.search(r"My Net\.onnx itself takes \d\.\d+× the time of the network", printed)
     saved = tmp_path / "table" / "my_net.network.json"
     path = tmp_path / "dense.json"
     table = ["--table", tmp_path / "table", "--network", saved]
@@ -309,7 +309,7 @@ def test_a_profile_without_a_folder_leaves_another_devices_table_of_that_name_al
     network = workshop / "small_resnet.json"
     assert latprof("profile", "--network", network, "--levels", 3, "--samples", 2) == 0
     said = capsys.readouterr().err
-    assert f"tables/{identity['name']} is of another device" in said
+    assert f"tables/{identity['name']} belongs to another device" in said
     assert f"runtime_version: 1.0.0 there, {identity['runtime_version']} here" in said
     beside = taken.with_name(f"{identity['name']}_{identity['runtime_version']}")
     assert (beside / "small_resnet.jsonl").exists()
@@ -326,7 +326,7 @@ def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
         capsys.readouterr()
         code = latprof("profile", *options, "--dry-run")
         said = capsys.readouterr()
-        found = re.search(r"(\d+) pruned networks to measure .* and (\d+) unseen", said.out)
+        found = re.search(r"(\d+) pruned networks to measure .* and (\d+) held-out", said.out)
         return code, said, [int(number) for number in found.groups()] if found else None
 
     begun = tmp_path / "begun"
@@ -338,7 +338,7 @@ def test_a_dry_run_leaves_out_what_an_interrupted_profile_has_measured(
     _, _, whole = asked(tmp_path / "new")
     code, said, missing = asked(begun)
     assert code == 0
-    there = re.search(r"has (\d+) of the pruned and (\d+) of the unseen ones already", said.out)
+    there = re.search(r"has (\d+) of the pruned and (\d+) of the held-out networks", said.out)
     designed, judged = map(int, there.groups())
     assert designed + judged == 7
     assert missing == [whole[0] - designed, whole[1] - judged]
@@ -406,7 +406,7 @@ def test_a_file_for_another_batch_is_not_compared_on_a_tables_device(
         assert latprof("export", *arguments) == 0
     files = [tmp_path / "1.onnx", tmp_path / "2.onnx"]
     assert latprof("compare", *files, "--table", workshop / "table") == 1
-    assert "made for batches of 2, the table's device runs 1" in capsys.readouterr().err
+    assert "made for batches of 2, but the table's device runs 1" in capsys.readouterr().err
 
 
 def test_files_that_read_other_images_or_cannot_run_are_not_compared(
@@ -424,7 +424,7 @@ def test_files_that_read_other_images_or_cannot_run_are_not_compared(
     model.graph.input[0].type.tensor_type.shape.dim[2].ClearField("dim_value")
     onnx.save(model, wide)
     assert latprof("compare", good, wide) == 1
-    assert "free dimensions beside the batch" in capsys.readouterr().err
+    assert "free dimensions besides the batch" in capsys.readouterr().err
     model = onnx.load(good)
     model.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(model, broken)
@@ -436,7 +436,7 @@ def test_other_threads_than_the_tables_are_refused(tmp_path, latprof, capsys):
     LatencyTable.create(tmp_path / "t", this_device("cpu", Usage(threads=2)))
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     assert latprof("compare", *files, "--table", tmp_path / "t", "--threads", 1) == 1
-    assert "--threads 1: the table's device has 2" in capsys.readouterr().err
+    assert "--threads 1: the table's device uses 2" in capsys.readouterr().err
 
 
 def test_a_transfer_into_a_folder_that_another_process_writes_leaves_nothing(
@@ -473,7 +473,7 @@ def test_a_network_of_which_nothing_can_be_chosen_is_not_profiled(
         tmp_path / "n.json"
     )
     assert latprof("profile", "--network", tmp_path / "n.json", "--out", tmp_path / "t") == 1
-    assert "nothing to choose" in capsys.readouterr().err
+    assert "nothing to profile" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
 
 

@@ -73,7 +73,7 @@ def test_a_search_is_not_continued_by_a_version_that_scores_otherwise(
     (out / "result.json").unlink()
     (out / "architecture.json").unlink()
     assert pruner("prune", *options) == 1
-    assert "scored candidates otherwise" in capsys.readouterr().err
+    assert "scored candidates differently" in capsys.readouterr().err
 
 
 def test_a_damaged_file_of_a_run_is_named(workshop, tmp_path, pruner, capsys):
@@ -135,7 +135,7 @@ def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pru
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"speedup": 500}, "The fastest on the menu"),
+        ({"speedup": 500}, "The fastest with candidate widths"),
         ({"data_dir": "images"}, "--data-dir images: digits needs no folder; leave it out"),
         ({"speedup": -1}, "--speedup must be positive"),
         ({"method": "magic"}, "--method 'magic' is unknown; choose one of thompson"),
@@ -144,10 +144,13 @@ def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pru
         ({"method": "greedy", "agent": "cma"}, "--agent has no effect with --method greedy"),
         ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
         ({"speedup": "inf"}, "--speedup must be positive and finite"),
-        ({"keep_width": "conv9"}, "--keep-width 'conv9': no layer of small_resnet; nearest: conv1"),
+        (
+            {"keep_width": "conv9"},
+            "--keep-width 'conv9': small_resnet has no such layer; nearest: conv1",
+        ),
         ({"architecture": "none.json", "episodes": 300}, "none.json: no such architecture file"),
         ({"weights": "none.safetensors"}, "no such weights file"),
-        ({"table": "no_table"}, "is no latency table"),
+        ({"table": "no_table"}, "is not a latency table"),
         ({"data": "cifar10"}, "needs --data-dir"),
     ],
 )
@@ -191,7 +194,7 @@ def test_trained_weights_are_never_taken_for_those_of_another_training(tmp_path,
     assert "exists already" in capsys.readouterr().out
     for other in ((2,), (1, "--half"), (1, "--seed", 1), (1, "--weights", out)):
         assert pruner(*train, *other) == 1
-        assert "is of another training (" in capsys.readouterr().err
+        assert "comes from another training (" in capsys.readouterr().err
     assert pruner(*train, 1, "--weights", tmp_path / "gone.pth") == 1
     assert f"{tmp_path / 'gone.pth'}: No such file" in capsys.readouterr().err
     assert out.read_bytes() == trained
@@ -200,7 +203,7 @@ def test_trained_weights_are_never_taken_for_those_of_another_training(tmp_path,
 def test_a_folder_with_other_things_is_not_taken_for_a_run(workshop, tmp_path, pruner, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert pruner("prune", *prune_arguments(workshop, tmp_path)) == 1
-    assert "is not empty and is no run" in capsys.readouterr().err
+    assert "is not empty and is not a run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["3x32", "axbxc", "0x8x8"])
@@ -217,23 +220,23 @@ def test_a_model_and_a_data_set_that_do_not_fit_are_refused(workshop, tmp_path, 
     )
     arguments = ["--data", "digits", "--out", tmp_path / "w.safetensors"]
     assert pruner("train", "--model", f"{tmp_path}/seven.py:seven", *arguments) == 1
-    assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
+    assert "has 7 classes, but digits has 10" in capsys.readouterr().err
     assert pruner("train", "--model", "resnet20", *arguments) == 1
-    assert "made for 3×32×32 images, those of digits are 1×8×8" in capsys.readouterr().err
+    assert "expects 3×32×32 images, but those of digits are 1×8×8" in capsys.readouterr().err
     weights = tmp_path / "seven.safetensors"
     save_weights(CifarResNet(1, (8, 8), classes=7, colours=1), weights)
     seven = {"model": f"{tmp_path}/seven.py:seven", "weights": weights, "speedup": 500}
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", **seven)) == 1
-    assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
+    assert "has 7 classes, but digits has 10" in capsys.readouterr().err
     assert pruner("trace", "--model", FACTORY, "--classes", 7, "--out", tmp_path / "n.json") == 1
-    assert "says itself how many it tells apart" in capsys.readouterr().err
+    assert "sets its own number of classes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("layers", "says"),
     [
         ("nn.Conv2d(3, 8, 3)", "cannot read the 1×8×8 images of digits"),
-        ("nn.Conv2d(1, 10, 3)", "answers two images with (2, 10, 6, 6)"),
+        ("nn.Conv2d(1, 10, 3)", "returns (2, 10, 6, 6) for two images"),
         ("nn.LSTM(8, 8)", "cannot read"),
     ],
 )
@@ -258,4 +261,4 @@ def test_a_run_is_not_continued_with_another_table(workshop, tmp_path, pruner, c
     another = json.loads(rows[1]) | {"attempt": 9}
     (table / "small_resnet.jsonl").write_text("".join([*rows, json.dumps(another) + "\n"]))
     assert pruner("prune", *prune_arguments(workshop, tmp_path / "run", table=table)) == 1
-    assert "its rows or how they are read have changed" in capsys.readouterr().err
+    assert "the table has changed since the run began" in capsys.readouterr().err

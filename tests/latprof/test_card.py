@@ -68,5 +68,7 @@ def test_pictures_come_as_png_too(table, tmp_path):
 
 
 def test_a_picture_of_another_kind_is_refused(table, tmp_path):
-    with pytest.raises(OptionError, match=r"a picture ends in \.svg, \.png, \.pdf"):
+    with pytest.raises(
+        OptionError, match=r"the file's name must end in one of \.svg, \.png, \.pdf"
+    ):
         plot(NETWORK, table, tmp_path / "picture.jpeg")

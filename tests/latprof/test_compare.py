@@ -83,7 +83,7 @@ def test_a_file_of_another_precision_is_not_the_devices(tmp_path):
         model = build(network, network.dense, 1, precision)
         onnx.save(model, tmp_path / f"{precision}.onnx")
         require_precision(tmp_path / f"{precision}.onnx", precision)
-    with pytest.raises(DeviceMismatch, match="is fp32, the device computes in fp16"):
+    with pytest.raises(DeviceMismatch, match="is fp32, but the device computes in fp16"):
         require_precision(tmp_path / "fp32.onnx", "fp16")
-    with pytest.raises(DeviceMismatch, match="is fp16, the device computes in fp32"):
+    with pytest.raises(DeviceMismatch, match="is fp16, but the device computes in fp32"):
         compare_files(tmp_path / "fp16.onnx", tmp_path / "fp16.onnx", this_device())

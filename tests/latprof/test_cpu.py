@@ -16,7 +16,7 @@ NETWORK = chain(8, 8, 8)
 
 def test_a_profiler_that_stopped_before_the_last_run_is_an_error():
     require_all_kept(cpu.MOST_EVENTS - 1, runs=10)
-    with pytest.raises(CannotRun, match="keeps 1000000 events, and 10 runs"):
+    with pytest.raises(CannotRun, match="keeps 1000000 events, but 10 runs"):
         require_all_kept(cpu.MOST_EVENTS, runs=10)
 
 
@@ -27,5 +27,5 @@ def test_a_network_whose_runs_make_too_many_events_is_refused(monkeypatch):
     for _ in range(3):
         made.run()
     monkeypatch.setattr(cpu, "MOST_EVENTS", 3)
-    with pytest.raises(CannotRun, match="a network of fewer layers"):
+    with pytest.raises(CannotRun, match="a network with fewer layers"):
         made.layer_times(np.ones(3), np.ones(3, dtype=bool))

@@ -115,7 +115,7 @@ def test_every_layer_of_a_network_has_weights_of_its_own_and_the_next_network_op
 
 def test_a_host_too_slow_to_queue_all_layers_is_told(clock, monkeypatch):
     monkeypatch.setattr(cuda, "_LONGEST_DELAY_S", 1e-9)
-    with pytest.warns(UserWarning, match="the layers' times hold the host's"):
+    with pytest.warns(UserWarning, match="the layers' times include host time"):
         instrumented(RESNET, RESNET.dense)
 
 
@@ -166,14 +166,14 @@ def test_outputs_of_any_type_and_size_are_bound(clock, tmp_path):
 def test_a_process_that_runs_another_card_measures_nothing(clock):
     other = GPU.model_copy(update={"processor": "NVIDIA X"})
     model = build(RESNET, RESNET.dense).SerializeToString()
-    with pytest.raises(DeviceNotHere, match=r"runs on toy 80GB .* the device is NVIDIA X"):
+    with pytest.raises(DeviceNotHere, match=r"runs CUDA on toy 80GB, but the device is NVIDIA X"):
         Running(model, {INPUT: random_input(RESNET)}, other)
 
 
 def test_a_slice_is_not_measured_as_the_whole_card(clock):
     clock.card = f"{GPU.processor} MIG 1g.5gb"
     model = build(RESNET, RESNET.dense).SerializeToString()
-    with pytest.raises(DeviceNotHere, match="a device of its own; name it by its UUID"):
+    with pytest.raises(DeviceNotHere, match=r"a separate device\. Put its UUID"):
         Running(model, {INPUT: random_input(RESNET)}, GPU)
 
 

@@ -32,7 +32,7 @@ def test_a_device_that_is_not_here_says_what_is_and_where_a_table_may_come_from(
 
 
 def test_more_threads_than_cores_are_refused():
-    with pytest.raises(DeviceNotHere, match=r"this process may use \d+ cores"):
+    with pytest.raises(DeviceNotHere, match=r"this process may use only \d+ cores"):
         this_device("cpu", Usage(threads=10_000))
 
 
@@ -62,12 +62,12 @@ def test_the_processors_this_process_may_use_are_part_of_the_identity(monkeypatc
 
 def test_threads_are_those_that_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
-    with pytest.raises(DeviceNotHere, match="may use 1 cores"):
+    with pytest.raises(DeviceNotHere, match="may use only 1 cores"):
         this_device("cpu", Usage(threads=2))
 
 
 def test_cudnns_options_are_refused_on_cpu():
-    with pytest.raises(DeviceNotHere, match="--algorithm-search is cuDNN's"):
+    with pytest.raises(DeviceNotHere, match="--algorithm-search applies to cuDNN"):
         this_device("cpu", Usage(algorithm_search="NONSENSE"))
 
 

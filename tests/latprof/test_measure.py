@@ -94,7 +94,7 @@ def test_a_machine_on_which_a_network_is_not_itself_is_refused(bench, monkeypatc
     monkeypatch.setattr("latprof.profile.bench.time.sleep", lambda _: None)
     wrong = SimpleNamespace(ratio=1.05)
     monkeypatch.setattr(bench, "_measure", lambda *_, **__: wrong)
-    with pytest.raises(Disturbed, match=r"beside itself takes 1\.050 times as long"):
+    with pytest.raises(Disturbed, match=r"timed against itself, takes 1\.050 times as long"):
         bench.check()
 
 

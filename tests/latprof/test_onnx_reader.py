@@ -106,7 +106,7 @@ KERNEL = np.zeros((8, 4, 3, 3), np.float32)
         ("Conv", (KERNEL,), {"pads": [0, 0, 1, 1]}, "pads unevenly"),
         ("Clip", (np.float32(0), np.float32(3)), {}, r"clips to \[0.0, 3.0\]"),
         ("Mul", (np.float32(2),), {}, "multiplies by a constant"),
-        ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, "adds a constant that is no bias"),
+        ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, "adds a constant that is not a bias"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_by_node_and_reason(

@@ -188,7 +188,9 @@ def test_a_budget_ends_the_profile_with_the_error_reached(tmp_path, monkeypatch)
 
 def test_a_budget_too_small_to_predict_from_keeps_what_was_measured_and_says_so(tmp_path):
     goal = Goal(budget_s=1e-9)
-    with pytest.raises(TableError, match=r"0 designed and 0 unseen networks .* larger --budget"):
+    with pytest.raises(
+        TableError, match=r"0 design networks and 0 held-out networks .* larger --budget"
+    ):
         profile(NETWORK, this_device(), tmp_path / "t", levels=2, goal=goal)
     kept = LatencyTable.open(tmp_path / "t").load_network(NETWORK.name)
     assert kept.fingerprint == NETWORK.fingerprint, "so that its name is enough to continue"
@@ -224,7 +226,7 @@ def test_a_refused_profile_changes_no_file(tmp_path):
     profile(NETWORK, this_device(), tmp_path / "t", **OPTIONS)
     before = {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()}
     menus = {g.name: tuple(w for w in (g.width // 4, g.width) if w) for g in NETWORK.groups}
-    with pytest.raises(TableError, match="menu, or which networks this version"):
+    with pytest.raises(TableError, match="candidate widths, or this version's choice of networks"):
         profile(NETWORK.with_menu(menus), this_device(), tmp_path / "t", **OPTIONS)
     assert {path.name: path.read_bytes() for path in (tmp_path / "t").iterdir()} == before
 

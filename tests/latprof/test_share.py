@@ -114,10 +114,10 @@ def test_two_networks_of_one_device_join_in_the_place(table, place, tmp_path):
 def test_other_rows_of_the_same_network_are_refused_unless_told_to_replace(table, place, tmp_path):
     push(table, place)
     measured_again = finished(tmp_path / "again", samples=4)
-    with pytest.raises(TableError, match=r"chain\.jsonl: .* holds other rows.*--replace"):
+    with pytest.raises(TableError, match=r"chain\.jsonl: .* holds different rows.*--replace"):
         push(measured_again, place)
     assert push(measured_again, place, replace=True)[0].version == 2
-    with pytest.raises(TableError, match="holds other rows"):
+    with pytest.raises(TableError, match="holds different rows"):
         pull(place, DEVICE.name, table.folder)
     pull(place, DEVICE.name, table.folder, replace=True)
     assert files(table.folder) == files(measured_again.folder)
@@ -181,7 +181,7 @@ def test_a_pull_never_mixes_with_a_folder_that_is_no_table(table, place, tmp_pat
     push(table, place)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("…")
-    with pytest.raises(TableError, match="holds something else than a table"):
+    with pytest.raises(TableError, match="is not empty and is not a table"):
         pull(place, DEVICE.name, tmp_path / "home")
     assert not (tmp_path / "home.partial").exists()
 
@@ -223,7 +223,7 @@ def test_a_folder_that_no_pull_left_is_not_emptied(table, place, tmp_path):
     push(table, place)
     (tmp_path / "here.partial").mkdir()
     (tmp_path / "here.partial" / "thesis.tex").write_text("…")
-    with pytest.raises(TableError, match=r"here\.partial is in the way of this pull"):
+    with pytest.raises(TableError, match=r"this pull needs the folder .*here\.partial"):
         pull(place, DEVICE.name, tmp_path / "here")
     assert (tmp_path / "here.partial" / "thesis.tex").read_text() == "…"
 
@@ -303,7 +303,7 @@ def test_a_folder_of_ones_own_that_a_swap_would_use_is_left_alone(table, place, 
     (tmp_path / "here.former").mkdir()
     (tmp_path / "here.former" / "thesis.tex").write_text("…")
     push(finished(tmp_path / "second", OTHER), place)
-    with pytest.raises(TableError, match=r"here\.former is in the way of this pull"):
+    with pytest.raises(TableError, match=r"here\.former already exists"):
         pull(place, DEVICE.name, tmp_path / "here")
     assert (tmp_path / "here.former" / "thesis.tex").read_text() == "…"
     assert LatencyTable.open(tmp_path / "here").networks() == ["chain"]
@@ -328,7 +328,7 @@ def test_a_table_begun_after_a_kill_and_the_former_one_are_both_kept(
         pull(place, DEVICE.name, tmp_path / "here")
     assert not (tmp_path / "here").exists()
     LatencyTable.create(tmp_path / "here", DEVICE)  # as a profile would
-    with pytest.raises(TableError, match="Keep both: move one of them away"):
+    with pytest.raises(TableError, match="To keep both, move one of them away"):
         pull(place, DEVICE.name, tmp_path / "here")
     assert (tmp_path / "here.former" / "chain.jsonl").exists()
     assert (tmp_path / "here" / "device.json").exists()
@@ -355,10 +355,10 @@ def test_of_two_different_files_beside_the_same_rows_none_is_taken_silently(tabl
     pull(place, DEVICE.name, tmp_path / "here")
     repeats_path(table.folder, "chain").write_text('{"newer": 1}')
     table.seal("chain", ["chain.repeats.json"])
-    with pytest.raises(TableError, match=r"same rows, but another chain\.repeats\.json"):
+    with pytest.raises(TableError, match=r"same rows but a different chain\.repeats\.json"):
         push(table, place)
     push(table, place, replace=True)
-    with pytest.raises(TableError, match="same rows, but another"):
+    with pytest.raises(TableError, match="same rows but a different"):
         pull(place, DEVICE.name, tmp_path / "here")
 
 
@@ -401,11 +401,11 @@ def test_an_older_version_never_comes_silently_or_not_at_all(table, place, tmp_p
     first = table.path("chain").read_bytes()
     judge(table, "chain")
     push(table, place)
-    with pytest.raises(TableError, match=r"holds a later state of chain\.jsonl"):
+    with pytest.raises(TableError, match=r"holds newer rows of chain\.jsonl"):
         pull(place, DEVICE.name, table.folder, version=1)
     pull(place, DEVICE.name, table.folder, version=1, replace=True)
     assert table.path("chain").read_bytes() == first
-    with pytest.raises(TableError, match="there is none; the current version is 2"):
+    with pytest.raises(TableError, match="does not exist; the current version is 2"):
         pull(place, DEVICE.name, tmp_path / "new", version=7)
 
 
@@ -460,7 +460,7 @@ def test_a_manifest_never_leads_out_of_the_tables_folder(table, place, tmp_path,
     found, problems = shared(place)
     assert found == []
     assert len(problems) == 1
-    assert "check does not match" not in problems[0]
+    assert "checksum does not match" not in problems[0]
     with pytest.raises(TableError):
         pull(place, DEVICE.name, tmp_path / "here")
     assert not (tmp_path / "here").exists()
@@ -656,7 +656,7 @@ def test_a_table_is_read_over_http(table, place, web, tmp_path):
     assert [found.device for found in shared(there)[0]] == [DEVICE]
     pull(there, DEVICE.name, tmp_path / "here")
     assert files(tmp_path / "here") == files(table.folder)
-    with pytest.raises(TableError, match="there is none"):
+    with pytest.raises(TableError, match="does not exist"):
         pull(there, "titan_rtx", tmp_path / "none")
 
 

@@ -36,7 +36,7 @@ def test_another_name_is_not_another_device():
 
 
 def test_a_folder_without_identity_is_no_table(tmp_path):
-    with pytest.raises(TableError, match=r"is no latency table: device.json is missing"):
+    with pytest.raises(TableError, match=r"is not a latency table: device.json is missing"):
         LatencyTable.open(tmp_path)
 
 
@@ -50,7 +50,9 @@ def test_a_newer_identity_file_is_refused(tmp_path):
 def test_an_identity_of_the_former_method_is_refused_with_what_to_do(tmp_path):
     text = DEVICE.model_dump_json().replace('"format":2', '"format":1')
     (tmp_path / "device.json").write_text(text)
-    with pytest.raises(TableError, match=r"format 1 was measured by.*Move the folder away"):
+    with pytest.raises(
+        TableError, match=r"format 1 comes from an older method.*Move the folder away"
+    ):
         LatencyTable.open(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_repeats_that_scattered_more_raise_the_bar(table, tmp_path):
     ).save(path)
     assert not compare_tables(NETWORK, table, slower).changed
     path.write_text(path.read_text()[:60])
-    with pytest.raises(TableError, match=r"repeats\.json: .* Delete it, and repeat"):
+    with pytest.raises(TableError, match=r"repeats\.json: .* Delete it, then run `latprof repeat`"):
         compare_tables(NETWORK, table, slower)
 
 
@@ -101,7 +101,7 @@ def test_tables_without_a_common_entry_are_refused(table, tmp_path):
         for row in table.rows(NETWORK.name)
     ]
     empty.append(NETWORK.name, rows)
-    with pytest.raises(TableError, match="share no entry"):
+    with pytest.raises(TableError, match="have no entry in common"):
         compare_tables(NETWORK, table, empty)
 
 

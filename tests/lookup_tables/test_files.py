@@ -63,7 +63,10 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr("lookup_tables.storage.files.fcntl.flock", unsupported)
-    with pytest.warns(UserWarning, match="knows no locks; see to it"), only_writer(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="does not support locks; make sure"),
+        only_writer(tmp_path),
+    ):
         pass
 
 

@@ -100,7 +100,7 @@ def test_rows_deleted_by_hand_can_be_measured_anew(table):
 def test_an_edited_manifest_is_refused(table):
     path = table.folder / MANIFEST
     path.write_text(path.read_text().replace("chain.jsonl", "train.jsonl"))
-    with pytest.raises(TableError, match=r"manifest\.json: its own check does not match"):
+    with pytest.raises(TableError, match=r"manifest\.json: its checksum does not match"):
         rows(table)
 
 
@@ -108,7 +108,7 @@ def test_an_edited_manifest_is_refused(table):
 def test_names_that_leave_the_folder_are_refused(name):
     record = FileRecord.of("x", b"")
     text = json.dumps({"device": "d", "files": {name: record.model_dump()}})
-    with pytest.raises(TableError, match=r"m\.json: files"):
+    with pytest.raises(TableError, match=r"m\.json is damaged: files"):
         Manifest.parse(text, "m.json")
 
 
@@ -177,7 +177,7 @@ def test_rows_without_their_device_are_not_taken_for_this_machines(table):
     with pytest.raises(TableError, match=r"device\.json is missing, though"):
         LatencyTable.create(table.folder, DEVICE)
     (table.folder / MANIFEST).unlink()
-    with pytest.raises(TableError, match=r"holds rows, but no device\.json"):
+    with pytest.raises(TableError, match=r"holds rows but no device\.json"):
         LatencyTable.create(table.folder, DEVICE)
 
 

@@ -96,7 +96,7 @@ def test_a_prior_of_another_network_is_refused(tmp_path):
     prior = LatencyModel(other, synthetic_table(tmp_path / "s", other, levels=3)).as_prior()
     table = few_runs(tmp_path, 6)
     prior.save(table.prior_path("chain"))
-    with pytest.raises(TableError, match=r"chain\.prior\.json is of another network"):
+    with pytest.raises(TableError, match=r"chain\.prior\.json belongs to another network"):
         LatencyModel(NETWORK, table)
 
 

@@ -104,7 +104,7 @@ def test_a_search_sees_the_menu_and_the_prices_stay(stairs):
 
 
 def test_a_model_is_not_lent_to_another_network(stairs):
-    with pytest.raises(TableError, match="another network"):
+    with pytest.raises(TableError, match="is not the network"):
         stairs.model.with_menu(chain(8, 8))
 
 

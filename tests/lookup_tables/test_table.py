@@ -74,7 +74,7 @@ def test_a_damaged_line_in_the_middle_is_no_truncated_one(table):
     lines = path.read_text().splitlines(keepends=True)
     lines[4] = lines[4][:40] + "\n"
     path.write_text("".join(lines))
-    with pytest.raises(TableError, match="line 5: no JSON; the file is damaged"):
+    with pytest.raises(TableError, match="line 5: not JSON; the file is damaged"):
         LatencyTable.open(table.folder).rows("chain")
     assert not table.drop_truncated_line("chain")
 
@@ -106,7 +106,7 @@ def test_a_missing_network_names_those_that_are_there(table):
 
 
 def test_a_table_of_another_network_of_that_name_is_refused(table):
-    with pytest.raises(TableError, match="measured on another network called chain"):
+    with pytest.raises(TableError, match="measured with another network called chain"):
         table.require_network(chain(8, 24, 8))
 
 

@@ -63,7 +63,7 @@ def test_seeds_that_agree_are_summed_up_to_what_they_agree_on_and_drawn(tmp_path
 
 def test_a_method_has_no_seed_or_budget_of_its_own():
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
-    with pytest.raises(RunError, match="'seed' is no setting of one method"):
+    with pytest.raises(RunError, match="'seed' is not a setting of a method"):
         variant(base, "random:seed=3")
 
 

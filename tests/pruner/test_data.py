@@ -201,7 +201,7 @@ def test_what_is_not_the_published_file_is_named_and_never_unpickled(tmp_path, p
     published(tmp_path)
     path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError, match="data_batch_3 is missing, or not the published file"):
+    with pytest.raises(DataError, match="data_batch_3 is missing, or its checksum differs"):
         load_data("cifar10", tmp_path)
 
 
@@ -254,7 +254,7 @@ class Shapes:
 def test_imagenet_with_a_class_in_one_part_only_is_refused(tmp_path):
     imagenet_folder(tmp_path, classes=3, train=12, val=3)
     shutil.rmtree(tmp_path / "val" / "n00000001")
-    with pytest.raises(DataError, match="n00000001 is in one only"):
+    with pytest.raises(DataError, match="n00000001 is in only one of them"):
         load_data("imagenet", tmp_path)
 
 
@@ -313,7 +313,7 @@ def test_augmentation_of_ones_own_repeats_by_its_seed_and_only_with_one():
 @pytest.mark.parametrize(
     ("train", "test", "augmented", "message"),
     [
-        (Shapes(20), Shapes(5, size=9), None, "images of different shapes"),
+        (Shapes(20), Shapes(5, size=9), None, "images have different shapes"),
         (Shapes(20), Shapes(5), Shapes(19), "19 augmented images for 20 training images"),
         (Shapes(1), Shapes(5), None, "at least two pairs"),
         ([("a", 0)] * 4, Shapes(5), None, "float tensor"),
@@ -373,7 +373,7 @@ def test_training_images_that_change_from_one_reading_to_the_next_are_refused():
 def test_images_of_another_size_further_on_are_refused():
     images = [(torch.zeros(1, 8, 8 + (index > 5)), index % 3) for index in range(20)]
     data = from_datasets("mine", images, Shapes(5))
-    with pytest.raises(DataError, match=r"images of different shapes: \(1, 8, 8\), \(1, 8, 9\)"):
+    with pytest.raises(DataError, match=r"images have different shapes: \(1, 8, 8\), \(1, 8, 9\)"):
         data.all_training.batch(torch.arange(20))
 
 

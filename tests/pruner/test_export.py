@@ -39,5 +39,5 @@ def test_a_second_output_that_differs_is_seen(tmp_path):
 def test_another_number_of_outputs_is_an_error(tmp_path):
     export_onnx(Two().eval(), (1, 8, 8), tmp_path / "two.onnx")
     one = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
-    with pytest.raises(ExportError, match="answers 8×3, 8×4×6×6, the model 8×3"):
+    with pytest.raises(ExportError, match="returns 8×3, 8×4×6×6, but the model returns 8×3"):
         largest_difference(one, tmp_path / "two.onnx", (1, 8, 8))

@@ -267,7 +267,7 @@ def test_amc_takes_fewer_macs_where_hardly_any_proposal_is_fast_enough(latency, 
 def test_the_knapsacks_answer_does_not_depend_on_the_machines_speed(latency, monkeypatch):
     """What ends the solver's tree is a number of nodes; where time does, there is no answer."""
     monkeypatch.setattr("pruner.search.knapsack.PATIENCE_S", 0)
-    with pytest.raises(SearchError, match="was not solved within 20000 nodes of its tree, or 0 s"):
+    with pytest.raises(SearchError, match="did not finish the knapsack within 20000 nodes or 0 s"):
         search("knapsack", problem_for(latency, 1.5), half)
 
 
@@ -312,9 +312,7 @@ def test_too_many_widths_in_one_layer_are_refused_naming_the_layers_that_could_s
     network = trace(Merging(8), (3, 8, 8), "merging").network
     network = network.with_menu({group.name: tuple(range(2, 17, 2)) for group in network.groups})
     latency = LatencyModel(network, synthetic_table(tmp_path / "t", network, levels=2))
-    with pytest.raises(
-        ContractError, match=r"--keep-width, of branches\.0, branches\.1"
-    ) as refused:
+    with pytest.raises(ContractError, match=r"--keep-width: branches\.0, branches\.1") as refused:
         Completion(latency)
     assert str(refused.value) == too_coupled(network), "a trace foresees it"
     fewer = {

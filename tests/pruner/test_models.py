@@ -48,10 +48,10 @@ def test_weights_survive_being_written_and_read_in_half_precision(tmp_path):
     ("change", "message"),
     [
         (lambda s: s.pop("module.bn1.weight"), r"misses bn1\.weight"),
-        (lambda s: s.update(extra=torch.zeros(1)), "has the unknown extra"),
+        (lambda s: s.update(extra=torch.zeros(1)), "has unknown entries: extra"),
         (
             lambda s: s.update({"module.conv1.weight": torch.zeros(8, 3, 3, 3)}),
-            r"conv1\.weight is \(8, 3, 3, 3\), the model has \(16, 3, 3, 3\)",
+            r"conv1\.weight is \(8, 3, 3, 3\), but the model has \(16, 3, 3, 3\)",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_first_layer_for_other_images_does_not_pass_for_a_last_one_for_other_c
 
 def test_weights_of_another_network_do_not_pass_for_those_of_other_classes(tmp_path):
     save_weights(models.build("resnet32"), tmp_path / "w.safetensors")
-    with pytest.raises(ModelError, match="has the unknown"):
+    with pytest.raises(ModelError, match="has unknown entries"):
         load_weights(resnet20(), tmp_path / "w.safetensors", but_head=True)
 
 

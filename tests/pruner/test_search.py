@@ -190,7 +190,9 @@ def test_the_fastest_network_is_the_fastest(latency):
 
 
 def test_a_budget_that_nothing_meets_names_the_fastest_and_its_price(latency):
-    with pytest.raises(BudgetError, match=r"The fastest on the menu takes .* ms \(.*×\), .* price"):
+    with pytest.raises(
+        BudgetError, match=r"The fastest with candidate widths takes .* ms \(.*×\), but it keeps"
+    ):
         Completion(latency).require(latency.dense_s / 1000)
     with pytest.raises(BudgetError, match=r"45\.0% of held-out images right before"):
         Completion(latency).require(latency.dense_s / 1000, lambda architecture: 0.45)

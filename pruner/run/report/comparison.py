@@ -28,8 +28,8 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
             page.table_of_html(names, [_cells(row, dense_accuracy) for row in content["rows"]]),
             page.paragraph(
                 f"The dense network has {dense_accuracy:.2%}. Bars are ranges over fresh "
-                "sessions, and over seeds; hollow marks were not measured here, the table predicts "
-                "them; the broad line joins what nothing faster surpasses."
+                "sessions, and over seeds. Hollow marks were not measured here; the table "
+                "predicts them. The broad line joins networks that no faster one surpasses."
                 + _never_removing(content)
             ),
             page.heading("What all of them share"),

@@ -14,10 +14,12 @@ class AgentSettings(OwnSettings):
 
     reward: Literal[
         "error", "error_log_latency", "error_log_macs", "error_sensitivity", "accuracy_latency"
-    ] = Field("error_sensitivity", description="What the agent is rewarded for.")
-    agent: Literal["ddpg", "td3", "sac", "cma"] = Field("ddpg", description="The agent.")
+    ] = Field("error_sensitivity", description="How the agent's reward is computed.")
+    agent: Literal["ddpg", "td3", "sac", "cma"] = Field(
+        "ddpg", description="The agent's learning algorithm."
+    )
     actions: Literal["widths", "values"] = Field(
-        "widths", description="What its actions say of a decision: what to keep, or its worth."
+        "widths", description="What each action sets: how much to keep, or how much that is worth."
     )
     sensitivity: bool = Field(
         True, description="Whether the agent knows each layer's latency sensitivity."

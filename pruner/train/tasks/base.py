@@ -72,9 +72,9 @@ def answer_to(model: nn.Module, shape: tuple[int, int, int], data: Data) -> Answ
     if tuple(shape) != tuple(data.shape):
         expected, found = ("×".join(map(str, s)) for s in (shape, data.shape))
         raise DataError(
-            f"the model is made for {expected} images, those of {data.name} are {found}; "
-            "choose the data set or the model that fits (a function of your own, file.py:function, "
-            "may return this one for any size)"
+            f"the model expects {expected} images, but those of {data.name} are {found}. Choose a "
+            "data set or a model that fits; your own file.py:function may return this model for "
+            "any size"
         )
     try:
         with torch.inference_mode():
@@ -82,6 +82,6 @@ def answer_to(model: nn.Module, shape: tuple[int, int, int], data: Data) -> Answ
     except Exception as fault:  # whatever a user's modules raise on a wrong shape
         text = "×".join(map(str, data.shape))
         raise DataError(
-            f"the model cannot read the {text} images of {data.name}: {fault}; choose the data "
-            "set or the model that fits"
+            f"the model cannot read the {text} images of {data.name}: {fault}; choose a data set "
+            "or a model that fits"
         ) from fault

@@ -68,13 +68,13 @@ class Classification:
         if not isinstance(answer, Tensor) or answer.dim() != 2:
             found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise DataError(
-                f"the model answers two images with {found}; classification expects one tensor of "
+                f"the model returns {found} for two images; classification expects one tensor of "
                 "(images, classes)"
             )
         if answer.shape[1] != data.classes:
             raise DataError(
-                f"the model tells {answer.shape[1]} classes apart, {data.name} has {data.classes}; "
-                "choose the data set or the model that fits"
+                f"the model has {answer.shape[1]} classes, but {data.name} has {data.classes}; "
+                "choose a data set or a model that fits"
             )
 
 
