@@ -62,7 +62,8 @@ def _the_same_network_is_exported_once(monkeypatch):
         Path(path).write_bytes(_exported[key][0])
         return _exported[key][1]
 
-    monkeypatch.setattr("pruner.run.prune.export_onnx", export)
+    for user in ("prune", "compare"):
+        monkeypatch.setattr(f"pruner.run.{user}.export_onnx", export)
 
 
 @pytest.fixture

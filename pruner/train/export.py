@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +43,8 @@ def export_onnx(
     dtype = torch.float16 if precision == "fp16" else torch.float32
     partial = path.with_suffix(".partial.onnx")
     example = torch.randn(batch, *input_shape, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
+    # The exporter may print what it does, and answers go to standard output.
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # the exporter's own deprecations, nothing a user can mend
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(

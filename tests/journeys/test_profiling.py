@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnxruntime as ort
 import pytest
 
 from latprof.cli.show import print_validations
@@ -57,6 +58,10 @@ def test_a_table_that_is_being_written_is_not_profiled_by_a_second_process(
     assert "another process is writing into it" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    not hasattr(ort, "set_global_thread_pool_sizes"),
+    reason="this ONNX Runtime refuses more than one thread; it says so",
+)
 def test_a_table_of_one_thread_becomes_one_of_two_threads(workshop, tmp_path, latprof, capsys):
     options = ["--from", workshop / "table", "--network", "small_resnet"]
     options += ["--samples", 12, "--unseen", 4, "--out", tmp_path / "t"]

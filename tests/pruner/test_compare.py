@@ -74,7 +74,7 @@ def test_a_comparison_begun_before_a_setting_existed_goes_on_with_its_usual_valu
     (tmp_path / "plan.json").write_text(json.dumps(former))
     (tmp_path / "compare.json").write_text("{}")
     _keep(tmp_path, shared)
-    with pytest.raises(RunError, match="other weight_decay"):
+    with pytest.raises(RunError, match=r"holds another comparison \(weight_decay differ\)"):
         _keep(tmp_path, shared | {"weight_decay": 1e-4})
 
 
