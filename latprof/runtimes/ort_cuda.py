@@ -29,6 +29,8 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.network import Network
 
+_shown: set[str] = set()  # cards, of this process
+
 
 class OrtCuda:
     """The registry's entry. A card is asked for as `cuda`, the first one, or by its short name."""
@@ -90,8 +92,13 @@ class OrtCuda:
 
 
 def _show_only(device: Device) -> None:
-    """Let CUDA see this card alone, in this process; before anything starts CUDA."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = cards.uuid_of(device)
+    """Let CUDA see this card alone, in this process; before anything starts CUDA.
+
+    Once: asking the driver takes a while, and networks are opened between measurements.
+    """
+    if device.processor not in _shown:
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards.uuid_of(device)
+        _shown.add(device.processor)
 
 
 def _gpu_name(gpu: Gpu, usage: Usage) -> str:

@@ -173,6 +173,18 @@ def test_every_card_is_measured_as_itself(titan):
         assert this_device(device.processor, Usage.of(device)) == device
 
 
+def test_the_driver_is_asked_for_a_card_once_however_many_networks_are_opened(titan, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cards, "uuid_of", lambda device: asked.append(device.name) or "GPU-1f")
+    monkeypatch.setattr(ort_cuda, "_shown", set())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for _ in range(3):
+        ort_cuda._show_only(this_device("titan_rtx"))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1f"
+        monkeypatch.setattr(cards, "gpus", lambda: parse_gpus(LISTING))
+    assert asked == ["titan_rtx"]
+
+
 def test_a_card_that_is_gone_is_told(titan):
     gone = this_device("titan_rtx").model_copy(update={"processor": "NVIDIA A100", "name": "a100"})
     with pytest.raises(DeviceNotHere, match="device a100 is not here"):
