@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,19 +44,21 @@ class SearchLog:
         return scored.accuracy
 
     def score_all(self, batch: Sequence[Architecture]) -> list[Scored]:
-        """The same for several; each new one is on disk before the next is waited for."""
+        """The same for several; each is on disk and reported before the next is waited for."""
         unknown = [each for each in dict.fromkeys(batch) if each not in self.scores]
-        start_s = time.perf_counter()
         accuracies = self.evaluate(unknown) if unknown else iter(())
-        for architecture, accuracy in zip(unknown, accuracies, strict=True):
-            now_s = time.perf_counter()
-            self._append(architecture, accuracy, now_s - start_s)
-            self.scores[architecture], start_s = accuracy, now_s
-        return [self._asked_for(architecture) for architecture in batch]
+        return [self._scored(architecture, accuracies) for architecture in batch]
 
-    def _asked_for(self, architecture: Architecture) -> Scored:
-        accuracy = self.scores[architecture]
+    def _scored(self, architecture: Architecture, accuracies: Iterator[float]) -> Scored:
+        """One of a batch: known, or the next of the new ones."""
         latency_s = self.latency.latency_s(architecture)
+        if architecture not in self.scores:
+            start_s = time.perf_counter()
+            accuracy = next(accuracies)
+            scored = Scored(architecture, accuracy, latency_s)
+            self._append(scored, time.perf_counter() - start_s)
+            self.scores[architecture] = accuracy
+        accuracy = self.scores[architecture]
         self.asked += 1
         is_better = self.best is None or accuracy > self.best[0]
         if is_better and latency_s <= self.limit_s * (1 + 1e-9):
@@ -83,11 +85,11 @@ class SearchLog:
         pairs = [(accuracy, architecture) for architecture, accuracy in self.scores.items()]
         return sorted(pairs, key=lambda pair: -pair[0])
 
-    def _append(self, architecture: Architecture, accuracy: float, seconds: float) -> None:
+    def _append(self, scored: Scored, seconds: float) -> None:
         row = {
-            "architecture": architecture.model_dump(exclude_defaults=True),
-            "accuracy": accuracy,
-            "latency_s": self.latency.latency_s(architecture),
+            "architecture": scored.architecture.model_dump(exclude_defaults=True),
+            "accuracy": scored.accuracy,
+            "latency_s": scored.latency_s,
             "evaluation_s": seconds,
         }
         with self.path.open("a") as file:

@@ -25,6 +25,8 @@ LEAST = 1e-3  # an accuracy below this is taken for it: its logarithm would drow
 class SearchProblem:
     """One pruning problem: what is decided, what it costs, and how much of that may be spent.
 
+    Methods take it for granted that the budget can be met: `completion.require` asks.
+
     `importance` and `magnitudes` are asked by the methods that need them: a value for every channel
     of every group (and of every removable block, under its name), and groups' L2 norms.
     """

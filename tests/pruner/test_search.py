@@ -338,6 +338,25 @@ def test_several_candidates_at_once_are_different_ones_within_the_budget(
     assert again.scores == log.scores
 
 
+def test_of_a_batch_each_score_is_on_disk_and_told_before_the_next_is_waited_for(
+    resnet_latency, tmp_path
+):
+    networks = [
+        Architecture(widths={"conv1": width})
+        for width in resnet_latency.network.group["conv1"].choices[-2:]
+    ]
+    told = []
+
+    def evaluate(batch):
+        for number, _ in enumerate(batch):
+            assert len(told) == len(read_log(tmp_path / "log.jsonl")) == number
+            yield 0.5
+
+    log = SearchLog(tmp_path / "log.jsonl", evaluate, resnet_latency, told.append)
+    assert [each.architecture for each in log.score_all([*networks, *networks])] == networks * 2
+    assert len(told) == log.asked == 4
+
+
 def test_reading_a_log_changes_nothing_of_it(resnet_latency, tmp_path):
     path = tmp_path / "log.jsonl"
     log = run_method("random", resnet_latency, path, episodes=5)
