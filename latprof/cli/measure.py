@@ -250,6 +250,8 @@ def compare(
     """Time two ONNX files in pairs on this machine: the measured speedup with its range."""
     if table:
         device = open_here(table).device
+        if runtime not in (ONNX_RUNTIME, device.runtime):
+            raise OptionError(f"--runtime {runtime}: the table's device uses {device.runtime}")
     else:
         device = this_device("cpu", Usage(threads or 1, runtime=runtime))
     if table:

@@ -28,7 +28,7 @@ def build_app() -> typer.Typer:
     app.command()(options.with_settings(prune.prune, iter(every_own)))
     shared = [*options.common(prune.SEVERAL), *options.own(["criterion", "task"])]
     app.command()(options.with_settings(prune.compare, iter(shared)))
-    app.command()(networks.evaluate)
+    app.command()(options.with_settings(networks.evaluate, options.own(["task"])))
     app.command()(networks.export)
     return app
 

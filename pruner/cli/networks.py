@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,6 +18,7 @@ from pruner.cli.options import (
     JsonOption,
     ModelOption,
     NormalisationOption,
+    task_by,
 )
 from pruner.data import load_data
 from pruner.data.images import Images
@@ -84,6 +85,7 @@ def evaluate(
         typer.Option(help="What the model predicts. Default: the run's task, else classification."),
     ] = None,
     json_: JsonOption = False,
+    **words: Any,
 ) -> None:
     """Measure accuracy on the test set, in PyTorch and after export to ONNX."""
     others = (model, weights)
@@ -100,9 +102,10 @@ def evaluate(
         built = models.build(model, images.classes)
         load_weights(built, weights)
         shape = models.input_shape(model) or images.shape
-    named = task or (RunFolder.open(run).settings.task if run else "classification")
-    judged = TASKS.choose(named, RunError)
-    by = judged.make(judged.settings())
+    of_run = RunFolder.open(run).settings if run else None
+    name = task or (of_run.task if of_run else "classification")
+    own = of_run.task_settings if of_run and of_run.task == name else {}
+    by = task_by(name, own | {setting: v for setting, v in words.items() if v is not None})
     by.check(built, shape, images)
     answer = {"accuracy": accuracy(built, images.test, task=by), "test_images": len(images.test)}
     if onnx:
@@ -111,7 +114,7 @@ def evaluate(
     if json_:
         print(json.dumps(answer, indent=1))
         return
-    print(f"{answer['accuracy']:.2%} {judged.metric} on {answer['test_images']} test images")
+    print(f"{answer['accuracy']:.2%} {TASKS[name].metric} on {answer['test_images']} test images")
     if onnx:
         print(f"{answer['onnx_accuracy']:.2%} after export to ONNX")
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import annotated_types
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from pruner import models
+from lookup_tables.storage.files import first_fault
+from pruner import RunError, models
 from pruner.data import DATA_SETS
 from pruner.data.memory import NORMALISATIONS
 from pruner.run.settings import CHOICES, Settings, Shown
+from pruner.train.tasks import TASKS
+from pruner.train.tasks.base import VisionTask
 
 ModelOption = Annotated[
     str, typer.Option("--model", help=f"{', '.join(models.MODELS)}, or file.py:factory.")
@@ -60,6 +64,23 @@ def with_settings(
     return run
 
 
+def task_by(name: str, words: Mapping[str, Any]) -> VisionTask:
+    """The task of that name, with what the user set of it.
+
+    Raises RunError for a setting that it does not have, or a wrong one.
+    """
+    entry = TASKS.choose(name, RunError)
+    given = {setting: value for setting, value in words.items() if value is not None}
+    for setting in given:
+        if setting not in entry.settings.model_fields:
+            option = setting.replace("_", "-")
+            raise RunError(f"--{option} has no effect with --task {name}; leave it out")
+    try:
+        return entry.make(entry.settings(**given))
+    except ValidationError as error:
+        raise RunError(f"--{first_fault(error)}") from None
+
+
 def common(left_out: Collection[str] = ()) -> Iterator[inspect.Parameter]:
     """An option for every setting that all runs have."""
     for name, field in Settings.model_fields.items():
@@ -82,18 +103,20 @@ def own(choices: Collection[str]) -> Iterator[inspect.Parameter]:
                 owner = f"--{choice} {entry.name}"
                 seen.setdefault(name, (field, []))[1].append(owner)
     for name, (field, owned) in seen.items():
+        chosen_by = {owner.partition(" ")[0] for owner in owned}
+        if len(chosen_by) > 1:
+            raise ValueError(f"{name} is a setting of {' and '.join(sorted(owned))}; rename one")
         text = f"For {' and '.join(owned)}: {field.description or name}"
+        if typing.get_origin(field.annotation) is Literal:
+            text += f" One of {', '.join(typing.get_args(field.annotation))}."
         if isinstance(field.default, bool):
             text += f" Usually {'yes' if field.default else 'no'}."
         elif not field.is_required():
             text += f" Usually {field.default}."
         # None: not given. What it then is, its entry says.
-        yield _parameter(name, field, None, text, Shown(f"For one {choices_of(owned)} only"))
-
-
-def choices_of(owned: Collection[str]) -> str:
-    """The noun of `--method rl`: method."""
-    return next(iter(owned)).removeprefix("--").partition(" ")[0]
+        (choice,) = chosen_by
+        panel = f"For one {choice.removeprefix('--')} only"
+        yield _parameter(name, field, None, text, Shown(panel))
 
 
 def _entries(choice: str) -> Iterator[str]:

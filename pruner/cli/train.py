@@ -7,12 +7,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from pydantic import ValidationError
 
-from lookup_tables.own_settings import OwnSettings
-from lookup_tables.storage.files import first_fault
 from pruner import RunError, models
-from pruner.cli.options import DataDirOption, DataOption, ModelOption, NormalisationOption
+from pruner.cli.options import (
+    DataDirOption,
+    DataOption,
+    ModelOption,
+    NormalisationOption,
+    task_by,
+)
 from pruner.cli.progress import interruptible, progress
 from pruner.data import load_data
 from pruner.run.origin import digests
@@ -62,7 +65,7 @@ def train(
         epochs=epochs, batch=batch, rate=rate, weight_decay=weight_decay,
         patience=patience, seed=seed,
     )  # fmt: skip
-    made = TASKS.choose(task, RunError).make(_own_settings(task, words))
+    made = task_by(task, words)
     how = recipe.told(made)
     of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
     if out.exists():
@@ -100,20 +103,6 @@ def train(
     checkpoint.unlink(missing_ok=True)
     score = accuracy(built, images.held_out, task=made)
     print(f"{out}: {score:.2%} on held-out training images")
-
-
-def _own_settings(task: str, words: dict[str, Any]) -> OwnSettings:
-    """The task's own settings; raises RunError for one that it does not have, or a wrong one."""
-    given = {name: value for name, value in words.items() if value is not None}
-    known = TASKS[task].settings
-    for name in given:
-        if name not in known.model_fields:
-            option = name.replace("_", "-")
-            raise RunError(f"--{option} has no effect with --task {task}; leave it out")
-    try:
-        return known(**given)
-    except ValidationError as error:
-        raise RunError(f"--{first_fault(error)}") from None
 
 
 def _begun_from(model: str, data: str, weights: Path | None) -> str:

@@ -1,11 +1,14 @@
 """What is added to the house in one place appears everywhere."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from latprof.runtimes import RUNTIMES
+from lookup_tables.registry import OwnSettings
 from lookup_tables.table.store import LatencyTable
+from pruner.cli import build_app
 from pruner.criteria import CRITERIA
 from pruner.search.methods import METHODS
 from pruner.train.tasks import TASKS
@@ -36,6 +39,7 @@ def test_a_new_method_criterion_and_task_stand_in_the_help(pruner, capsys):
     assert "first (the first channels stay)" in shown
     assert "ordinal (a class, or one near it)" in shown
     assert "--with-narrowest" in shown
+    assert "One of ddpg, td3, sac, cma. Usually ddpg." in shown
     assert "For --method ends: Whether the narrowest network is scored too. Usually yes." in shown
     assert "For --task ordinal: Classes that a right answer may be away. Usually 1." in shown
 
@@ -54,6 +58,11 @@ def test_a_run_by_them_ends_in_a_report_that_names_them(workshop, tmp_path, prun
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["task"], result["metric"]) == ("ordinal", "share near enough")
     assert result["accuracy"]["fine_tuned"] == pytest.approx(result["accuracy"]["exported"])
+    evaluate = ["evaluate", "--run", tmp_path / "run", "--data", "digits", "--no-onnx", "--json"]
+    capsys.readouterr()
+    for more, expected in (([], result["accuracy"]["fine_tuned"]), (["--slack", 9], 1.0)):
+        assert pruner(*evaluate, *more) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == expected, "the run's own slack"
     front = json.loads((tmp_path / "run" / "front.json").read_text())
     assert [point["latency_ms"] for point in front] == sorted(p["latency_ms"] for p in front)
     assert f"front of {len(front)} networks" in report
@@ -93,6 +102,20 @@ def test_a_new_runtime_measures_a_table_of_its_own(
 def test_a_runtime_that_is_not_there_is_refused_with_those_that_are(latprof, capsys):
     assert latprof("devices", "--runtime", "abacus") == 3
     assert "--runtime abacus: expected one of onnxruntime" in capsys.readouterr().err
+
+
+def test_a_setting_of_two_kinds_of_choice_is_refused_before_a_command_guesses():
+    class Slack(OwnSettings):
+        slack: int = 0
+
+    METHODS.add(replace(METHODS["random"], name="slack", settings=Slack))
+    TASKS.add(toy_task.TASK)
+    try:
+        with pytest.raises(ValueError, match="slack is a setting of --method slack and --task ord"):
+            build_app()
+    finally:
+        METHODS.remove("slack")
+        TASKS.remove("ordinal")
 
 
 def test_no_two_entries_of_a_registry_share_a_name():

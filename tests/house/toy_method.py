@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search

@@ -3,7 +3,7 @@
 import torch
 from pydantic import Field
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.train.tasks.base import Task
 
 
