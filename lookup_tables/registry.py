@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Generic, Protocol, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
 from lookup_tables.errors import ContractError
 
 
@@ -24,6 +26,15 @@ class Entry(Protocol):
 
 
 E = TypeVar("E", bound=Entry)
+
+
+class OwnSettings(BaseModel):
+    """Settings that one entry has; none by default.
+
+    A field is an option of the commands; its description is the help.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Registry(Mapping[str, E], Generic[E]):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.data.images import Images
 from pruner.graph.surgery import Kept
 from pruner.graph.trace import Trace

@@ -32,18 +32,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.criteria.base import Report
 from pruner.criteria.writers import filters, of_groups
 from pruner.data.images import Images
 from pruner.graph.reader import Segment
 from pruner.graph.surgery import Kept, cut, mixes_channels
 from pruner.graph.trace import Trace
-from pruner.train.accuracy import CLASSIFIED
 from pruner.train.compute import Here, fast_arithmetic, loss_scaler, on_processor, own_random_state
 from pruner.train.finetune import in_full
 from pruner.train.reading import ahead
 from pruner.train.tasks.base import VisionTask
+from pruner.train.tasks.classification import CLASSIFIED
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from pruner.criteria.writers import of_groups
 from pruner.data.images import Images, batches
 from pruner.graph.trace import Trace
-from pruner.train.accuracy import CLASSIFIED
 from pruner.train.compute import on_processor
 from pruner.train.tasks.base import VisionTask
+from pruner.train.tasks.classification import CLASSIFIED
 
 BATCH, IMAGES = 50, 2000
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lookup_tables.own_settings import OwnSettings
-from lookup_tables.registry import Registry
+from lookup_tables.registry import OwnSettings, Registry
 from pruner import RunError, models
 from pruner.criteria import CRITERIA
 from pruner.data import DATA_SETS

@@ -18,10 +18,9 @@ from torch.utils._pytree import tree_map
 from pruner.data.images import Images, batches
 from pruner.train.compute import fast_arithmetic, on_processor
 from pruner.train.tasks.base import Answer, VisionTask
-from pruner.train.tasks.classification import Classification
+from pruner.train.tasks.classification import CLASSIFIED
 
 BATCH = 250
-CLASSIFIED = Classification()
 
 
 def accuracy(

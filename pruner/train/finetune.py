@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from lookup_tables.storage.files import write_whole
 from pruner import RunError
 from pruner.data.images import Images
-from pruner.train.accuracy import CLASSIFIED, accuracy
+from pruner.train.accuracy import accuracy
 from pruner.train.compute import (
     Here,
     compiled,
@@ -33,6 +33,7 @@ from pruner.train.compute import (
 )
 from pruner.train.reading import ahead
 from pruner.train.tasks.base import Answer, Targets, VisionTask
+from pruner.train.tasks.classification import CLASSIFIED
 from pruner.train.weights import UNREADABLE
 
 SAVE_EVERY = 50  # steps

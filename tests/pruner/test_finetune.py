@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from pruner import ExportError, RunError
 from pruner.data import load_data
-from pruner.train.accuracy import CLASSIFIED, accuracy, onnx_accuracy, recalibrate, score
+from pruner.train.accuracy import accuracy, onnx_accuracy, recalibrate, score
 from pruner.train.export import export_onnx, largest_difference
 from pruner.train.finetune import Recipe, _optimizer, _set_rate, _Training, fine_tune
-from pruner.train.tasks.classification import Classification, ClassificationSettings
+from pruner.train.tasks.classification import CLASSIFIED, Classification, ClassificationSettings
 from pruner.train.weights import save_weights
 from tests.toys import tiny_resnet
 

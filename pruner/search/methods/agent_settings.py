@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 
 
 class AgentSettings(OwnSettings):

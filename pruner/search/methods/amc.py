@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.completion import Completion
 from pruner.search.methods.agent_settings import AgentSettings
 from pruner.search.methods.base import Method
@@ -111,4 +111,4 @@ def matching_budget(completion: Completion, problem: SearchProblem) -> float:
     return low
 
 
-METHOD = Method("amc", "AMC: DDPG that counts multiply-accumulates, as published", search_amc)
+METHOD = Method("amc", "AMC's agent: DDPG that counts multiply-accumulates", search_amc)

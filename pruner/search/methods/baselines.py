@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.completion import Completion
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem

@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.completion import Completion
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem, log_accuracy

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.knapsack import solve, worth
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem

@@ -15,7 +15,7 @@ Deviations (the paper's code and further tables could not be found):
 
 from __future__ import annotations
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.methods.agent_settings import AgentSettings
 from pruner.search.methods.base import Method
 from pruner.search.methods.rl import search_by_agent
@@ -30,4 +30,4 @@ def search_lap(problem: SearchProblem, settings: OwnSettings) -> Search:
     return search_by_agent(problem, PAPER)
 
 
-METHOD = Method("lap", "LAP: DDPG with latency sensitivity, as published", search_lap)
+METHOD = Method("lap", "LAP's agent: DDPG that knows latency sensitivity", search_lap)

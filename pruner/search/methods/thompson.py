@@ -20,7 +20,7 @@ from collections.abc import Collection
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner.search.knapsack import solve_nearly, worth
 from pruner.search.methods.additive import AdditiveLosses
 from pruner.search.methods.base import Method

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lookup_tables.own_settings import OwnSettings
+from lookup_tables.registry import OwnSettings
 from pruner import DataError
 from pruner.data.images import Data
 from pruner.train.tasks.base import Answer, Task, answer_to
@@ -78,6 +78,7 @@ class Classification:
             )
 
 
+CLASSIFIED = Classification()  # the task of who names none
 CLASSIFICATION = Task(
     "classification",
     "one class an image",
