@@ -42,6 +42,9 @@ from lookup_tables.table.rows import Conditions, LayerTime, Session
 WARM_UP, FEWEST, MOST = 3, 12, 500  # rounds
 BETTER, BETTER_S = 30, 0.4  # as many are worth this long: the ratio of few rounds scatters
 HEAVY_S = 0.02  # rounds so long need one warm-up only
+# Of the planned rounds, as many quiet ones end a series: on an idle machine about so many are quiet
+# for both networks, and their median is not what limits a table (benchmarks/rule_cost.py).
+COUNTED = 0.6
 SLOW_S = 0.15  # networks that take so long need fewer rounds: each is an average in itself
 FEWEST_SLOW = 5
 LARGE_BYTES = 1 << 28  # networks so large are opened once: several would not fit
@@ -211,13 +214,13 @@ class Bench:
     def expected_s(self, pruned_share: float, instrumented: bool) -> float:
         """Seconds that `measure` takes when nothing disturbs; for estimates."""
         round_s = self._warm_s * (1 + pruned_share)
-        wanted, warm_up = self._wanted(round_s), self._warm_up(round_s)
+        planned, warm_up = self._planned(round_s), self._warm_up(round_s)
         if instrumented:
-            rounds = (WHOLE + LAYERS) * wanted + 2 * warm_up
+            rounds = (WHOLE + LAYERS) * planned + 2 * warm_up
             opened = 3  # the profiled copy, and what it takes to read its profile
         else:
             opened = len(self._dense)
-            rounds = wanted + opened * warm_up
+            rounds = planned + opened * warm_up
         return rounds * round_s + (1 + opened) / 2 * self.opening_s * pruned_share
 
     def _layer_times(
@@ -280,16 +283,17 @@ class Bench:
         round_s = dense.run().seconds + run_pruned().seconds
         for _ in range(self._warm_up(round_s) - 1):
             dense.run(), run_pruned()
-        wanted = math.ceil(share * self._wanted(round_s))
+        planned = math.ceil(share * self._planned(round_s))
         rounds = run_rounds(
-            dense.run, run_pruned, wanted, self._quiet_s(), self._cores, self._monitor, self._pace
-        )
+            dense.run, run_pruned, planned, self._quiet_s(), self._cores, self._monitor,
+            self._pace, enough=max(min(planned, FEWEST), math.ceil(COUNTED * planned)),
+        )  # fmt: skip
         self._shared += rounds.shared()
         if all(rounds.throttled):
             raise Throttled(self._monitor.complaint())
         return rounds
 
-    def _wanted(self, round_s: float) -> int:
+    def _planned(self, round_s: float) -> int:
         if round_s >= SLOW_S:
             return FEWEST_SLOW
         fewest = np.clip(BETTER_S / round_s, FEWEST, BETTER)

@@ -16,30 +16,33 @@ from latprof.machine.pace import Pace
 from latprof.runtimes.base import Monitor
 from lookup_tables.noise import ENOUGH, QUIET, SLOW_CORE, Rounds, Streak, Timing
 
-PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the wanted rounds, while too few were quiet
+PATIENCE, PATIENCE_IN_PLACE = 3, 6  # times the planned rounds, while too few were quiet
 SHORT_S, AT_ONCE_S = 1e-3, 24e-3  # runs shorter than this go by several rounds at once
 FOR_A_CORE = 10  # times as long, while hardly a round had its core to itself
-HOPELESS = 1  # times the wanted rounds, if all of them had to wait for their processors
+HOPELESS = 1  # times the planned rounds, if all of them had to wait for their processors
 
 
 def run_rounds(
     run_dense: Callable[[], Timing],
     run_pruned: Callable[[], Timing],
-    wanted: int,
+    planned: int,
     quiet_s: float,
     cores: Cores,
     monitor: Monitor,
     pace: Pace,
+    enough: int | None = None,
 ) -> Rounds:
-    """Rounds until so many were quiet, until patience ends, or until there is no hope.
+    """Rounds until `enough` were quiet, until patience ends, or until there is no hope.
 
-    `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown. What is slow or has
-    to wait goes on from another core.
+    `planned`: how many one would run if all were quiet, by which patience is measured; as many are
+    enough unless told. `quiet_s`: the dense network's time when nothing disturbs, 0 while unknown.
+    What is slow or has to wait goes on from another core.
     """
     limit_s = quiet_s * QUIET or np.inf
     # Several cores are quiet at once more rarely, and there is no other place to go to.
-    most = wanted * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
+    most = planned * (PATIENCE if len(cores) > 1 else PATIENCE_IN_PLACE)
     rounds, streak = Rounds([run_dense()], [], []), Streak()
+    enough = planned if enough is None else enough
     quiet = held = calm = 0
     held_before = streak.saw(rounds.dense[0])
     quiet_before = rounds.dense[0].seconds <= limit_s
@@ -66,7 +69,7 @@ def run_rounds(
             quiet += is_held and quiet_before and dense_is_quiet and slowness <= SLOW_CORE
             held_before, quiet_before = all(both) and not throttled, dense_is_quiet
         quiet -= new > 1 and quiet > 0
-        if quiet >= wanted or (not held and len(rounds.pruned) >= HOPELESS * wanted):
+        if quiet >= enough or (not held and len(rounds.pruned) >= HOPELESS * planned):
             break
         cores.saw(held_before and quiet_before and pace_after <= SLOW_CORE)
         pace_before = pace_after
