@@ -15,7 +15,7 @@ METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check oldest gpu-check page-check format profile prune bench picture figures networks \
+.PHONY: help setup demo test check oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
   docs notebooks clean
 
 help: ## This list
@@ -69,6 +69,15 @@ gpu-check: ## The tests that need an NVIDIA GPU; fails if there is none or any w
 	  ran, skipped = int(s['tests']), int(s['skipped']); \
 	  print(f'{ran - skipped} GPU checks ran, {skipped} skipped'); \
 	  sys.exit(skipped > 0 or ran == 0)"
+
+kernels-check: setup ## The kernels' tests under address and undefined-behaviour sanitizers; needs GCC
+	@mkdir -p build
+	$(BIN)/python -c "from pathlib import Path; from latprof.kernels.build import build; \
+	  build(Path('build/sanitized.so'), ('-march=native', '-O1', '-g1', \
+	        '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'))"
+	ASAN_OPTIONS=detect_leaks=0 LATPROF_KERNELS=$(CURDIR)/build/sanitized.so \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  $(BIN)/pytest tests/latprof/test_kernels.py
 
 page-check: setup ## The reports in a real browser; needs Chromium, fails without
 	$(BIN)/python -m pip install -q -e '.[browser]'

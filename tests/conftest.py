@@ -1,5 +1,6 @@
 """Tests run on two threads at most and never on a GPU by accident."""
 
+import fcntl
 import hashlib
 import io
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from latprof import cli as latprof_cli
+from latprof.kernels import build
 from pruner import cli as pruner_cli
 from pruner.train.export import export_onnx
 from tests.commands import FACTORY, command
@@ -74,6 +76,23 @@ def latprof(monkeypatch):
 @pytest.fixture
 def pruner(monkeypatch):
     return lambda *arguments: command(monkeypatch, pruner_cli.main, *arguments)
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """The operators' library, compiled once for all workers."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    library = shared / "kernels" / build.LIBRARY
+    library.parent.mkdir(exist_ok=True)
+    with (library.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists() and "LATPROF_KERNELS" not in os.environ:
+            build.build(library)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LATPROF_KERNELS", os.environ.get("LATPROF_KERNELS", str(library)))
+    yield Path(os.environ["LATPROF_KERNELS"])
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

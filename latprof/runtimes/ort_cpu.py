@@ -17,6 +17,7 @@ import onnxruntime as ort
 from pydantic_core import from_json
 
 from latprof import CannotRun, DeviceNotHere, OptionError
+from latprof.kernels.session import needs_kernels, register
 from latprof.machine.generations import generation_of
 from latprof.machine.load import Waits
 from latprof.machine.processor import affinity, slug
@@ -151,6 +152,8 @@ def _open(model, device: Device, profile_into: Path | None = None) -> ort.Infere
         _share_pool(device.threads)
         options.use_per_session_threads = False
     options.log_severity_level = 3
+    if needs_kernels(model):
+        register(options)
     if profile_into is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile_into / "nodes")

@@ -1,0 +1,218 @@
+// A convolution whose weights are sparse in blocks: B consecutive output channels × one tap.
+//
+// A tap is an input channel at a place of the window. For a tile of output pixels the kernel walks
+// the kept taps of a block of output channels: it loads the B weights of a tap once, broadcasts the
+// input value of every pixel and accumulates in registers. That is the dense direct convolution
+// with the dropped taps left out, so that time is proportional to what is kept.
+//
+// A tile is up to kMostRuns runs of consecutive output pixels of a row. Runs may lie anywhere, in
+// different rows or images: each has pointers of its own; within a run, pixels are a constant apart.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "activation.h"
+#include "maps.h"
+#include "parallel.h"
+#include "vector.h"
+
+namespace block_sparse {
+
+constexpr int kMostRuns = 7;
+constexpr int kPrefetched = 32;  // taps ahead
+
+// Of a tile whose pixels' inputs are so far apart; a network's input has long rows.
+constexpr int most_runs(int64_t step) { return step == 1 || step == 2 ? 2 : kMostRuns; }
+
+// What one block of output channels keeps.
+struct Taps {
+  const float* weights;    // (count, B)
+  const int32_t* offsets;  // (count,): of a tap's input from a pixel's, in floats
+  int64_t count;
+};
+
+struct Tile {
+  const float* in[kMostRuns];
+  float* out[kMostRuns];
+  const float* residual[kMostRuns];
+};
+
+struct Epilogue {
+  const float* bias;  // (B,)
+  bool adds;          // a residual
+  Activation activation;
+};
+
+using TileFunction = void (*)(const Taps&, const Tile&, const Epilogue&);
+
+// The function for so many runs of so many pixels, `step` floats apart; nullptr where there is none.
+// Of each width of blocks a unit of its own is compiled: tiles_4.cpp, tiles_8.cpp, tiles_16.cpp.
+template <int Channels>
+TileFunction tile_function(int64_t step, int runs, int pixels);
+
+// Whether runs of several pixels have functions of their own.
+template <int Channels>
+bool has_runs(int64_t step) {
+  return step == 1 || step == 2 || step == Channels || step == 2 * Channels;
+}
+
+// How the rows of an output are cut into runs: by length, where those of that length begin.
+struct Cut {
+  struct Runs {
+    int pixels;
+    std::vector<int64_t> begin;
+  };
+  std::vector<Runs> runs;
+
+  // Rows are cut into parts as equal as possible, as long as makes the tiles of an image cheapest.
+  // `step`: floats from a pixel's input to the next one's.
+  static Cut of_row(int64_t width, int64_t rows, int64_t step, int most_pixels, int vectors,
+                    bool consecutive) {
+    Cut best;
+    int64_t best_cost = 0;
+    for (int longest = consecutive ? most_pixels : 1; longest >= 1; --longest) {
+      if (longest > width) continue;
+      Cut cut;
+      cut.step_ = step;
+      const int64_t parts = (width + longest - 1) / longest;
+      for (int64_t i = 0, begin = 0; i < parts; ++i) {
+        const int pixels = static_cast<int>((width - begin + parts - i - 1) / (parts - i));
+        if (cut.runs.empty() || cut.runs.back().pixels != pixels) cut.runs.push_back({pixels, {}});
+        cut.runs.back().begin.push_back(begin);
+        begin += pixels;
+      }
+      const int64_t cost = cut.cost(rows, most_pixels, vectors);
+      if (best.runs.empty() || cost < best_cost) {
+        best = cut;
+        best_cost = cost;
+      }
+    }
+    return best;
+  }
+
+  int runs_of_tile(int pixels, int most_pixels) const {
+    const int fit = most_pixels / pixels, most = pixels == 1 ? kMostRuns : most_runs(step_);
+    return fit < most ? fit : most;
+  }
+
+ private:
+  int64_t step_ = 0;
+
+  // Cycles a tap, roughly: a multiply-add waits for the last one to the same sum, and every tile
+  // loads the weights.
+  int64_t cost(int64_t rows, int most_pixels, int vectors) const {
+    constexpr int64_t kInFlight = 8, kOfATile = 2;
+    int64_t total = 0;
+    for (const Runs& of : runs) {
+      const int64_t all = rows * static_cast<int64_t>(of.begin.size());
+      const int64_t each = runs_of_tile(of.pixels, most_pixels);
+      const auto tile = [&](int64_t count) {
+        const int64_t work = count * of.pixels * vectors;
+        return (work < kInFlight ? kInFlight : work) + kOfATile * vectors;
+      };
+      total += all / each * tile(each) + (all % each ? tile(all % each) : 0);
+    }
+    return total;
+  }
+};
+
+template <int Channels>
+class Convolution {
+ public:
+  // `weights`: (kept, B), of one block of output channels after the other; `taps`: (kept,), each
+  // input channel · kernel_h · kernel_w + y · kernel_w + x; `starts`: (blocks + 1,), where a
+  // block's taps begin; `bias`: (blocks · B,). The caller has checked them, and keeps `weights`.
+  Convolution(const Map& in, const Map& out, const Window& window, const Activation& activation,
+              const float* weights, const int32_t* taps, const int32_t* starts, const float* bias)
+      : in_(in), out_(out), window_(window), activation_(activation), weights_(weights),
+        starts_(starts, starts + out.blocks() + 1),
+        bias_(bias, bias + out.blocks() * Channels) {
+    const int64_t kept = starts_.back();
+    const int64_t area = window.kernel_h * window.kernel_w;
+    offsets_.reserve(static_cast<size_t>(kept));
+    for (int64_t i = 0; i < kept; ++i) {
+      const int64_t channel = taps[i] / area, place = taps[i] % area;
+      const int64_t y = place / window.kernel_w * window.dilation_h;
+      const int64_t x = place % window.kernel_w * window.dilation_w;
+      offsets_.push_back(static_cast<int32_t>(channel / in.lanes * in.plane() + y * in.row() +
+                                              x * in.lanes + channel % in.lanes));
+    }
+    step_ = in.lanes * window.stride_w;
+    cut_ = Cut::of_row(out.width, out.height, step_, Block<Channels>::kPixels,
+                       Block<Channels>::kVectors, has_runs<Channels>(step_));
+  }
+
+  void run(const float* in, const float* residual, const Map& residual_map, float* out,
+           int64_t images, const Threads& threads) const {
+    const int64_t rows = images * out_.height;
+    const double operations = static_cast<double>(starts_.back()) *
+                              static_cast<double>(rows * out_.width) * Block<Channels>::kVectors;
+    const int64_t blocks = out_.blocks();
+    int64_t tasks = tasks_worth(blocks * rows, operations);
+    // A block is cut only where there are too few of them.
+    const int64_t parts = tasks > blocks ? (tasks + blocks - 1) / blocks : 1;
+    tasks = tasks > blocks ? blocks * parts : tasks;
+    auto task = [&](int64_t i) {
+      if (parts > 1) {
+        const int64_t part = i % parts;
+        run_block(i / parts, rows * part / parts, rows * (part + 1) / parts, in, residual,
+                  residual_map, out);
+        return;
+      }
+      for (int64_t block = blocks * i / tasks; block < blocks * (i + 1) / tasks; ++block)
+        run_block(block, 0, rows, in, residual, residual_map, out);
+    };
+    threads.run(tasks, task);
+  }
+
+ private:
+  // Some rows of a block, counted through all images.
+  void run_block(int64_t block, int64_t first, int64_t last, const float* in,
+                 const float* residual, const Map& residual_map, float* out) const {
+    const size_t b = static_cast<size_t>(block);
+    const Taps taps{weights_ + static_cast<int64_t>(starts_[b]) * Channels,
+                    offsets_.data() + starts_[b], starts_[b + 1] - starts_[b]};
+    const Epilogue end{bias_.data() + b * Channels, residual != nullptr, activation_};
+    for (int64_t row = first; row < last; ++row)
+      if (row % out_.height == 0)
+        clear_border(out_, out + row / out_.height * out_.image(), block, block + 1);
+    for (const Cut::Runs& of : cut_.runs) {
+      const int most = cut_.runs_of_tile(of.pixels, Block<Channels>::kPixels);
+      Tile tile;
+      int runs = 0;
+      const auto finish = [&] {
+        if (runs > 0) tile_function<Channels>(step_, runs, of.pixels)(taps, tile, end);
+        runs = 0;
+      };
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t image = row / out_.height, y = row % out_.height;
+        for (const int64_t x : of.begin) {
+          const int r = runs++;
+          tile.in[r] = in + image * in_.image() +
+                       in_.at(0, y * window_.stride_h - window_.pad_top,
+                              x * window_.stride_w - window_.pad_left);
+          tile.out[r] = out + image * out_.image() + out_.at(block, y, x);
+          if (residual != nullptr)
+            tile.residual[r] =
+                residual + image * residual_map.image() + residual_map.at(block, y, x);
+          if (runs == most) finish();
+        }
+      }
+      finish();
+    }
+  }
+
+  Map in_, out_;
+  Window window_;
+  Activation activation_;
+  const float* weights_;
+  std::vector<int32_t> starts_;
+  std::vector<int32_t> offsets_;
+  std::vector<float> bias_;
+  int64_t step_;
+  Cut cut_;
+};
+
+}  // namespace block_sparse
