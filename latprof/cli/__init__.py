@@ -8,6 +8,7 @@ import typer
 
 from latprof import DISTURBED_EXIT, DeviceNotHere, Disturbed
 from latprof.cli import measure, read, share
+from latprof.cli.kernels import build_kernels_app
 from latprof.cli.options import QuietOption, console
 from lookup_tables.errors import ContractError, DeviceMismatch
 
@@ -34,6 +35,10 @@ def build_app() -> typer.Typer:
     app.command("merge")(share.merge_command)
     app.command("card")(share.card_command)
     app.command("plot")(share.plot_command)
+    app.add_typer(
+        build_kernels_app(), name="kernels",
+        help="Operators for ONNX Runtime that make networks with sparse weights faster.",
+    )  # fmt: skip
     return app
 
 
