@@ -15,6 +15,7 @@ from lookup_tables.storage.manifest import DEVICE_NAME, read_sealed
 
 FORMAT = 2
 NAME = re.compile(DEVICE_NAME)
+BLOCK = "block"  # the option of a device whose kernels leave out weights
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 
@@ -47,6 +48,12 @@ class Device(BaseModel):
     affinity: str | None = None  # the processors that the threads may run on, as in 0-3,8
     tool_version: str | None = None  # that began the table; recorded, never compared
     method: int = METHOD
+
+    @property
+    def block(self) -> int | None:
+        """Output channels whose weights are kept together; None where no weights are left out."""
+        told = self.provider_options.get(BLOCK)
+        return int(told) if told else None
 
     def differences(self, other: Device) -> dict[str, tuple[object, object]]:
         """Field → (here, there) for everything that decides a latency and differs.

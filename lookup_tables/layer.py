@@ -66,7 +66,7 @@ class LayerSpec:
 
     @property
     def family(self) -> tuple:
-        """Everything but the two channel counts: layers of one family differ only in width."""
+        """Everything but channel counts and density: layers of one family differ in these only."""
         return tuple(getattr(self, name) for name in _FAMILY)
 
     def to_json(self) -> dict:
@@ -80,11 +80,15 @@ class LayerSpec:
             text += f" kernel {'×'.join(map(str, self.kernel))}"
         if self.stride != (1, 1):
             text += f" stride {'×'.join(map(str, self.stride))}"
+        if self.density < 1:
+            text += f" density {self.density:.3g}"
         return text
 
 
 _FAMILY = tuple(
-    field.name for field in fields(LayerSpec) if field.name not in ("in_channels", "out_channels")
+    field.name
+    for field in fields(LayerSpec)
+    if field.name not in ("in_channels", "out_channels", "density")
 )
 _ADAPTER = TypeAdapter(LayerSpec)
 

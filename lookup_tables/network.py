@@ -247,6 +247,18 @@ class Network(_Frozen):
         return {layer: block.name for block in self.blocks for layer in block.layers}
 
     @cached_property
+    def sparse_layers(self) -> tuple[str, ...]:
+        """The layers whose weights may be sparse: convolutions of one group, but the image's.
+
+        A depthwise one has too few weights to gain by it, and the first one reads few channels.
+        """
+        return tuple(
+            layer.name
+            for layer in self.layers
+            if layer.kind == "conv" and layer.groups == 1 and layer.inputs[0] != INPUT
+        )
+
+    @cached_property
     def _outputs(self) -> dict[str, tuple[Form, Size]]:
         channels, height, width = self.input_shape
         outputs: dict[str, tuple[Form, Size]] = {INPUT: (Form(channels), (height, width))}
@@ -304,6 +316,10 @@ class Network(_Frozen):
         for name in architecture.density:
             if name not in self._layer:
                 raise ArchitectureError(f"network {self.name} has no layer {name!r}")
+            if architecture.density[name] < 1 and name not in self.sparse_layers:
+                raise ArchitectureError(
+                    f"layer {name} cannot be sparse; those that can are {_some(self.sparse_layers)}"
+                )
         if not any(layer.kind in WEIGHTED for layer in self.kept_layers(architecture)):
             raise ArchitectureError(
                 f"removing {', '.join(architecture.removed)} removes every layer with weights of "
@@ -365,10 +381,11 @@ class Network(_Frozen):
             density=density,
         )
 
-    def macs(self, widths: Mapping[str, int | np.ndarray], removed=None):
+    def macs(self, widths: Mapping[str, int | np.ndarray], removed=None, density=None):
         """Multiply-accumulates of one or many width choices (arrays of shape (n,)).
 
-        `removed` maps a block's name to a bool or an array (n,) of them.
+        `removed` maps a block's name to a bool or an array (n,) of them, `density` a layer's name
+        to its share of weights kept.
         """
         total = 0
         for layer in self.layers:
@@ -384,13 +401,15 @@ class Network(_Frozen):
             block = self.block_of.get(layer.name)
             if removed is not None and block in removed:
                 here = here * (1 - np.asarray(removed[block], dtype=np.int64))
+            if density is not None and layer.name in density:
+                here = here * density[layer.name]
             total = total + here
         return total
 
     def macs_of(self, architecture: Architecture) -> int:
-        """Multiply-accumulates of one architecture, removed blocks left out."""
+        """Multiply-accumulates of one architecture, without removed blocks and dropped weights."""
         removed = dict.fromkeys(architecture.removed, True)
-        return int(self.macs(self.widths(architecture), removed))
+        return int(self.macs(self.widths(architecture), removed, architecture.density))
 
 
 def network_names() -> list[str]:

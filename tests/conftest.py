@@ -119,3 +119,18 @@ def workshop(tmp_path_factory):
     patch.undo()
     assert made == [0, 0, 0]
     return folder
+
+
+@pytest.fixture(scope="session")
+def sparse_table(workshop, kernels):
+    """A table of the workshop's network on this machine's block-sparse kernels."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    made = command(
+        patch, latprof_cli.main, "profile", "--network", workshop / "small_resnet.json",
+        "--kernels", "block_sparse", "--levels", "3", "--samples", "12",
+        "--out", workshop / "sparse_table",
+    )  # fmt: skip
+    patch.undo()
+    assert made == 0
+    return workshop / "sparse_table"

@@ -29,6 +29,11 @@ DEVICE = Device(
 )
 
 
+SPARSE_DEVICE = DEVICE.model_copy(
+    update={"name": "toy_1t_sparse16", "runtime": "ort_sparse", "provider_options": {"block": "16"}}
+)
+
+
 def tiny_resnet() -> nn.Module:
     """Two stages of two blocks on 1×8×8 images; 4 groups, 3 of its blocks removable."""
     return CifarResNet(2, widths=(16, 24), colours=1)
@@ -129,6 +134,16 @@ def macs_with_steps(spec: LayerSpec) -> float:
     return 2e-6 + work * 1e-10
 
 
+def by_kept_weights(spec: LayerSpec) -> float:
+    """Seconds on kernels of blocks of 16: for the call, for each output, for each kept weight."""
+    if spec.kind != "conv":
+        return 1e-6
+    area = spec.out_size[0] * spec.out_size[1]
+    outputs = -(-spec.out_channels // 16) * 16 * area
+    taps = spec.density * spec.in_channels * spec.kernel[0] * spec.kernel[1]
+    return 1e-6 + outputs * (1e-11 + taps * 1e-11)
+
+
 def synthetic_table(
     folder: Path,
     network: Network,
@@ -136,14 +151,16 @@ def synthetic_table(
     levels: int = 4,
     samples: int = 12,
     off_menu: int = 0,
+    device: Device = DEVICE,
 ) -> LatencyTable:
     """A table as a perfect profiler would write it on a device that costs `cost` per layer.
 
     `off_menu`: so many designed networks of any width, beside the array.
     """
-    table = LatencyTable.create(folder, DEVICE)
+    table = LatencyTable.create(folder, device)
     rng = np.random.default_rng(3)
-    designed = design(network, levels, seed=0)
+    sparse = network.sparse_layers if device.block else ()
+    designed = design(network, levels, 0, sparse)
     designed += [any_width(network, rng) for _ in range(off_menu)]
     plan = Plan(
         network=network.name,
@@ -153,7 +170,7 @@ def synthetic_table(
         menu={group.name: group.choices for group in network.groups},
     )
     rows = [_run(network, cost, "design", i, a) for i, a in enumerate(designed)]
-    tests = unseen(network, samples, 0, designed)
+    tests = unseen(network, samples, 0, designed, sparse=sparse)
     rows += [_run(network, cost, "unseen", i, a) for i, a in enumerate(tests)]
     table.append(network.name, [plan, *rows])
     return table

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from latprof import OptionError
-from latprof.cli.options import JsonOption, ThreadsOption, console
+from latprof.cli.options import BlockOption, JsonOption, ThreadsOption, console
 from latprof.kernels import BLOCKS, DOMAIN, VERSION, CannotConvert, KernelsMissing
 from latprof.kernels import build as builds
 from latprof.kernels import check as checks
@@ -26,11 +26,6 @@ from latprof.runtimes.base import Usage
 from latprof.runtimes.here import this_device
 from lookup_tables.device import Device
 from lookup_tables.storage.files import write_whole
-
-BlockOption = Annotated[
-    int,
-    typer.Option(help=f"Output channels that are kept together: {', '.join(map(str, BLOCKS))}."),
-]
 
 
 def build_kernels_app() -> typer.Typer:

@@ -18,6 +18,7 @@ from latprof import OptionError
 from latprof.cli.options import (
     HOME_HELP,
     BatchOption,
+    BlockOption,
     DeviceOption,
     JsonOption,
     NetworkOption,
@@ -47,7 +48,14 @@ from latprof.profile.repeat import repeat as run_repeat
 from latprof.profile.transfer import SAMPLES as FEW
 from latprof.profile.transfer import UNSEEN
 from latprof.profile.transfer import transfer as run_transfer
-from latprof.runtimes.base import ONNX_RUNTIME, SEARCHES, Usage
+from latprof.runtimes.base import (
+    BLOCK,
+    BLOCK_SPARSE,
+    ONNX_RUNTIME,
+    SEARCHES,
+    SPARSE_RUNTIME,
+    Usage,
+)
 from latprof.runtimes.here import this_device
 from lookup_tables.device import NAME, Device
 from lookup_tables.errors import ContractError
@@ -78,6 +86,14 @@ def profile(
     algorithm_search: Annotated[
         str, typer.Option(help=f"On a GPU: cuDNN's algorithm search, {', '.join(SEARCHES)}.")
     ] = SEARCHES[0],
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            help=f"On a CPU: `{BLOCK_SPARSE}` runs pruned networks on kernels that leave out "
+            "weights, and measures densities as well as widths."
+        ),
+    ] = None,
+    block: BlockOption = BLOCK,
     error: Annotated[
         str | None,
         typer.Option(help="Stop once the error on held-out networks is at most this, as in 2%."),
@@ -101,7 +117,13 @@ def profile(
     """
     if levels not in LEVELS:
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
-    usage = Usage(threads, batch, precision, cuda_graph, algorithm_search, runtime)
+    if kernels is not None:
+        if kernels != BLOCK_SPARSE:
+            raise OptionError(f"--kernels {kernels}: expected {BLOCK_SPARSE}")
+        if runtime not in (ONNX_RUNTIME, SPARSE_RUNTIME):
+            raise OptionError(f"--kernels {kernels} has a runtime of its own; leave --runtime out")
+        runtime = SPARSE_RUNTIME
+    usage = Usage(threads, batch, precision, cuda_graph, algorithm_search, runtime, block)
     target = this_device(device, usage)
     target, folder = _home(target, out, name)
     loaded = _network_or_onnx(network, onnx_file, folder)

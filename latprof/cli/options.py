@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from latprof import OptionError
+from latprof.kernels import BLOCKS
 from latprof.runtimes import RUNTIMES, runtime_of
 from lookup_tables.network import Network
 from lookup_tables.storage.manifest import expected
@@ -28,6 +29,13 @@ DeviceOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Threads the runtime may use.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images per inference.")]
+BlockOption = Annotated[
+    int,
+    typer.Option(
+        help="Output channels whose weights are kept or left out together: "
+        f"{', '.join(map(str, BLOCKS))}."
+    ),
+]
 SamplesOption = Annotated[
     int,
     typer.Option(

@@ -16,6 +16,7 @@ from latprof import DISTURBED_EXIT, OptionError
 from latprof.cli.options import (
     ArchitectureOption,
     BatchOption,
+    BlockOption,
     JsonOption,
     NetworkOption,
     TableOption,
@@ -24,7 +25,7 @@ from latprof.cli.options import (
     runtimes_told,
 )
 from latprof.cli.show import difference_as_json, print_difference, print_explanation
-from latprof.onnx.writer import build
+from latprof.onnx.writer import BLOCK, build
 from latprof.profile.doctor import examine
 from latprof.runtimes.base import ONNX_RUNTIME, Usage
 from latprof.runtimes.cards import gpus
@@ -254,9 +255,11 @@ def export(
     architecture: ArchitectureOption,
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
     batch: BatchOption = 1,
+    block: BlockOption = BLOCK,
 ) -> None:
     """Write an architecture as ONNX with random weights, as it is profiled."""
-    onnx.save(build(Network.load(network), Architecture.load(architecture), batch), str(out))
+    found = Network.load(network), Architecture.load(architecture)
+    onnx.save(build(*found, batch, block=block), str(out))
     print(out)
 
 

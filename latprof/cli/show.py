@@ -114,10 +114,7 @@ def print_explanation(
     """An architecture's time, where it is lost against its MACs, and widths that would help."""
     network = model.network
     now_s = model.latency_s(architecture)
-    removed = dict.fromkeys(architecture.removed, True)
-    share = network.macs(network.widths(architecture), removed) / network.macs(
-        network.widths(network.dense)
-    )
+    share = network.macs_of(architecture) / network.macs_of(network.dense)
     print(
         f"{now_s * 1e3:.3f} ms, {model.dense_s / now_s:.2f}× of dense, with {share:.0%} of its "
         f"MACs ({1 / share:.2f}× fewer)"

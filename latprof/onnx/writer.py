@@ -15,11 +15,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.errors import ArchitectureError
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
+BLOCK = 16  # output channels whose weights are left out together, unless told otherwise
 _DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
 NUMPY: dict[str, type[np.floating]] = {"fp32": np.float32, "fp16": np.float16}
 _ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
@@ -38,19 +38,15 @@ def build(
     batch: int = 1,
     precision: str = "fp32",
     seed: int = 0,
+    block: int = BLOCK,
 ) -> onnx.ModelProto:
     """The architecture as ONNX: input (batch, channels, height, width) → every layer nobody reads.
 
     Weights are random and keep the scale of activations: zeros and denormals run at other
-    speeds than real data. Raises ArchitectureError.
+    speeds than real data. Those that a density leaves out are 0, in blocks of so many output
+    channels × one tap. Raises ArchitectureError.
     """
-    sparse = [name for name, density in architecture.density.items() if density < 1]
-    if sparse:
-        raise ArchitectureError(
-            f"layer {sparse[0]} has density {architecture.density[sparse[0]]}: sparse layers "
-            "cannot be written; leave densities out"
-        )
-    writer = _Writer(seed, NUMPY[precision])
+    writer = _Writer(seed, NUMPY[precision], block)
     layers = network.layer_specs(architecture)
     for layer, spec in layers:
         writer.add(layer, spec)
@@ -69,6 +65,19 @@ def build(
         writer.weights,
     )
     return _model(graph)
+
+
+def leave_out(weight: np.ndarray, density: float, block: int, rng: np.random.Generator) -> None:
+    """Keep this share of a weight's taps and set the others to 0, in place.
+
+    `weight`: (out channels, …). Taps go in blocks of so many output channels, and all blocks keep
+    as many, to within one.
+    """
+    flat = weight.reshape(len(weight), -1)
+    blocks, taps = -(-len(flat) // block), flat.shape[1]
+    kept = max(1, round(density * blocks * taps))
+    for i, count in enumerate(np.diff(np.arange(blocks + 1) * kept // blocks)):
+        flat[i * block : (i + 1) * block, rng.permutation(taps)[count:]] = 0
 
 
 def random_input(network: Network, batch: int = 1, precision: str = "fp32") -> np.ndarray:
@@ -153,8 +162,9 @@ def _drawn(seed: int) -> np.ndarray:
 class _Writer:
     """Collects nodes and weights; `tensor` maps a layer to the tensor that holds its output."""
 
-    def __init__(self, seed: int, dtype: type[np.floating]) -> None:
-        self.dtype = dtype
+    def __init__(self, seed: int, dtype: type[np.floating], block: int = BLOCK) -> None:
+        self.dtype, self.block = dtype, block
+        self._rng = np.random.default_rng(seed)  # of masks
         self._drawn, self._start = _drawn(seed), 0
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
@@ -165,10 +175,12 @@ class _Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
 
-    def weight(self, name: str, shape: tuple[int, ...], scale: float) -> str:
+    def weight(self, name: str, shape: tuple[int, ...], scale: float, density: float = 1.0) -> str:
         drawn = np.resize(self._drawn[self._start : self._start + _DRAWN], shape)
         self._start = (self._start + drawn.size) % _DRAWN  # no two tensors begin alike
-        values = (drawn * np.float32(scale)).astype(self.dtype)
+        values = (drawn * np.float32(scale / density**0.5)).astype(self.dtype)
+        if density < 1:
+            leave_out(values, density, self.block, self._rng)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 
@@ -192,7 +204,9 @@ class _Writer:
     def _conv(self, layer: Layer, spec: LayerSpec, source: str, name: str) -> str:
         groups = spec.out_channels if layer.kind == "depthwise" else spec.groups
         shape = (spec.out_channels, spec.in_channels // groups, *spec.kernel)
-        weight = self.weight(f"{layer.name}@weight", shape, (2 / math.prod(shape[1:])) ** 0.5)
+        weight = self.weight(
+            f"{layer.name}@weight", shape, (2 / math.prod(shape[1:])) ** 0.5, spec.density
+        )
         bias = self.weight(f"{layer.name}@bias", shape[:1], 0.1)
         return self.node(
             "Conv",

@@ -22,7 +22,7 @@ from latprof import Disturbed, Throttled
 from latprof.machine.cores import Cores
 from latprof.machine.load import Snapshot, what_disturbs
 from latprof.machine.pace import Pace, in_words
-from latprof.onnx.writer import build, random_input
+from latprof.onnx.writer import BLOCK, build, random_input
 from latprof.profile.rounds import run_rounds
 from latprof.runtimes import runtime_of
 from lookup_tables.architecture import Architecture
@@ -110,7 +110,8 @@ class Bench:
         return self._until_undisturbed(self._null_ratio)
 
     def _null_ratio(self) -> float:
-        ratio = self._measure(self.network.dense, instrumented=False).ratio
+        dense = self._build(self.network.dense)
+        ratio = self._measure(self.network.dense, dense, instrumented=False).ratio
         if not is_null(ratio):
             raise Disturbed(
                 f"the dense network, timed against itself, takes {ratio:.3f} times as long; the "
@@ -124,7 +125,8 @@ class Bench:
         What was disturbed is tried again, later and later. Raises Disturbed, saying by what, where
         the machine stays busy.
         """
-        return self._until_undisturbed(lambda: self._measure(architecture, instrumented))
+        model = self._runtime.deployed(self._build(architecture), self.device)
+        return self._until_undisturbed(lambda: self._measure(architecture, model, instrumented))
 
     def _until_undisturbed(self, attempt: Callable[[], Answer]) -> Answer:
         for wait_s in (*WAIT_S, *WAIT_FOR_CORE_S, None):
@@ -138,10 +140,9 @@ class Bench:
                 time.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
-    def _measure(self, architecture: Architecture, instrumented: bool) -> Sample:
+    def _measure(self, architecture: Architecture, model: bytes, instrumented: bool) -> Sample:
         start_s = time.perf_counter()
         self._renew()
-        model = self._build(architecture)
         series, (beside, share) = [], self._plan(instrumented)
         for dense in beside:
             pruned = self._runtime.open(model, self._feed, self.device)
@@ -303,7 +304,9 @@ class Bench:
         return WARM_UP if round_s < HEAVY_S else 1
 
     def _build(self, architecture: Architecture) -> bytes:
-        model = build(self.network, architecture, self.device.batch, self.device.precision)
+        block = self.device.block or BLOCK
+        device = self.device
+        model = build(self.network, architecture, device.batch, device.precision, block=block)
         return model.SerializeToString()
 
 

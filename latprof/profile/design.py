@@ -4,16 +4,20 @@ With q levels per group, q a prime power, run (a, b) in GF(q)² gives group j th
 a·x_j + b·y_j, where (x_j, y_j) is one of the q + 1 directions of the affine plane. Groups with
 different directions meet in every pair of levels exactly once; so if groups that share a layer
 get different directions, q² runs hold every (input width, output width) pair of every layer
-(Hedayat, Sloane, Stufken, "Orthogonal Arrays", 1999, theorem 3.1).
+(Hedayat, Sloane, Stufken, "Orthogonal Arrays", 1999, theorem 3.1). On a device whose kernels leave
+out weights, every layer's density is one more factor of the array: each density meets every input
+width and every output width of its layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import DENSITIES
 from lookup_tables.network import ChannelGroup, Network
 
 # x^m modulo the field's irreducible polynomial, as bits: GF(4): x² + x + 1, GF(8): x³ + x + 1.
@@ -25,34 +29,86 @@ SMALLER = 12  # extra runs of thin and shallow networks, so that calibration hol
 _MOST_KEPT = 0.8  # share of the groups that keep their full width in a wide, shallow network
 
 
-def design(network: Network, levels: int, seed: int) -> list[Architecture]:
+class Factor(NamedTuple):
+    """What the array varies: a group's width, or a layer's density."""
+
+    name: str
+    is_density: bool = False
+
+
+def design(
+    network: Network, levels: int, seed: int, sparse: Sequence[str] = ()
+) -> list[Architecture]:
     """The corners, levels² architectures that hold every pair of widths of every layer, and more.
 
     First the dense and the narrowest network: whatever lies between can be predicted from then
     on, sums of widths behind a concatenation too. The others follow in random order, so that any
-    part of the list is a fair sample: the array, and thin or shallow networks. Raises ValueError
-    if `levels` is not one of LEVELS.
+    part of the list is a fair sample: the array, and thin or shallow networks. `sparse`: the layers
+    whose densities vary too. Raises ValueError if `levels` is not one of LEVELS.
     """
     rng = np.random.default_rng([seed, 1])
-    directions = _assign_directions(network, levels, rng)
-    shuffles = {group.name: rng.permutation(levels) for group in network.groups}
+    directions = _assign_directions(network, levels, rng, sparse)
+    factors = [*map(Factor, (group.name for group in network.groups))]
+    factors += [Factor(name, is_density=True) for name in sparse]
+    shuffles = {factor: rng.permutation(levels) for factor in factors}
     multiply, add = field(levels)
     architectures = []
     for a in range(levels):
         for b in range(levels):
-            widths = {}
-            for group in network.groups:
-                x, y = directions[group.name]
-                level = shuffles[group.name][add[multiply[a, x], multiply[b, y]]]
-                widths[group.name] = _width(group, level, levels)
-            architectures.append(Architecture(widths=widths))
+            at = {
+                factor: int(shuffles[factor][add[multiply[a, x], multiply[b, y]]])
+                for factor, (x, y) in directions.items()
+            }
+            widths = {g.name: _width(g, at[Factor(g.name)], levels) for g in network.groups}
+            density = {name: _density(at[Factor(name, True)], levels) for name in sparse}
+            architectures.append(_with_density(Architecture(widths=widths), density))
     menu = {group.name: level_widths(group, levels) for group in network.groups}
-    architectures += [_smaller(network, menu, rng) for _ in range(min(SMALLER, levels**2))]
+    smaller = [_smaller(network, menu, rng) for _ in range(min(SMALLER, levels**2))]
+    if sparse:  # as many once more: some dense and thin, some wide and sparse throughout
+        smaller += [_with_density(one, _alike(sparse, rng)) for one in smaller]
+        smaller += [_with_density(network.dense, _alike(sparse, rng)) for _ in smaller]
+    architectures += smaller
     narrowest = Architecture(
-        widths={group.name: narrowest_width(group) for group in network.groups}
+        widths={g.name: g.choices[0] if sparse else narrowest_width(g) for g in network.groups},
+        density=dict.fromkeys(sparse, DENSITIES[0]),
     )
     shuffled = [architectures[i] for i in rng.permutation(len(architectures))]
     return [network.dense, narrowest, *shuffled]
+
+
+def _density(level: int, levels: int) -> float:
+    """A level of the array as one of DENSITIES, the full one among them."""
+    return DENSITIES[round(level * (len(DENSITIES) - 1) / (levels - 1))]
+
+
+def _with_density(architecture: Architecture, density: Mapping[str, float]) -> Architecture:
+    kept = {name: share for name, share in density.items() if share < 1}
+    return architecture.model_copy(update={"density": kept})
+
+
+def _alike(sparse: Sequence[str], rng: np.random.Generator) -> dict[str, float]:
+    """Densities from the menu, up to a random one in all layers."""
+    most = rng.integers(1, len(DENSITIES))
+    return {name: DENSITIES[rng.integers(0, most)] for name in sparse}
+
+
+def with_densities(
+    network: Network, architecture: Architecture, rng: np.random.Generator, on_menu: bool
+) -> Architecture:
+    """The same with densities in a random range, on their menu or any, of all sparse layers.
+
+    No group is narrower than its menu: a block of output channels costs the same however few of
+    them are used, and fewer weights are what densities are for.
+    """
+    sparse = network.sparse_layers
+    widths = {g.name: max(architecture.widths[g.name], g.choices[0]) for g in network.groups}
+    architecture = architecture.model_copy(update={"widths": widths})
+    low, high = np.sort(rng.uniform(DENSITIES[0], 1.0, 2))
+    drawn = rng.uniform(low, high, len(sparse))
+    if on_menu:
+        drawn = np.array(DENSITIES)[np.abs(np.subtract.outer(drawn, DENSITIES)).argmin(axis=1)]
+    shares = (round(float(share), 3) for share in drawn)
+    return _with_density(architecture, dict(zip(sparse, shares, strict=True)))
 
 
 def narrowest_width(group: ChannelGroup) -> int:
@@ -105,10 +161,12 @@ def unseen(
     seed: int,
     exclude: Sequence[Architecture] = (),
     menu: Mapping[str, Sequence[int]] | None = None,
+    sparse: Sequence[str] = (),
 ) -> list[Architecture]:
     """`count` random architectures, none of them in `exclude`: by turns on the menu and any width.
 
-    `menu` maps groups to widths; without it the network's own.
+    `menu` maps groups to widths; without it the network's own. `sparse`: layers whose weights may
+    be left out; every network has densities then, on their menu or any.
 
     Where the network has removable blocks, every second of either kind also loses a random part of
     them, and every fourth keeps some groups' full width as well, as networks do that a search
@@ -127,6 +185,8 @@ def unseen(
         if network.blocks and (len(found) % 4 >= 2 or stuck):
             lose = _shallower if len(found) % 8 >= 4 else _without_blocks
             architecture = lose(network, architecture, rng)
+        if sparse:
+            architecture = with_densities(network, architecture, rng, not off_menu)
         misses += 1
         if architecture.model_dump_json() not in taken:
             misses = 0
@@ -161,31 +221,43 @@ def _multiply_bits(a: int, b: int, order: int, polynomial: int) -> int:
     return product
 
 
-def _assign_directions(network: Network, levels: int, rng) -> dict[str, tuple[int, int]]:
-    """A direction per group, different for groups that share a layer (greedy colouring).
+def _assign_directions(
+    network: Network, levels: int, rng, sparse: Sequence[str] = ()
+) -> dict[Factor, tuple[int, int]]:
+    """A direction per factor, different for factors that share a layer (greedy colouring).
 
     Where more than levels + 1 groups meet (wide concatenations), the rarest is used twice; the
     pairs it misses are interpolated.
     """
     directions = [(1, slope) for slope in range(levels)] + [(0, 1)]
     neighbours = _neighbours(network)
-    chosen: dict[str, int] = {}
-    for group in sorted(network.groups, key=lambda g: -len(neighbours[g.name])):
-        taken = [chosen[name] for name in neighbours[group.name] if name in chosen]
+    factors = sorted(neighbours, key=lambda factor: -len(neighbours[factor]))
+    for name in sparse:
+        factors.append(Factor(name, is_density=True))
+        neighbours[factors[-1]] = _met_in(network, name)
+    chosen: dict[Factor, int] = {}
+    for factor in factors:
+        taken = [chosen[met] for met in neighbours[factor] if met in chosen]
         uses = [taken.count(i) for i in range(len(directions))]
         free = [i for i, n in enumerate(uses) if n == min(uses)]
-        chosen[group.name] = int(rng.choice(free))
-    return {name: directions[i] for name, i in chosen.items()}
+        chosen[factor] = int(rng.choice(free))
+    return {factor: directions[i] for factor, i in chosen.items()}
 
 
-def _neighbours(network: Network) -> dict[str, set[str]]:
+def _neighbours(network: Network) -> dict[Factor, set[Factor]]:
     """Group → the groups it shares a layer with."""
-    neighbours: dict[str, set[str]] = {group.name: set() for group in network.groups}
-    for geometry in network.geometry.values():
-        names = {name for name, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
-        for name in names:
-            neighbours[name] |= names - {name}
+    neighbours: dict[Factor, set[Factor]] = {Factor(group.name): set() for group in network.groups}
+    for layer in network.layers:
+        met = _met_in(network, layer.name)
+        for factor in met:
+            neighbours[factor] |= met - {factor}
     return neighbours
+
+
+def _met_in(network: Network, layer: str) -> set[Factor]:
+    """The groups whose widths a layer reads or writes."""
+    geometry = network.geometry[layer]
+    return {Factor(name) for name, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
 
 
 def level_widths(group: ChannelGroup, levels: int) -> tuple[int, ...]:
@@ -235,7 +307,7 @@ def _without_blocks(
     network: Network, architecture: Architecture, rng: np.random.Generator
 ) -> Architecture:
     removed = _some_blocks(network, rng) if network.blocks else ()
-    return Architecture(widths=architecture.widths, removed=removed)
+    return architecture.model_copy(update={"removed": removed})
 
 
 def _some_blocks(network: Network, rng: np.random.Generator) -> tuple[str, ...]:

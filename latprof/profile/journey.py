@@ -20,7 +20,14 @@ import numpy as np
 
 from latprof.machine.load import Snapshot, disturbances
 from latprof.profile.bench import Bench
-from latprof.profile.design import any_width, design, thin, unseen, whole_range
+from latprof.profile.design import (
+    any_width,
+    design,
+    thin,
+    unseen,
+    whole_range,
+    with_densities,
+)
 from latprof.profile.judge import MOST_ATTEMPTS, as_run, attempts_of, is_disturbed, validation
 from latprof.profile.plan import (
     LEGS,
@@ -181,8 +188,11 @@ class Journey:
         if self.table.drop_truncated_line(network.name):
             report(0, 1, "dropped the incomplete last line of an interrupted profile")
         plan = keep_plan(self.table, network, levels, seed)
-        self.designed = design(network, plan.levels, plan.seed)
-        self.unseen = unseen(network, self._most_unseen(), plan.seed, self.designed, plan.menu)
+        self.sparse = network.sparse_layers if device.block else ()
+        self.designed = design(network, plan.levels, plan.seed, self.sparse)
+        self.unseen = unseen(
+            network, self._most_unseen(), plan.seed, self.designed, plan.menu, self.sparse
+        )
         self.seed = plan.seed
         self._first_off_menu = len(self.designed)
         self._off_menu = off_menu_of_a_leg(plan.levels)
@@ -288,6 +298,8 @@ class Journey:
             rng = np.random.default_rng([self.seed, 3, number])
             draw = OFF_MENU[number % len(OFF_MENU)]
             drawn = [draw(self.network, rng) for _ in range(CANDIDATES)]
+            if self.sparse:
+                drawn = [with_densities(self.network, one, rng, on_menu=False) for one in drawn]
             drawn = [one for one in drawn if one not in self.unseen] or drawn
             unsure = int(np.argmax(model.spreads(drawn))) if model else 0
             yield Job("design", number, 0, drawn[unsure])

@@ -146,6 +146,7 @@ def _macs(network: Network, runs: list[Run]) -> np.ndarray:
             network.macs(
                 network.widths(run.architecture),
                 dict.fromkeys(run.architecture.removed, True),
+                run.architecture.density,
             )
             / dense
             for run in runs
@@ -199,7 +200,9 @@ def fresh_runs(
 def unknown(network: Network, table: LatencyTable, samples: int, seed: int) -> list[Architecture]:
     """Architectures that the table holds neither as design nor as unseen runs."""
     known = [run.architecture for run in table.runs(network)]
-    return unseen(network, samples, seed, known, table.require_network(network).menu)
+    menu = table.require_network(network).menu
+    sparse = network.sparse_layers if table.device.block else ()
+    return unseen(network, samples, seed, known, menu, sparse)
 
 
 def measured_beside_dense(

@@ -33,8 +33,14 @@ def transfer(
     The table is an ordinary one and holds only what was measured here; the other's layers lie
     beside its rows as a prior. `latprof profile` into the same folder makes it a whole one, which
     the prior no longer touches. Raises
-    TableError if the two devices are the same, or if the folder holds a table without a prior.
+    TableError if the two devices are the same, if either leaves out weights, or if the folder holds
+    a table without a prior.
     """
+    if device.block or source.device.block:
+        raise TableError(
+            "a table of sparse layers cannot be transferred: what densities cost on another device "
+            "has not been studied. Measure it: latprof profile --kernels block_sparse"
+        )
     if not device.differences(source.device):
         raise TableError(
             f"{source.folder} was measured on this very device: use it as it is, or copy it"

@@ -10,10 +10,11 @@ from latprof import DeviceNotHere
 from latprof.runtimes.base import Runtime
 from latprof.runtimes.ort_cpu import OrtCpu
 from latprof.runtimes.ort_cuda import OrtCuda
+from latprof.runtimes.ort_sparse import OrtSparse
 from lookup_tables.device import Device
 from lookup_tables.registry import Registry
 
-RUNTIMES: Registry[Runtime] = Registry("runtime", (OrtCpu(), OrtCuda()))
+RUNTIMES: Registry[Runtime] = Registry("runtime", (OrtCpu(), OrtCuda(), OrtSparse()))
 
 
 def runtime_of(device: Device) -> Runtime:

@@ -17,7 +17,9 @@ from lookup_tables.table.rows import Conditions, LayerTime
 GRAPH = "enable_cuda_graph"
 SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 PRECISIONS = ("fp32", "fp16")
-ONNX_RUNTIME = "onnxruntime"
+ONNX_RUNTIME, SPARSE_RUNTIME = "onnxruntime", "ort_sparse"
+BLOCK_SPARSE = "block_sparse"  # the kernels that are registered with the second
+BLOCK = 16
 
 Feed = Mapping[str, np.ndarray]  # input → its value
 
@@ -32,6 +34,7 @@ class Usage:
     cuda_graph: bool = False
     algorithm_search: str = SEARCHES[0]  # cuDNN's
     runtime: str = ONNX_RUNTIME
+    block: int = BLOCK  # of kernels that leave out weights: output channels kept together
 
     @classmethod
     def of(cls, device: Device) -> Usage:
@@ -44,6 +47,7 @@ class Usage:
             cuda_graph=options.get(GRAPH) == "1",
             algorithm_search=options.get("cudnn_conv_algo_search", SEARCHES[0]),
             runtime=device.runtime,
+            block=device.block or BLOCK,
         )
 
 
@@ -116,6 +120,12 @@ class Runtime(Protocol):
 
     def options(self, device: Device) -> list[str]:
         """The options of `latprof profile` that use a device in its way."""
+
+    def deployed(self, model: bytes, device: Device) -> bytes:
+        """A pruned network's file of plain ONNX as it is run: as it is, or on kernels of its own.
+
+        The dense network beside it always runs as it is.
+        """
 
     def open(self, model: bytes | str, feed: Feed, device: Device) -> Session: ...
 

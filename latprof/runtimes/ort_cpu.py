@@ -208,6 +208,9 @@ class OrtCpu:
     def options(self, device: Device) -> list[str]:
         return ["--device", "cpu", "--threads", str(device.threads)]
 
+    def deployed(self, model: bytes, device: Device) -> bytes:
+        return model
+
     def open(self, model: bytes | str, feed: Feed, device: Device) -> Running:
         return Running(model, feed, device)
 

@@ -66,6 +66,9 @@ class OrtCuda:
         options = ["--device", device.processor, "--algorithm-search", usage.algorithm_search]
         return [*options, *(["--cuda-graph"] if usage.cuda_graph else [])]
 
+    def deployed(self, model: bytes, device: Device) -> bytes:
+        return model
+
     def open(self, model: bytes | str, feed: Feed, device: Device) -> Session:
         _show_only(device)
         from latprof.runtimes.cuda_session import Running  # starts CUDA

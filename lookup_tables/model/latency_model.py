@@ -23,6 +23,7 @@ from lookup_tables.errors import NotMeasured, TableError
 from lookup_tables.layer import LayerSpec, macs
 from lookup_tables.model.calibration import Calibration, calibrate, layer_shares
 from lookup_tables.model.prior import corrected
+from lookup_tables.model.sparse_surface import SparseSurface
 from lookup_tables.model.surface import MIXING, ChannelStep, Surface, find_step
 from lookup_tables.network import Layer, Network
 from lookup_tables.table.prior import Prior, PriorLayer
@@ -35,6 +36,7 @@ MOST_CELLS = 1_000_000  # combinations of widths that one term has
 CHUNK = 8192  # architectures answered at once: the index arrays then stay in the cache
 SMALLEST = 1e-3  # of the dense network's time: no prediction is less
 _SMALLEST_SHARE = 0.05  # of a layer's raw time; overhead correction never takes more
+DENSITIES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # that a table of sparse layers measures
 FEWEST_RUNS = 4  # design runs below which nothing is predicted
 _FEWEST_UNSEEN = 10  # for an interval of its own
 _NORMAL_90 = 1.645
@@ -66,7 +68,8 @@ class Term:
     """The layers that depend on one set of groups, summed: seconds over the product of menus.
 
     `seconds` and `interpolated_s` have one axis per group; `block` is the removable block that
-    takes the term with it, None if nothing does.
+    takes the term with it, None if nothing does. A layer that may be `sparse` has a term of its
+    own, with one more axis for its densities.
     """
 
     groups: tuple[str, ...]
@@ -74,6 +77,7 @@ class Term:
     layers: tuple[Layer, ...]
     seconds: np.ndarray
     interpolated_s: np.ndarray
+    sparse: str | None = None  # the layer's name
 
 
 class LatencyModel:
@@ -104,6 +108,7 @@ class LatencyModel:
             counts = Counter(entry.layer for run in runs for entry in run.layers)
             self.shares, self.nodes = corrected(prior, self.shares, self.nodes, counts)
         self.calibration = calibrate(runs, self.shares, self.nodes, self.dense_s)
+        self.sparse_layers = network.sparse_layers if table.device.block else ()
         self._surfaces = self._build_surfaces(self.nodes, measured)
         unseen = undisturbed(table.settled_runs(network, "unseen"))
         self._grid = {name: set(widths) for name, widths in plan.menu.items()}
@@ -122,6 +127,7 @@ class LatencyModel:
             raise TableError(f"{network.name} is not the network that {self._where} was made for")
         other = copy.copy(self)
         other.network = network
+        other.sparse_layers = network.sparse_layers if self.device.block else ()
         for derived in ("terms", "_positions"):
             other.__dict__.pop(derived, None)
         return other
@@ -144,31 +150,35 @@ class LatencyModel:
 
     # -- questions -----------------------------------------------------------------------------
 
-    def predict(self, widths: np.ndarray, removed: np.ndarray | None = None) -> Prediction:
+    def predict(
+        self,
+        widths: np.ndarray,
+        removed: np.ndarray | None = None,
+        densities: np.ndarray | None = None,
+    ) -> Prediction:
         """Seconds for an array of architectures.
 
         `widths`: (n, groups) integers in the order of `network.groups`; `removed`: (n, blocks)
-        booleans in the order of `network.blocks`. Raises NotMeasured outside the table's range
-        and ValueError on another shape.
+        booleans in the order of `network.blocks`; `densities`: (n, sparse layers) shares of weights
+        kept, in the order of `sparse_layers`, all of them by default. Raises NotMeasured outside
+        the table's range and ValueError on another shape.
         """
         widths = np.asarray(widths)
-        expected = len(self.network.groups)
-        if widths.ndim != 2 or widths.shape[1] != expected:
-            raise ValueError(f"widths: expected shape (n, {expected}), got {widths.shape}")
+        _require_shape("widths", widths, len(self.network.groups))
         if removed is not None:
             removed = np.asarray(removed, dtype=bool)  # ~ of an integer 1 is true
-            blocks = len(self.network.blocks)
-            if removed.shape != (len(widths), blocks):
-                raise ValueError(
-                    f"removed: expected shape ({len(widths)}, {blocks}), got {removed.shape}"
-                )
+            _require_shape("removed", removed, len(self.network.blocks), len(widths))
             removed = removed if removed.any() else None
+        if densities is not None:
+            densities = np.asarray(densities, dtype=float)
+            _require_shape("densities", densities, len(self.sparse_layers), len(widths))
+            densities = densities if (densities < 1).any() else None
         self._check_range(widths)
         totals = np.empty((2, len(widths)))
         for start in range(0, len(widths), CHUNK):
             part = slice(start, start + CHUNK)
-            gone = None if removed is None else removed[part]
-            totals[:, part] = self._sum_terms(widths[part], gone)
+            of_part = (None if array is None else array[part] for array in (removed, densities))
+            totals[:, part] = self._sum_terms(widths[part], *of_part)
         latency_s = totals[0] + self.calibration.b * self.dense_s
         # Far below what was measured the line may fall to 0, which no network takes.
         latency_s = np.maximum(latency_s, SMALLEST * self.dense_s)
@@ -189,8 +199,15 @@ class LatencyModel:
             self._refuse_density(architecture)
         widths = [list(self.network.widths(a).values()) for a in architectures]
         removed = [[b.name in a.removed for b in self.network.blocks] for a in architectures]
-        shape = (len(widths), len(self.network.blocks))
-        return self.predict(np.array(widths), np.array(removed, dtype=bool).reshape(shape))
+        densities = [
+            [a.density.get(name, 1.0) for name in self.sparse_layers] for a in architectures
+        ]
+        shapes = [(len(widths), len(parts)) for parts in (self.network.blocks, self.sparse_layers)]
+        return self.predict(
+            np.array(widths),
+            np.array(removed, dtype=bool).reshape(shapes[0]),
+            np.array(densities, dtype=float).reshape(shapes[1]),
+        )
 
     def latency_s(self, architecture: Architecture) -> float:
         return float(self.predict_architectures([architecture]).latency_s[0])
@@ -200,11 +217,10 @@ class LatencyModel:
         self._refuse_density(architecture)
         answers = []
         for layer, spec in self.network.layer_specs(architecture):
-            surface = self._surface(spec)
             x, y = np.array([spec.in_channels]), np.array([spec.out_channels])
-            seconds, interpolated = surface(x, y)
+            seconds, interpolated = self._price(layer.name, spec, x, y, np.array([spec.density]))
             if np.isnan(seconds[0]):
-                raise self._not_measured(spec)
+                raise self._not_measured(layer.name, spec)
             answers.append(
                 LayerPrediction(layer.name, spec, float(seconds[0]), bool(interpolated[0]))
             )
@@ -221,23 +237,29 @@ class LatencyModel:
 
         What measuring an architecture would teach; 0 where every layer was measured.
         """
-        asked: dict[tuple, list[tuple[int, int, int]]] = {}
+        asked: dict[tuple, list[tuple[int, int, int, float]]] = {}
         for i, architecture in enumerate(architectures):
-            for _, spec in self.network.layer_specs(architecture):
-                asked.setdefault(spec.family, []).append((i, spec.in_channels, spec.out_channels))
+            for layer, spec in self.network.layer_specs(architecture):
+                key = self._key(layer.name, spec)
+                row = (i, spec.in_channels, spec.out_channels, spec.density)
+                asked.setdefault(key, []).append(row)
         squares, totals = np.zeros((2, len(architectures)))
         for family, rows in asked.items():
-            which, x, y = np.array(rows).T
-            seconds, _ = self._surfaces[family](x, y)
-            spread = self._surfaces[family].relative_spread(x, y)
+            surface = self._surfaces[family]
+            which, x, y, density = np.array(rows).T
+            which, x, y = (column.astype(int) for column in (which, x, y))
+            where = (x, y, density) if isinstance(surface, SparseSurface) else (x, y)
+            seconds, _ = surface(*where)
+            spread = surface.relative_spread(*where)
             np.add.at(squares, which, (spread * seconds) ** 2)
             np.add.at(totals, which, seconds)
         return np.sqrt(squares) / totals
 
     def off_menu(self, architecture: Architecture) -> bool:
-        """Whether a width lies between those of the grid that was measured."""
+        """Whether a width or a density lies between those of the grid that was measured."""
         widths = self.network.widths(architecture)
-        return any(width not in self._grid[name] for name, width in widths.items())
+        between = any(density not in DENSITIES for density in architecture.density.values())
+        return between or any(width not in self._grid[name] for name, width in widths.items())
 
     def measured(self) -> list[tuple[LayerSpec, float]]:
         """Every layer that the table holds, with its calibrated seconds."""
@@ -249,6 +271,7 @@ class LatencyModel:
     def terms(self) -> tuple[Term, ...]:
         """One term per set of groups and block; every cell of the menus' product is priced."""
         members: dict[tuple, list[Layer]] = {}
+        sparse = {*self.sparse_layers}
         order = {group.name: i for i, group in enumerate(self.network.groups)}
         for layer in self.network.layers:
             geometry = self.network.geometry[layer.name]
@@ -256,30 +279,45 @@ class LatencyModel:
             key = (
                 tuple(sorted(groups, key=order.__getitem__)),
                 self.network.block_of.get(layer.name),
+                layer.name if layer.name in sparse else None,
             )
             members.setdefault(key, []).append(layer)
-        return tuple(self._term(groups, block, ls) for (groups, block), ls in members.items())
-
-    def _term(self, groups: tuple[str, ...], block: str | None, layers: list[Layer]) -> Term:
-        menus = [self.network.group[name].choices for name in groups]
-        if prod(map(len, menus)) > MOST_CELLS:  # too many coupled groups to tabulate
-            empty = np.full((0,) * len(groups), np.nan)
-            return Term(groups, block, tuple(layers), empty, empty)
-        mesh = np.meshgrid(*map(np.array, menus), indexing="ij") if groups else []
-        seconds, interpolated_s = self._sum_layers(
-            layers, dict(zip(groups, mesh, strict=True)), tuple(map(len, menus))
+        return tuple(
+            self._term(groups, block, only, layers)
+            for (groups, block, only), layers in members.items()
         )
-        return Term(groups, block, tuple(layers), seconds, interpolated_s)
 
-    def _sum_layers(self, layers, widths: dict[str, np.ndarray], shape: tuple[int, ...]):
-        """(seconds, of which interpolated) of some layers for arrays of widths."""
+    def _term(
+        self, groups: tuple[str, ...], block: str | None, sparse: str | None, layers: list[Layer]
+    ) -> Term:
+        menus: list[tuple] = [self.network.group[name].choices for name in groups]
+        menus += [DENSITIES] if sparse else []
+        if prod(map(len, menus)) > MOST_CELLS:  # too many coupled groups to tabulate
+            empty = np.full((0,) * len(menus), np.nan)
+            return Term(groups, block, tuple(layers), empty, empty, sparse)
+        mesh = [*np.meshgrid(*map(np.array, menus), indexing="ij")] if menus else []
+        density = mesh.pop() if sparse else 1.0
+        seconds, interpolated_s = self._sum_layers(
+            layers, dict(zip(groups, mesh, strict=True)), tuple(map(len, menus)), density
+        )
+        return Term(groups, block, tuple(layers), seconds, interpolated_s, sparse)
+
+    def _sum_layers(
+        self,
+        layers,
+        widths: dict[str, np.ndarray],
+        shape: tuple[int, ...],
+        density: np.ndarray | float = 1.0,
+    ):
+        """(seconds, of which interpolated) of some layers for arrays of widths and densities."""
         total, of_which = np.zeros(shape), np.zeros(shape)
         for layer in layers:
             geometry = self.network.geometry[layer.name]
             in_widths = np.broadcast_to(geometry.in_form(widths), shape)
             out_widths = np.broadcast_to(geometry.out_form(widths), shape)
             spec = self.network.spec(layer, self.network.widths(self.network.dense))
-            seconds, interpolated = self._surface(spec)(in_widths, out_widths)
+            densities = np.broadcast_to(density, shape)
+            seconds, interpolated = self._price(layer.name, spec, in_widths, out_widths, densities)
             total += seconds
             of_which += np.where(interpolated, seconds, 0.0)
         return total, of_which
@@ -294,27 +332,39 @@ class LatencyModel:
             tables.append(table)
         return tables
 
-    def _sum_terms(self, widths: np.ndarray, removed: np.ndarray | None) -> np.ndarray:
+    def _sum_terms(
+        self, widths: np.ndarray, removed: np.ndarray | None, densities: np.ndarray | None
+    ) -> np.ndarray:
         columns = np.ascontiguousarray(widths.T)
         positions = [table[column] for table, column in zip(self._positions, columns, strict=True)]
         on_menu = all((position >= 0).all() for position in positions)
         group_index = {group.name: i for i, group in enumerate(self.network.groups)}
         block_index = {block.name: i for i, block in enumerate(self.network.blocks)}
+        layer_index = {name: i for i, name in enumerate(self.sparse_layers)}
+        options, option_of, is_option = _densities_on_menu(densities)
+        on_menu &= is_option
         totals = np.zeros((2, len(widths)))
         for term in self.terms:
             indices = [group_index[name] for name in term.groups]
+            at = layer_index[term.sparse] if term.sparse else None
             if on_menu and term.seconds.size:
-                seconds, of_which = _look_up(term, [positions[i] for i in indices])
+                where = [positions[i] for i in indices]
+                where += [options if option_of is None else option_of[:, at]] if term.sparse else []
+                seconds, of_which = _look_up(term, where)
             else:
                 named = {name: columns[i] for name, i in zip(term.groups, indices, strict=True)}
-                seconds, of_which = self._sum_layers(term.layers, named, (len(widths),))
+                density = 1.0 if at is None or densities is None else densities[:, at]
+                seconds, of_which = self._sum_layers(term.layers, named, (len(widths),), density)
             if removed is not None and term.block is not None:
                 keep = ~removed[:, block_index[term.block]]
                 seconds, of_which = np.where(keep, seconds, 0.0), np.where(keep, of_which, 0.0)
             totals[0] += seconds
             totals[1] += of_which
         if np.isnan(totals[0]).any():
-            raise self._first_not_measured(widths[int(np.isnan(totals[0]).argmax())])
+            row = int(np.isnan(totals[0]).argmax())
+            raise self._first_not_measured(
+                widths[row], None if densities is None else densities[row]
+            )
         return totals
 
     def _check_range(self, widths: np.ndarray) -> None:
@@ -332,19 +382,24 @@ class LatencyModel:
 
     def _build_surfaces(
         self, nodes: dict[LayerSpec, float], measured: set[LayerSpec]
-    ) -> dict[tuple, Surface]:
+    ) -> dict[tuple, Surface | SparseSurface]:
         """One surface a family; `steps` says in which steps each kind of layer takes widths.
 
         Layers that are not `measured` here come from a prior, and count as interpolated.
         """
         self._measured: dict[LayerSpec, float] = {}
         points: dict[tuple, dict] = {}
+        sparse: dict[tuple, dict] = {}
         inferred: dict[tuple, set] = {}
         for spec, share in self.shares.items():
             calibrated = self.calibration(share, nodes[spec])
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
             widths = spec.in_channels, spec.out_channels
-            points.setdefault(spec.family, {})[widths] = seconds
+            if self._may_be_sparse(spec):
+                at = (*widths, spec.density)
+                sparse.setdefault(("sparse", *spec.family), {})[at] = calibrated * self.dense_s
+            else:
+                points.setdefault(spec.family, {})[widths] = seconds
             if spec in measured:
                 self._measured[spec] = seconds
             else:
@@ -353,11 +408,16 @@ class LatencyModel:
         for (kind, *_), values in points.items():
             kinds.setdefault(kind, []).append(values)
         self.steps: dict[str, ChannelStep] = {k: find_step(v) for k, v in kinds.items()}
-        return {
+        if block := self.device.block:  # known, and too few plain layers are left to find it from
+            self.steps |= dict.fromkeys(("conv", "depthwise"), ChannelStep(block, 1))
+        dense: dict[tuple, Surface | SparseSurface] = {
             family: Surface(
                 values, self.steps[family[0]], family[0] in MIXING, inferred.get(family, ())
             )
             for family, values in points.items()
+        }
+        return dense | {
+            family: SparseSurface(values, block or 1) for family, values in sparse.items()
         }
 
     def _intervals(self, unseen: list[Run], design: list[Run]) -> tuple[float, float]:
@@ -387,23 +447,51 @@ class LatencyModel:
         predicted = self.predict_architectures([run.architecture for run in runs]).latency_s
         return predicted / self.dense_s / np.array([run.ratio for run in runs]) - 1
 
-    def _surface(self, spec: LayerSpec) -> Surface:
-        if spec.family not in self._surfaces:
-            raise self._not_measured(spec)
-        return self._surfaces[spec.family]
+    def _may_be_sparse(self, spec: LayerSpec) -> bool:
+        """Whether a layer of this shape is one whose weights a device may leave out.
+
+        Of a network's first layer by its channels, which are the image's.
+        """
+        image = self.network.input_shape[0]
+        plain = spec.kind != "conv" or spec.groups > 1 or spec.in_channels == image
+        return bool(self.sparse_layers) and not plain
+
+    def _price(
+        self,
+        layer: str,
+        spec: LayerSpec,
+        in_widths: np.ndarray,
+        out_widths: np.ndarray,
+        density: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(seconds, interpolated) of a layer at other widths, NaN outside what was measured.
+
+        Raises NotMeasured where its family is not in the table.
+        """
+        surface = self._surfaces.get(self._key(layer, spec))
+        if surface is None:
+            raise self._not_measured(layer, spec)
+        if isinstance(surface, SparseSurface):
+            return surface(in_widths, out_widths, density)
+        return surface(in_widths, out_widths)
+
+    def _key(self, layer: str, spec: LayerSpec) -> tuple:
+        """Under which a layer's surface is kept: its family, apart where it may be sparse."""
+        return ("sparse", *spec.family) if layer in self.sparse_layers else spec.family
 
     def _refuse_density(self, architecture: Architecture) -> None:
         sparse = [name for name, density in architecture.density.items() if density < 1]
-        if sparse:
+        if sparse and not self.device.block:
             raise NotMeasured(
                 f"{self._where} holds no sparse kernels, but layer {sparse[0]} has density "
-                f"{architecture.density[sparse[0]]}; leave densities out for this table"
+                f"{architecture.density[sparse[0]]}. Leave densities out, or measure them: latprof "
+                "profile --kernels block_sparse"
             )
 
-    def _not_measured(self, spec: LayerSpec) -> NotMeasured:
-        surface = self._surfaces.get(spec.family)
+    def _not_measured(self, layer: str, spec: LayerSpec) -> NotMeasured:
+        surface = self._surfaces.get(self._key(layer, spec))
         measured = (
-            f"the table covers {surface.measured_range} channels"
+            f"the table covers {surface.measured_range}"
             if surface
             else "the table covers no layer of this kind"
         )
@@ -413,9 +501,13 @@ class LatencyModel:
             f"{Path(self._where).parent}"
         )
 
-    def _first_not_measured(self, widths: np.ndarray) -> NotMeasured:
+    def _first_not_measured(self, widths: np.ndarray, densities: np.ndarray | None) -> NotMeasured:
         names = (group.name for group in self.network.groups)
-        architecture = Architecture(widths=dict(zip(names, map(int, widths), strict=True)))
+        shares = [] if densities is None else densities.tolist()
+        architecture = Architecture(
+            widths=dict(zip(names, map(int, widths), strict=True)),
+            density=dict(zip(self.sparse_layers, shares, strict=bool(shares))),
+        )
         try:
             self.layers(architecture)
         except NotMeasured as error:
@@ -440,16 +532,23 @@ class _MacsModel(LatencyModel):
         """Every layer's share of the dense latency by its multiply-accumulates."""
         self._refuse_density(architecture)
         return [
-            LayerPrediction(layer.name, spec, spec.macs * self._seconds_each, False)
+            LayerPrediction(layer.name, spec, spec.density * spec.macs * self._seconds_each, False)
             for layer, spec in self.network.layer_specs(architecture)
         ]
 
-    def _sum_layers(self, layers, widths: dict[str, np.ndarray], shape: tuple[int, ...]):
+    def _sum_layers(
+        self,
+        layers,
+        widths: dict[str, np.ndarray],
+        shape: tuple[int, ...],
+        density: np.ndarray | float = 1.0,
+    ):
         total = np.zeros(shape)
         for layer in layers:
             geometry = self.network.geometry[layer.name]
             forms = (geometry.in_form(widths), geometry.out_form(widths))
-            total += macs(layer.kind, *forms, layer.groups, layer.kernel, geometry.out_size)
+            dense = macs(layer.kind, *forms, layer.groups, layer.kernel, geometry.out_size)
+            total += dense * density
         return total * self._seconds_each, np.zeros(shape)
 
 
@@ -471,6 +570,25 @@ def holds_90(errors: np.ndarray) -> float:
     tails = 1 + (_NORMAL_90**2 + 1) / (4 * len(errors))
     spread = np.sqrt(np.mean(errors**2) + _BETWEEN_PROCESSES**2)
     return float(_NORMAL_90 * tails * spread)
+
+
+def _require_shape(name: str, array: np.ndarray, columns: int, rows: int | None = None) -> None:
+    """Raise ValueError on another shape; `rows`: any number by default."""
+    if array.ndim != 2 or array.shape != (len(array) if rows is None else rows, columns):
+        told = "n" if rows is None else rows
+        raise ValueError(f"{name}: expected shape ({told}, {columns}), got {array.shape}")
+
+
+def _densities_on_menu(
+    densities: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """(the full one's place in DENSITIES, every density's place, whether all have one)."""
+    full = np.array(len(DENSITIES) - 1)
+    if densities is None:
+        return full, None, True
+    known = np.array(DENSITIES)
+    places = np.minimum(np.searchsorted(known, densities), len(known) - 1)
+    return full, places, bool((known[places] == densities).all())
 
 
 def _look_up(term: Term, positions: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | float]:

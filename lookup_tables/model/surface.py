@@ -112,7 +112,7 @@ class Surface:
     def measured_range(self) -> str:
         """The widths between which there are answers, in words."""
         (a, b), (c, d) = zip(self._low, self._high, strict=True)
-        return f"{a} … {b} → {c} … {d}"
+        return f"{a} … {b} → {c} … {d} channels"
 
     def relative_spread(self, in_widths: np.ndarray, out_widths: np.ndarray) -> np.ndarray:
         """Relative standard deviation of each answer: (n,); 0 at measured points."""

@@ -16,7 +16,9 @@ from latprof.profile.design import (
     thin,
     unseen,
     whole_range,
+    with_densities,
 )
+from lookup_tables.model.latency_model import DENSITIES
 from lookup_tables.network import Network, network_names
 from tests.toys import chain, tiny_network
 
@@ -158,3 +160,31 @@ def test_a_third_of_thin_networks_have_less_than_a_quarter_of_all_channels():
     shares = [sum(architecture.widths.values()) / full for architecture in drawn]
     assert 0.3 < sum(share < 0.25 for share in shares) / len(shares) < 0.6
     assert 0.3 < sum(bool(architecture.removed) for architecture in drawn) / len(drawn) < 0.6
+
+
+def test_every_density_meets_every_width_that_its_layer_reads_and_writes():
+    network = Network.load("resnet20")
+    runs = design(network, 8, 3, network.sparse_layers)
+    for name in network.sparse_layers:
+        geometry = network.geometry[name]
+        for group in {g for g, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}:
+            seen = {(run.widths[group], run.density.get(name, 1.0)) for run in runs}
+            assert seen >= set(product(network.group[group].choices, DENSITIES))
+
+
+@given(st.integers(0, 50), st.booleans())
+def test_random_densities_are_in_range_and_no_width_below_the_menu(seed, on_menu):
+    network = Network.load("resnet20")
+    rng = np.random.default_rng(seed)
+    drawn = with_densities(network, thin(network, rng), rng, on_menu)
+    network.check(drawn)
+    assert all(DENSITIES[0] <= share < 1 for share in drawn.density.values())
+    assert all(drawn.widths[g.name] >= g.choices[0] for g in network.groups)
+    if on_menu:
+        assert {*drawn.density.values()} <= {*DENSITIES}
+
+
+def test_without_sparse_layers_the_design_is_the_one_of_every_table_so_far():
+    network = Network.load("resnet20")
+    assert all(not run.density for run in design(network, 8, 0))
+    assert all(not run.density for run in unseen(network, 20, 0))
