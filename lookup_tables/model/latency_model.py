@@ -226,6 +226,14 @@ class LatencyModel:
             )
         return answers
 
+    def price(self, layer: str, spec: LayerSpec, density: np.ndarray) -> np.ndarray:
+        """Seconds of one layer of these widths at several densities: (n,); NaN where not measured.
+
+        Raises NotMeasured for a layer whose family is not in the table.
+        """
+        x, y = (np.full(density.shape, n) for n in (spec.in_channels, spec.out_channels))
+        return self._price(layer, spec, x, y, density)[0]
+
     @cached_property
     def interpolation_error(self) -> float:
         """Relative error that holds 90 % of layers when the others must answer for one."""

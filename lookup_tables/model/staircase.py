@@ -15,12 +15,13 @@ import numpy as np
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.layer import WEIGHTED, LayerSpec
-from lookup_tables.model.latency_model import LatencyModel, LayerPrediction
+from lookup_tables.model.latency_model import DENSITIES, LatencyModel, LayerPrediction
 from lookup_tables.network import ChannelGroup, Network
 
 Binding = Literal["launch", "memory", "compute"]
 MOST_CHOICES = 16  # widths of one group offered to a search
 WORTH = 0.001  # of the dense network's latency: what a narrower width must save to be offered
+DENSITY_NOISE = 0.03  # of a layer's time: what a lower density must save to be offered
 _NEAR_FLOOR = 2.0  # times the cheapest weighted layer's time: bound by launching it
 _BUSY = 0.5  # share of the best rate seen on the device
 _BYTES = {"fp32": 4, "fp16": 2}
@@ -112,6 +113,27 @@ class Staircase:
         that divide the group's times most evenly.
         """
         return self.network.with_menu({g.name: self._edges(g) for g in self.network.groups})
+
+    def densities(self) -> dict[str, tuple[float, ...]]:
+        """Of every layer whose weights may be left out, the shares worth choosing, ascending.
+
+        Each saves more than the table's noise over the next larger one, with the dense network's
+        widths; a layer in which nothing does keeps all its weights and is not named.
+        """
+        model, found = self.model, {}
+        wide = self.network.widths(self.network.dense)
+        at = {layer.name: layer for layer in self.network.layers}
+        for name in model.sparse_layers:
+            spec = self.network.spec(at[name], wide)
+            seconds = model.price(name, spec, np.array(DENSITIES))
+            least_s = max(WORTH * model.dense_s, DENSITY_NOISE * seconds[-1])
+            kept, last_s = [DENSITIES[-1]], seconds[-1]
+            for share, cost_s in zip(DENSITIES[-2::-1], seconds[-2::-1], strict=True):
+                if cost_s < last_s - least_s:
+                    kept, last_s = [share, *kept], cost_s
+            if len(kept) > 1:
+                found[name] = tuple(kept)
+        return found
 
     def _edges(self, group: ChannelGroup) -> tuple[int, ...]:
         edges = [s for s in self.steps(group) if s.edge and s.width >= group.choices[0]]

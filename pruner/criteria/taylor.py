@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from pruner.criteria.writers import of_groups
 from pruner.data.images import Images, batches
+from pruner.graph.masks import in_blocks
+from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
 from pruner.train.tasks.base import VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
 
 BATCH, IMAGES = 50, 2000
+PARTS = 100  # of a layer's weights
 
 
 def taylor(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> dict[str, Tensor]:
@@ -47,23 +50,73 @@ def importance(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> d
         if layer.group is not None:
             at[layer.name] = squares[trace.module.get_submodule(layer.name)]
             found[layer.group] += at[layer.name]
-    for block in trace.network.blocks:
-        inside = [at[name] for name in block.layers if name in at]
-        found[block.name] = inside[-1].sum()[None] if inside else torch.zeros(1)
+    for removable in trace.network.blocks:
+        inside = [at[name] for name in removable.layers if name in at]
+        found[removable.name] = inside[-1].sum()[None] if inside else torch.zeros(1)
     return found
 
 
-def _squares(trace: Trace, images: Images, task: VisionTask) -> dict[nn.Module, Tensor]:
-    """(∂E/∂g)² of every layer's channels, added up over batches."""
+def weights_importance(
+    trace: Trace, images: Images, task: VisionTask, block: int
+) -> dict[str, Tensor]:
+    """What the weights of sparse layers are worth, on the scale of channels: layer → (100,).
+
+    By blocks of so many output channels × one tap, added up over each hundredth of a layer's, the
+    best first.
+    """
+    return {
+        name: _hundredths(values)
+        for name, values in squared_changes(trace, images, task, block).items()
+    }
+
+
+def squared_changes(
+    trace: Trace, images: Images, task: VisionTask, block: int = 1
+) -> dict[str, Tensor]:
+    """Σ (w ∂E/∂w)² over batches, w ∂E/∂w added up by so many filters: layer → (blocks, inputs)."""
+    found: dict[str, Tensor] = {}
+    _squares(trace, images, task, block, found)
+    return found
+
+
+def _hundredths(values: Tensor) -> Tensor:
+    """(n,) → (100,): what equal parts of the values add up to, from the greatest on."""
+    total = torch.cat([torch.zeros(1), values.flatten().sort(descending=True).values.cumsum(0)])
+    at = torch.linspace(0, len(total) - 1, PARTS + 1)
+    low = at.floor().long().clamp_max(len(total) - 2)
+    between = total[low] + (at - low) * (total[low + 1] - total[low])
+    return between.diff()
+
+
+def _squares(
+    trace: Trace,
+    images: Images,
+    task: VisionTask,
+    block: int | None = None,
+    thinned: dict[str, Tensor] | None = None,
+) -> dict[nn.Module, Tensor]:
+    """(∂E/∂g)² of every layer's channels, added up over batches.
+
+    With a `block` the same of sparse layers' taps, by so many output channels, is put into
+    `thinned`: layer → (blocks, inputs).
+    """
     model = trace.module.eval()
     squares: dict[nn.Module, Tensor] = {}
     parts = _writers(trace)
+    sparse = trace.network.sparse_layers if block else ()
     with on_processor(model) as here, _all_learn(model):
         for x, targets in batches(images, BATCH, IMAGES):
             model.zero_grad(set_to_none=True)
             task.loss(model(here(x)), here(targets)).backward()
             for layer, norm in parts:
                 squares[layer] = squares.get(layer, 0) + _gate_gradient(layer, norm).cpu() ** 2
+            for name in sparse:
+                weight = weight_of(model.get_submodule(name))
+                assert weight.grad is not None
+                assert block is not None
+                assert thinned is not None
+                change = (weight.detach() * weight.grad).flatten(1).cpu()
+                thinned[name] = thinned.get(name, 0) + in_blocks(change, block) ** 2
     model.zero_grad(set_to_none=True)
     return squares
 

@@ -18,6 +18,9 @@ fitted to what it wrote and what they added to that:
 as the paper lets a branch make up for what its shortcut lost (section 3.3). The BatchNorm behind
 the heir is set to the mean and the spread of what was fitted.
 
+Where weights are left out, every block of a layer's filters is fitted to the same outputs by the
+taps that it keeps: the first equation with its own S.
+
 Deviations:
 1. The paper feeds each layer the pruned network's own inputs, layer by layer; here they are the
    dense network's, so that one pass over the images serves all candidates.
@@ -38,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pruner.data.images import Images, batches
+from pruner.graph.masks import Thinning, Weighed, in_blocks, keep_highest, whole
 from pruner.graph.shortcuts import Heir, heirs
 from pruner.graph.surgery import Kept, positions
 from pruner.graph.trace import Trace
@@ -72,10 +76,13 @@ class Reconstruction:
         ]
         self._measure(images, torch.Generator().manual_seed(seed))
 
-    def refit(self, kept: Kept, removed: Collection[str] = ()) -> Trace:
+    def refit(
+        self, kept: Kept, removed: Collection[str] = (), thinning: Thinning | None = None
+    ) -> Trace:
         """The trace with weights refitted to what stays; cut it as the original.
 
-        `removed` are blocks that go. Weights on channels that go are zero in it.
+        `removed` are blocks that go, `thinning` says how weights are left out of layers. Weights on
+        channels that go, and those that are left out, are zero in it.
         """
         module = copy.deepcopy(self.trace.module)
         refitted = replace(self.trace, module=module)
@@ -88,7 +95,51 @@ class Reconstruction:
             gone = self.trace.network.block_of.get(heir.path) in removed
             if not gone and (block := heir.last(removed)):
                 self._take_over(refitted, heir, block, kept)
+        if thinning is not None:
+            for path in thinning.layers:
+                if self.trace.network.block_of.get(path) in removed:
+                    continue
+                if path in self._moments:
+                    self._thin(refitted, path, kept, removed, thinning)
+                else:
+                    leave_out(refitted, path, kept, thinning)
         return refitted
+
+    def _thin(
+        self, refitted: Trace, path: str, kept: Kept, removed: Collection[str], thinning: Thinning
+    ) -> None:
+        """Leave weights out of a layer, and fit the others to what it is to write."""
+        layer, moment = _refittable(refitted.module, path), self._moments[path]
+        channels = refitted.channels[path]
+        reads, writes = positions(channels.reads, kept), positions(channels.writes, kept)
+        heir = next((each for each in self._heirs if each.path == path), None)
+        block = heir.last(removed) if heir else None
+        intercept = layer.bias is not None or path in self._normalised or block is not None
+
+        def fit() -> Tensor:
+            dense = _refittable(self.trace.module, path)
+            wanted = self._wanted[heir, block] if heir and block else _as_it_is(dense, moment)
+            return _thinned(
+                Weighed(
+                    path=path,
+                    weight=layer.weight.detach()[writes].flatten(1)[:, _inputs(layer, reads)],
+                    gram=moment[_inputs(layer, reads)][:, _inputs(layer, reads)],
+                    gain=_gain(refitted, path)[writes],
+                    filters=writes,
+                    inputs=_inputs(layer, reads),
+                ),
+                thinning, moment, wanted[:, writes], intercept,
+            )  # fmt: skip
+
+        key = (path, reads.numpy().tobytes(), writes.numpy().tobytes(), block)
+        fitted = self._remembered((*key, thinning.density[path], thinning.block), fit)
+        _put(layer, reads, fitted, writes)
+        if heir is not None and block is not None and heir.norm is not None:
+            norm = refitted.module.get_submodule(heir.norm)
+            assert isinstance(norm, nn.BatchNorm2d)
+            constant = torch.zeros(len(layer.weight))  # of channels that go it does not matter
+            constant[writes] = fitted[:, -1]
+            _normalise(norm, layer, moment, constant)
 
     def _fit(self, path: str, reads: Tensor, moment: Tensor) -> Tensor:
         """(filters, inputs that stay): the layer's weights, its bias last if it may have one."""
@@ -133,6 +184,20 @@ class Reconstruction:
                 count += len(x)
         self._moments = {path: moment / count for path, moment in measuring.moments.items()}
         self._wanted = {key: moment / count for key, moment in measuring.wanted.items()}
+
+
+def leave_out(trace: Trace, path: str, kept: Kept, thinning: Thinning) -> None:
+    """Leave weights out of a layer of this very trace by their magnitude; the others stay."""
+    layer, channels = _refittable(trace.module, path), trace.channels[path]
+    reads, writes = positions(channels.reads, kept), positions(channels.writes, kept)
+    inputs = _inputs(layer, reads)
+    weight = layer.weight.detach().flatten(1)[writes][:, inputs]
+    scores = in_blocks(weight**2, thinning.block)
+    mask = whole(keep_highest(scores, thinning.density[path]), weight, thinning.block)
+    kept_weight = torch.zeros(len(writes), layer.weight[0].numel())
+    kept_weight[:, inputs] = weight * mask
+    with torch.no_grad():
+        layer.weight[writes] = kept_weight.reshape(-1, *layer.weight.shape[1:])
 
 
 class _Measuring(fx.Interpreter):
@@ -258,11 +323,19 @@ def _least_squares(
 ) -> Tensor:
     """(filters, inputs that stay, and a constant with `intercept`): W' of the file's equations.
 
-    `moment`: (inputs + 1, inputs + 1), `wanted`: (inputs + 1, filters). The ridge holds the weights
-    back, never the constant: it would draw the outputs towards 0, the more the larger inputs are.
+    `moment`: (inputs + 1, inputs + 1), `wanted`: (inputs + 1, filters).
     """
-    inputs = _inputs(layer, reads)
-    ridge = torch.full((len(inputs),), RIDGE) * moment.diagonal()[inputs].mean()
+    return _solve(_inputs(layer, reads), moment, wanted, intercept)
+
+
+def _solve(inputs: Tensor, moment: Tensor, wanted: Tensor, intercept: bool) -> Tensor:
+    """(filters, inputs, and a constant with `intercept`).
+
+    The ridge holds the weights back, never the constant: it would draw the outputs towards 0, the
+    more the larger inputs are.
+    """
+    ridge = RIDGE * moment.diagonal()[inputs].mean() if len(inputs) else torch.zeros(())
+    ridge = ridge.expand(len(inputs))
     if intercept:
         inputs = torch.cat([inputs, torch.tensor([len(moment) - 1])])
         ridge = F.pad(ridge, (0, 1))
@@ -270,15 +343,52 @@ def _least_squares(
     return torch.linalg.solve(gram, wanted[inputs]).T
 
 
-def _put(layer: Refittable, reads: Tensor, fitted: Tensor) -> None:
-    """Set the layer's weights on the channels that stay, 0 on the others, and its bias."""
+def _put(layer: Refittable, reads: Tensor, fitted: Tensor, writes: Tensor | None = None) -> None:
+    """Set the layer's weights on the channels that stay, 0 on the others, and its bias.
+
+    `writes`: the filters that `fitted` is of, all by default; the others are left as they are.
+    """
     inputs = _inputs(layer, reads)
+    writes = torch.arange(len(layer.weight)) if writes is None else writes
     weight = torch.zeros(len(fitted), layer.weight[0].numel())
     weight[:, inputs] = fitted[:, : len(inputs)]
     with torch.no_grad():
-        layer.weight.copy_(weight.reshape(layer.weight.shape))
+        layer.weight[writes] = weight.reshape(-1, *layer.weight.shape[1:])
         if layer.bias is not None:
-            layer.bias.copy_(fitted[:, len(inputs)])
+            layer.bias[writes] = fitted[:, len(inputs)]
+
+
+def _thinned(
+    layer: Weighed, thinning: Thinning, moment: Tensor, wanted: Tensor, intercept: bool
+) -> Tensor:
+    """(filters that stay, inputs that stay, and a constant with `intercept`), 0 where left out.
+
+    `moment`: (inputs + 1, inputs + 1) of the dense layer, `wanted`: (inputs + 1, filters).
+    """
+    density, block = thinning.density[layer.path], thinning.block
+    masks = keep_highest(in_blocks(thinning.judge(layer), block), density)
+    fitted = torch.zeros(len(layer.weight), len(layer.inputs) + intercept)
+    for number, mask in enumerate(masks):
+        rows = slice(number * block, (number + 1) * block)
+        taps = layer.inputs[mask]
+        solved = _solve(taps, moment, wanted[:, rows], intercept)
+        fitted[rows, : len(layer.inputs)][:, mask] = solved[:, : len(taps)]
+        if intercept:
+            fitted[rows, -1] = solved[:, -1]
+    return fitted
+
+
+def _gain(trace: Trace, path: str) -> Tensor:
+    """(filters,): by how much a BatchNorm behind a layer multiplies what it writes; else 1."""
+    layer = _refittable(trace.module, path)
+    if path not in trace.batch_norms:
+        return torch.ones(len(layer.weight))
+    norm = trace.module.get_submodule(trace.batch_norms[path])
+    assert isinstance(norm, nn.BatchNorm2d)
+    if norm.running_var is None:
+        return torch.ones(len(layer.weight))
+    scale = torch.ones(len(layer.weight)) if norm.weight is None else norm.weight.detach()
+    return scale.abs() / (norm.running_var + norm.eps).sqrt()
 
 
 def _normalise(norm: nn.BatchNorm2d, layer: Refittable, moment: Tensor, constant: Tensor) -> None:

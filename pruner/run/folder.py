@@ -32,6 +32,7 @@ class RunFolder:
         self.weights = path / "model.safetensors"
         self.onnx = path / "model.onnx"
         self.dense_onnx = path / "dense.onnx"
+        self.zeros_onnx = path / "model_dense.onnx"  # of sparse layers: what is left out is 0
         self.measured = path / "measured.json"
         self.seconds = path / "seconds.json"
         self.result = path / "result.json"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,16 @@ from pruner import RunError, models
 from pruner.criteria import CRITERIA
 from pruner.criteria.base import Criterion
 from pruner.criteria.coupled import coupled_magnitude
-from pruner.criteria.taylor import importance
+from pruner.criteria.masks import MASKS
+from pruner.criteria.taylor import importance, weights_importance
 from pruner.data import load_data
 from pruner.data.images import Data, Images
-from pruner.graph.compensation import Reconstruction
+from pruner.graph.compensation import Reconstruction, leave_out
+from pruner.graph.masks import Judge, Thinning
 from pruner.graph.surgery import Kept, cut, keep_best
 from pruner.graph.trace import Trace, trace
 from pruner.run.folder import read_json, write_json
+from pruner.run.kernels import library
 from pruner.run.settings import Settings
 from pruner.search.problem import SearchProblem
 from pruner.search.space import SearchSpace
@@ -71,6 +75,14 @@ class Journey:
     @cached_property
     def task(self) -> VisionTask:
         return TASKS[self.settings.task].make(self.settings.own("task"))
+
+    @cached_property
+    def kernels(self) -> Path | None:
+        """The library of sparse kernels that the table's networks run on; None if it is not here.
+
+        Nor is it where the table's layers are all dense.
+        """
+        return library() if self.latency.device.block else None
 
     @property
     def criterion(self) -> Criterion:
@@ -152,6 +164,17 @@ class Journey:
         return self.criterion.rank(self.trace, self.data.train, self.task)
 
     @cached_property
+    def judge(self) -> Judge:
+        """By what the weights are chosen that stay in sparse layers."""
+        return MASKS[self.settings.mask].make(self.trace, self.data.train, self.task)
+
+    def thinning(self, architecture: Architecture) -> Thinning | None:
+        """How an architecture's weights are left out, None where none are."""
+        block = self.latency.device.block
+        found = Thinning(architecture.density, block or 1, self.judge)
+        return found if found.layers else None
+
+    @cached_property
     def reconstruction(self) -> Reconstruction:
         self.report("load", 0, 1, "measuring what layers read")
         depth = self.settings.depth or bool(self.given and self.given.removed)
@@ -160,8 +183,9 @@ class Journey:
     @cached_property
     def space(self) -> SearchSpace:
         """What the method decides, on the table's menu."""
-        kinds = self.settings.searched_by.kinds(self.settings.depth)
-        return SearchSpace.of(self.latency.network, kinds)
+        kinds = self.settings.searched_by.kinds(self.settings.depth, self.settings.density)
+        densities = Staircase(self.latency).densities() if self.settings.density else {}
+        return SearchSpace.of(self.latency.network, kinds, densities)
 
     def problem(self, kept: Path | None = None) -> SearchProblem:
         """The problem as a search method sees it.
@@ -180,6 +204,13 @@ class Journey:
             importance=lambda: _kept(
                 kept, "importance", lambda: importance(self.trace, self.data.train, self.task)
             ),
+            weights_importance=lambda: _kept(
+                kept,
+                "weights_importance",
+                lambda: weights_importance(
+                    self.trace, self.data.train, self.task, self.latency.device.block or 1
+                ),
+            ),
             magnitudes=lambda: _kept(kept, "magnitudes", lambda: coupled_magnitude(self.trace)),
         )
 
@@ -189,11 +220,21 @@ class Journey:
 
     def _refitted(self, architecture: Architecture) -> nn.Module:
         kept = keep_best(self.trace.network, architecture, self.channel_importance)
-        return cut(self._traced_for(kept, architecture.removed), architecture, kept)
+        thinning = self.thinning(architecture)
+        return cut(self._traced_for(kept, architecture.removed, thinning), architecture, kept)
 
-    def _traced_for(self, kept: Kept, removed: Collection[str]) -> Trace:
+    def _traced_for(
+        self, kept: Kept, removed: Collection[str], thinning: Thinning | None = None
+    ) -> Trace:
         """The trace to cut, refitted to what stays unless the settings forbid it."""
-        return self.reconstruction.refit(kept, removed) if self.settings.reconstruct else self.trace
+        if self.settings.reconstruct:
+            return self.reconstruction.refit(kept, removed, thinning)
+        if thinning is None:
+            return self.trace
+        traced = replace(self.trace, module=copy.deepcopy(self.trace.module))
+        for path in thinning.layers:
+            leave_out(traced, path, kept, thinning)
+        return traced
 
     def pruned(self, architecture: Architecture) -> nn.Module:
         """The network that was found, cut: by the criterion's selection where it has one."""

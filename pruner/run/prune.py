@@ -6,6 +6,7 @@ there, so an interrupted run continues with the same command and arrives at the 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,17 +18,19 @@ from lookup_tables.storage.provenance import commit
 from pruner import ModelError, RunError, SearchError, models
 from pruner.data.images import Data, image_marks
 from pruner.data.own import require_repeatable
+from pruner.graph.masks import masks_of
 from pruner.graph.surgery import shrink
 from pruner.graph.trace import Trace, trace
 from pruner.run.folder import RunFolder, read_json, write_json
 from pruner.run.journey import Journey, Report, require_reachable
+from pruner.run.kernels import convert
 from pruner.run.measured import NotTimed, measure_pair
 from pruner.run.origin import files_read, table_identity, versions
 from pruner.run.result import Models, summarise
 from pruner.run.settings import Settings
 from pruner.search.log import SearchLog
 from pruner.search.searcher import Scored, evaluated_here, front_of
-from pruner.train.export import export_onnx
+from pruner.train.export import export_onnx, largest_difference, require_alike
 from pruner.train.finetune import Recipe, fine_tune
 from pruner.train.weights import load_weights, save_weights
 
@@ -74,6 +77,11 @@ def _require_possible(journey: Journey) -> None:
     if journey.settings.depth and not journey.trace.network.blocks:
         model = journey.settings.model
         raise RunError(f"--depth: {model} has no removable block; leave it out")
+    if journey.settings.density and not journey.latency.device.block:
+        raise RunError(
+            f"--density: {journey.settings.table} holds no sparse layers; measure them with: "
+            f"latprof profile --network {journey.priced.name} --kernels block_sparse"
+        )
     journey.task.check(journey.dense, journey.shape, journey.data)
     require_reachable(journey)
 
@@ -164,6 +172,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         return load_pruned(journey.trace, run)
     settings = journey.settings
     model = prepare(journey, run, architecture)
+    block = journey.latency.device.block or 1
     recipe = Recipe(
         epochs=settings.epochs,
         batch=settings.batch,
@@ -183,6 +192,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         lambda step, total, text: journey.report("fine-tune", step, total, text),
         journey.judged_by,
         task=journey.task,
+        masks=masks_of(model, architecture, block),
     )
     write_json(run.training, [asdict(epoch) for epoch in epochs])
     save_weights(model, run.weights)
@@ -226,7 +236,26 @@ def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
     device = journey.latency.device
     if not run.dense_onnx.exists():
         export_onnx(journey.dense, journey.shape, run.dense_onnx, device.batch, device.precision)
-    return export_onnx(model, journey.shape, run.onnx, device.batch, device.precision)
+    if device.block is None:
+        return export_onnx(model, journey.shape, run.onnx, device.batch, device.precision)
+    return _export_sparse(journey, run, model, device.block)
+
+
+def _export_sparse(journey: Journey, run: RunFolder, model: nn.Module, block: int) -> float:
+    """The pruned network twice: of plain ONNX with zeros in it, and on the sparse kernels.
+
+    Both are compared with PyTorch, the second one where the kernels can be built.
+    """
+    device = journey.latency.device
+    difference = export_onnx(model, journey.shape, run.zeros_onnx, device.batch, device.precision)
+    partial = run.onnx.with_suffix(".partial.onnx")
+    convert(run.zeros_onnx, partial, block)
+    if library := journey.kernels:
+        sparse = largest_difference(model, partial, journey.shape, library=library)
+        require_alike(sparse, partial, run.onnx.name)
+        difference = max(difference, sparse)
+    os.replace(partial, run.onnx)
+    return difference
 
 
 def measure(journey: Journey, run: RunFolder) -> dict | NotTimed:

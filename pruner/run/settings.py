@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lookup_tables.registry import OwnSettings, Registry
 from pruner import RunError, models
 from pruner.criteria import CRITERIA
+from pruner.criteria.masks import MASKS
 from pruner.data import DATA_SETS
 from pruner.data.memory import NORMALISATIONS
 from pruner.search.methods import METHODS
@@ -24,10 +25,12 @@ from pruner.search.space import Kind
 from pruner.train.tasks import TASKS
 
 # The settings that choose an entry of a registry, whose own settings lie beside.
-CHOICES: dict[str, Registry] = {"method": METHODS, "criterion": CRITERIA, "task": TASKS}
+CHOICES: dict[str, Registry] = {
+    "method": METHODS, "criterion": CRITERIA, "mask": MASKS, "task": TASKS,
+}  # fmt: skip
 # What only a search listens to.
 OF_SEARCH = (
-    "method", "depth", "widths", "keep_width", "episodes", "at_once", "score_images",
+    "method", "depth", "widths", "density", "keep_width", "episodes", "at_once", "score_images",
 )  # fmt: skip
 
 
@@ -95,6 +98,11 @@ class Settings(BaseModel):
     widths: Annotated[bool, Shown(_SEARCH)] = Field(
         True, description="Let the search narrow layers, not only remove blocks."
     )
+    density: Annotated[bool, Shown(_SEARCH)] = Field(
+        False,
+        description="Let the search leave out weights, layer by layer. Needs a table that was "
+        "measured with --kernels block_sparse.",
+    )
     keep_width: Annotated[tuple[str, ...], Shown(_SEARCH)] = Field(
         (),
         description="Name of a layer that keeps all its channels. Repeatable. With --depth, the "
@@ -116,6 +124,9 @@ class Settings(BaseModel):
         1500, ge=1, description="How many held-out images score a candidate."
     )
     criterion: Annotated[str, Shown(_CUT)] = Field("l1", description="Pruning criterion.")
+    mask: Annotated[str, Shown(_CUT)] = Field(
+        "second_order", description="How weights are chosen that stay in a sparse layer."
+    )
     reconstruct: Annotated[bool, Shown(_CUT)] = Field(
         True, description="Refit weights to the remaining channels before fine-tuning."
     )
@@ -146,6 +157,7 @@ class Settings(BaseModel):
     )
     method_settings: dict[str, Any] = Field({}, description="The method's own; usual ones left out")
     criterion_settings: dict[str, Any] = Field({}, description="The criterion's own")
+    mask_settings: dict[str, Any] = Field({}, description="The mask's own")
     task_settings: dict[str, Any] = Field({}, description="The task's own")
 
     # -- from words, and to words --------------------------------------------------------------
@@ -225,6 +237,11 @@ class Settings(BaseModel):
         """Whether its method ever does."""
         return Kind.BLOCK in self.searched_by.decides
 
+    @property
+    def leaves_out_weights(self) -> bool:
+        """Whether its method ever does."""
+        return Kind.DENSITY in self.searched_by.decides
+
     # -- birth ---------------------------------------------------------------------------------
 
     @model_validator(mode="before")
@@ -248,9 +265,14 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _leaves_something_to_decide(self) -> Settings:
-        if not self.widths and not self.depth:
-            raise ValueError("--no-widths leaves only blocks to remove; give --depth too")
-        if not self.widths and not self.removes_blocks:
+        if not self.widths and not (self.depth or self.density):
+            raise ValueError(
+                "--no-widths leaves only blocks to remove or weights to leave out; give --depth or "
+                "--density too"
+            )
+        if self.density and not self.leaves_out_weights:
+            raise ValueError(f"--density: {self.method} never leaves out weights; drop it")
+        if not self.widths and not (self.removes_blocks or self.density):
             raise ValueError(
                 f"{self.method} decides widths only; --no-widths leaves it nothing to decide"
             )

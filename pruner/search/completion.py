@@ -1,11 +1,11 @@
 """Completion: the cheapest way to finish a half-decided architecture, so that budgets are met.
 
-Widths, and blocks if depth is searched too, are decided in the network's order. The latency model
-is a sum of terms over few decisions each, so the cheapest completion of any prefix follows exactly
-from eliminating the decisions from last to first (min-sum bucket elimination: Dechter 1999, "Bucket
-elimination: a unifying framework for reasoning"). Where eliminating one would need a table of more
-than LARGEST entries, its smallest option is taken instead: then the answer is a completion that
-exists, if not the cheapest, and the budget still holds.
+Widths, blocks and densities, as far as they are searched, are decided in the network's order. The
+latency model is a sum of terms over few decisions each, so the cheapest completion of any prefix
+follows exactly from eliminating the decisions from last to first (min-sum bucket elimination:
+Dechter 1999, "Bucket elimination: a unifying framework for reasoning"). Where eliminating one would
+need a table of more than LARGEST entries, its smallest option is taken instead: then the answer is
+a completion that exists, if not the cheapest, and the budget still holds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.errors import BudgetError, ContractError
-from lookup_tables.model.latency_model import MOST_CELLS, LatencyModel
+from lookup_tables.model.latency_model import DENSITIES, MOST_CELLS, LatencyModel
 from lookup_tables.network import Network
 from pruner.search.space import KEPT, REMOVED, Kind, SearchSpace
 
@@ -81,6 +81,9 @@ class Completion:
         self._of_groups = [at[Kind.WIDTH, group.name] for group in network.groups]
         has_blocks = self.space.has_blocks
         self._of_blocks = [at[Kind.BLOCK, b.name] for b in network.blocks] if has_blocks else []
+        self._of_densities = [
+            (i, at.get((Kind.DENSITY, n))) for i, n in enumerate(model.sparse_layers)
+        ]
         self._constant_s = model.calibration.b * model.dense_s
         self._own: list[list[Factor]] = [[] for _ in self.menus]
         self._price_terms()
@@ -89,7 +92,8 @@ class Completion:
     def _price_terms(self) -> None:
         """Every term of the model becomes a factor of the last decision that it depends on."""
         at = self.space.at
-        unpriced = [d.name for d in self.decisions if d.kind is Kind.DENSITY]
+        densities = [d.name for d in self.decisions if d.kind is Kind.DENSITY]
+        unpriced = [name for name in densities if name not in self.model.sparse_layers]
         if unpriced:
             raise ContractError(
                 f"the table of {self.model.device.name} has no sparse kernels, so it cannot "
@@ -98,13 +102,20 @@ class Completion:
         for term in self.model.terms:
             scope = [at[Kind.WIDTH, group] for group in term.groups]
             block = at.get((Kind.BLOCK, term.block)) if term.block else None
-            if not scope and block is None:
-                self._constant_s += float(term.seconds)
-                continue
             if not term.seconds.size:
                 network = self.model.network
                 raise ContractError(_too_many(network, term.groups, term.layers[0].name))
+            density = at.get((Kind.DENSITY, term.sparse)) if term.sparse else None
             seconds = term.seconds
+            if density is not None:
+                options = self.decisions[density].options
+                seconds = seconds[..., [DENSITIES.index(share) for share in options]]
+                scope.append(density)
+            elif term.sparse:
+                seconds = seconds[..., -1]
+            if not scope and block is None:
+                self._constant_s += float(seconds)
+                continue
             if block is not None:  # nothing where the block is removed
                 scope.append(block)
                 seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)
@@ -205,9 +216,13 @@ class Completion:
         options = np.array(
             [[d.options[p] for d, p in zip(self.decisions, row, strict=True)] for row in rows]
         )
-        widths = options[:, self._of_groups]
+        widths = options[:, self._of_groups].astype(int)  # densities are not whole
         removed = options[:, self._of_blocks] == REMOVED if self._of_blocks else None
-        return self.model.predict(widths, removed).latency_s
+        densities = np.ones((len(options), len(self._of_densities)))
+        for layer, decision in self._of_densities:
+            if decision is not None:
+                densities[:, layer] = options[:, decision]
+        return self.model.predict(widths, removed, densities).latency_s
 
     def canonical(self, positions: Sequence[int]) -> list[int]:
         """The same architecture's one encoding."""

@@ -26,6 +26,7 @@ from scipy.sparse import coo_array
 from pruner import SearchError
 from pruner.search.completion import Completion, Factor
 from pruner.search.problem import SearchProblem
+from pruner.search.space import Kind
 
 GAP, LARGEST_GAP = 1e-3, 1e-2
 MOST_NODES = 20_000  # of the solver's tree: a limit in seconds would depend on the machine
@@ -42,11 +43,17 @@ LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
 def worth(completion: Completion, problem: SearchProblem) -> list[np.ndarray]:
     """For every decision the importance of each option, (options,); all add up to 1."""
     importance = problem.importance()
+    of_weights = problem.weights_importance() if completion.space.has_densities else {}
     values = []
     for decision in completion.decisions:
-        channels = np.sort(np.asarray(importance[decision.name]))[::-1]
+        of_kind = of_weights if decision.kind is Kind.DENSITY else importance
+        channels = np.sort(np.asarray(of_kind[decision.name]))[::-1]
         if decision.is_block:
             values.append(np.array([0.0, channels.sum()]))
+        elif decision.kind is Kind.DENSITY:
+            kept = np.cumsum(channels)  # of hundredths of the weights
+            shares = np.arange(1, len(kept) + 1) / len(kept)
+            values.append(np.interp(decision.options, shares, kept))
         else:
             kept = np.cumsum(channels)
             values.append(np.array([kept[int(width) - 1] for width in decision.options]))

@@ -27,8 +27,9 @@ class SearchProblem:
 
     Methods take it for granted that the budget can be met: `completion.require` asks.
 
-    `importance` and `magnitudes` are asked by the methods that need them: a value for every channel
-    of every group (and of every removable block, under its name), and groups' L2 norms.
+    `importance`, `weights_importance` and `magnitudes` are asked by the methods that need them: a
+    value for every channel of every group (and of every removable block, under its name), for every
+    hundredth of every sparse layer's weights, and groups' L2 norms.
     """
 
     space: SearchSpace
@@ -38,6 +39,7 @@ class SearchProblem:
     at_once: int = 1  # candidates whose scores are not waited for, one by one
     seed: int = 0
     importance: Callable[[], Mapping[str, ArrayLike]] = dict
+    weights_importance: Callable[[], Mapping[str, ArrayLike]] = dict
     magnitudes: Callable[[], Mapping[str, ArrayLike]] = dict
 
     @property

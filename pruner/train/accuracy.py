@@ -74,14 +74,19 @@ def _statistics_of_the_batch(model: nn.Module) -> Iterator[None]:
 
 
 def onnx_accuracy(
-    path: str | Path, images: Images, count: int | None = None, task: VisionTask = CLASSIFIED
+    path: str | Path,
+    images: Images,
+    count: int | None = None,
+    task: VisionTask = CLASSIFIED,
+    library: str | Path | None = None,
 ) -> float:
-    """The same for an ONNX file, run by ONNX Runtime in the batches it was exported for."""
-    import onnxruntime as ort
+    """The same for an ONNX file, run by ONNX Runtime in the batches it was exported for.
 
-    from pruner.train.export import as_read
+    `library`: of operators that the file uses.
+    """
+    from pruner.train.export import as_read, opened
 
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path, library)
     (entry,) = session.get_inputs()
     size = entry.shape[0]
 

@@ -59,13 +59,20 @@ def export_onnx(
             verbose=False,
         )
     difference = largest_difference(model, partial, input_shape)
-    if not difference <= TOLERANCE[precision]:  # also refuses NaN
-        raise ExportError(
-            f"{partial} differs from PyTorch by {difference:.2e} of the largest output (allowed: "
-            f"{TOLERANCE[precision]:.0e}), so {path.name} was not written"
-        )
+    require_alike(difference, partial, path.name, precision)
     os.replace(partial, path)
     return difference
+
+
+def require_alike(
+    difference: float, found: Path, name: str, precision: Literal["fp32", "fp16"] = "fp32"
+) -> None:
+    """Raise ExportError for a file `found` that is too far from PyTorch to be called `name`."""
+    if not difference <= TOLERANCE[precision]:  # also refuses NaN
+        raise ExportError(
+            f"{found} differs from PyTorch by {difference:.2e} of the largest output (allowed: "
+            f"{TOLERANCE[precision]:.0e}), so {name} was not written"
+        )
 
 
 def _output_names(model: nn.Module, example: Tensor) -> list[str]:
@@ -81,14 +88,27 @@ def as_read(entry: ort.NodeArg, x: Tensor) -> dict[str, np.ndarray]:
     return {entry.name: x.numpy().astype(dtype)}
 
 
+def opened(path: str | Path, library: str | Path | None = None) -> ort.InferenceSession:
+    """An ONNX file in ONNX Runtime; `library`: of operators that it uses."""
+    options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def largest_difference(
-    model: nn.Module, path: str | Path, input_shape: tuple[int, int, int], runs: int = 8
+    model: nn.Module,
+    path: str | Path,
+    input_shape: tuple[int, int, int],
+    runs: int = 8,
+    library: str | Path | None = None,
 ) -> float:
     """Largest |ONNX − PyTorch| over random inputs, relative to the largest value of its output.
 
-    Of all outputs the worst; raises ExportError where their numbers or shapes differ.
+    Of all outputs the worst; raises ExportError where their numbers or shapes differ. `library`: of
+    operators that the file uses.
     """
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path, library)
     (entry,) = session.get_inputs()
     batch = entry.shape[0]
     inputs = torch.randn(runs * batch, *input_shape, generator=torch.Generator().manual_seed(1))

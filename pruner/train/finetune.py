@@ -10,7 +10,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,17 +125,21 @@ def fine_tune(
     held_out: Images | None = None,
     begun_from: str = "",
     task: VisionTask = CLASSIFIED,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; with a checkpoint path, continue from it and save to it.
 
     Returns what every epoch saw, those before an interruption included. `held_out` is needed for a
     recipe with patience. A checkpoint knows recipe, number of images and shapes of weights, and
-    what the training was `begun_from`; raises RunError if it is of another one.
+    what the training was `begun_from`; raises RunError if it is of another one. `masks`: layer →
+    which of its weights stay, in their shape; the others are 0 and stay it.
     """
     if recipe.patience and held_out is None:
         raise RunError("patience needs held-out images; leave it at 0")
     with on_processor(model, teacher) as here, own_random_state():
-        training = _Training(model, images, recipe, checkpoint, teacher, here, begun_from, task)
+        training = _Training(
+            model, images, recipe, checkpoint, teacher, here, begun_from, task, masks or {}
+        )
         training.run(report, held_out)
     model.eval()
     return training.epochs
@@ -154,6 +158,7 @@ class _Training:
         here: Here,
         begun_from: str,
         task: VisionTask,
+        masks: Mapping[str, Tensor],
     ) -> None:
         self.model, self.images, self.recipe = model, images, recipe
         self.begun_from, self.task = begun_from, task
@@ -161,6 +166,9 @@ class _Training:
         self.steps_each = max(1, len(images) // recipe.batch)
         self.total = recipe.epochs * self.steps_each
         self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
+        parameters = dict(model.named_parameters())
+        self.masked = [parameters[f"{name}.weight"] for name in masks]
+        self.masks = [here(mask.float()) for mask in masks.values()]
         self.teacher = teacher
         self.run_model: Callable[[Tensor], Answer] = model
         self.run_teacher: Callable[[Tensor], Answer] | None = teacher
@@ -233,6 +241,10 @@ class _Training:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.masks:
+            with torch.no_grad():  # whatever momentum and decay did to what is left out
+                for weight, mask in zip(self.masked, self.masks, strict=True):
+                    weight.mul_(mask)
         right = self.task.batch_score(tree_map(_detached, answer), targets)
         return float(loss.detach()), right
 

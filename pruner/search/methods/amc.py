@@ -27,6 +27,7 @@ from pruner.search.methods.base import Method
 from pruner.search.methods.baselines import walk_randomly
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Score, Search, asked_for_scores
+from pruner.search.space import Kind
 
 PAPER = AgentSettings(agent="ddpg", actions="widths", reward="error", sensitivity=False)
 DRAWN, HALVINGS = 64, 12
@@ -111,4 +112,9 @@ def matching_budget(completion: Completion, problem: SearchProblem) -> float:
     return low
 
 
-METHOD = Method("amc", "AMC's agent: DDPG that counts multiply-accumulates", search_amc)
+METHOD = Method(
+    "amc",
+    "AMC's agent: DDPG that counts multiply-accumulates",
+    search_amc,
+    decides=frozenset({Kind.WIDTH, Kind.BLOCK}),
+)

@@ -20,10 +20,11 @@ class Method:
     summary: str  # one line of --help
     make: Callable[[SearchProblem, Any], Search]
     settings: type[OwnSettings] = OwnSettings
-    decides: frozenset[Kind] = frozenset({Kind.WIDTH, Kind.BLOCK})
+    decides: frozenset[Kind] = frozenset(Kind)
     scores_one: bool = False  # however many candidates it may score
     gives_front: bool = False  # what it scored is a front, beside the best within the budget
 
-    def kinds(self, depth: bool) -> frozenset[Kind]:
-        """What it decides where removing blocks is allowed, or is not."""
-        return self.decides if depth else self.decides - {Kind.BLOCK}
+    def kinds(self, depth: bool, density: bool = False) -> frozenset[Kind]:
+        """What it decides where removing blocks, or leaving out weights, is allowed or is not."""
+        left_out = {Kind.BLOCK: not depth, Kind.DENSITY: not density}
+        return frozenset(kind for kind in self.decides if not left_out.get(kind))

@@ -13,10 +13,10 @@ from pruner.search.space import KEPT, REMOVED, Kind
 
 
 def search_uniform(problem: SearchProblem, settings: OwnSettings) -> Search:
-    """The widest uniform share of every group that meets the budget; one evaluation.
+    """The widest uniform share of every group, and of every layer's weights, that fits.
 
-    Menus are coarse: what is left of the budget is spent as the other methods spend it, so that
-    networks of equal latency are compared.
+    One evaluation. Menus are coarse: what is left of the budget is spent as the other methods spend
+    it, so that networks of equal latency are compared.
     """
     completion = problem.completion
     shares = sorted({width / menu[-1] for menu in completion.menus for width in menu}, reverse=True)
@@ -60,9 +60,9 @@ def walk_randomly(completion: Completion, budget: float, rng: np.random.Generato
 
 UNIFORM = Method(
     "uniform",
-    "the widest uniform share of all groups",
+    "the widest uniform share of all groups, and of all weights",
     search_uniform,
-    decides=frozenset({Kind.WIDTH}),
+    decides=frozenset({Kind.WIDTH, Kind.DENSITY}),
     scores_one=True,
 )
 RANDOM = Method("random", "random networks within the budget", search_randomly)

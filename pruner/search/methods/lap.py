@@ -21,6 +21,7 @@ from pruner.search.methods.base import Method
 from pruner.search.methods.rl import search_by_agent
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
+from pruner.search.space import Kind
 
 PAPER = AgentSettings(agent="ddpg", actions="widths", reward="error_sensitivity", sensitivity=True)
 
@@ -30,4 +31,9 @@ def search_lap(problem: SearchProblem, settings: OwnSettings) -> Search:
     return search_by_agent(problem, PAPER)
 
 
-METHOD = Method("lap", "LAP's agent: DDPG that knows latency sensitivity", search_lap)
+METHOD = Method(
+    "lap",
+    "LAP's agent: DDPG that knows latency sensitivity",
+    search_lap,
+    decides=frozenset({Kind.WIDTH, Kind.BLOCK}),
+)

@@ -10,6 +10,7 @@ from pruner.search.methods.agent_settings import AgentSettings
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search, asked_for_scores
+from pruner.search.space import Kind
 
 
 def search_by_agent(problem: SearchProblem, settings: AgentSettings) -> Search:
@@ -20,5 +21,9 @@ def search_by_agent(problem: SearchProblem, settings: AgentSettings) -> Search:
 
 
 METHOD = Method(
-    "rl", "reinforcement learning, its parts to choose; ours", search_by_agent, AgentSettings
+    "rl",
+    "reinforcement learning, its parts to choose; ours",
+    search_by_agent,
+    AgentSettings,
+    decides=frozenset({Kind.WIDTH, Kind.BLOCK}),
 )

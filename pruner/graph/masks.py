@@ -1,0 +1,82 @@
+"""Masks: which weights of a sparse layer stay, in blocks of output channels × one tap.
+
+A tap is an input channel at a place of the kernel. A layer's density is the share of all its
+(block, tap) pairs that stay; the best ones of the whole layer do, so that blocks may keep more or
+less than their share. What was left out is 0 in the weights, and masks are read from them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lookup_tables.architecture import Architecture
+
+Masks = dict[str, Tensor]  # layer → which of its weights stay, in their shape
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A layer whose weights are to be judged, its outputs and inputs being those that stay."""
+
+    path: str
+    weight: Tensor  # (filters, inputs), refitted to the inputs
+    gram: Tensor  # (inputs, inputs): E x xᵀ of what it reads
+    gain: Tensor  # (filters,): by how much a BatchNorm behind it multiplies its outputs
+    filters: Tensor  # (filters,): which of the dense layer's they are
+    inputs: Tensor  # (inputs,): which of the dense layer's they are, places of the kernel counted
+
+
+class Judge(Protocol):
+    """Scores weights: (filters, inputs), the higher the longer they stay; a block's add up."""
+
+    def __call__(self, layer: Weighed) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """How weights are left out of some layers."""
+
+    density: Mapping[str, float]  # layer → share that stays
+    block: int  # output channels whose weights go together
+    judge: Judge
+
+    @property
+    def layers(self) -> list[str]:
+        return [name for name, share in self.density.items() if share < 1]
+
+
+def in_blocks(values: Tensor, block: int) -> Tensor:
+    """(filters, inputs) added up by blocks of filters: (blocks, inputs)."""
+    filled = F.pad(values, (0, 0, 0, -len(values) % block))
+    return filled.reshape(-1, block, values.shape[1]).sum(dim=1)
+
+
+def keep_highest(scores: Tensor, density: float) -> Tensor:
+    """The share of highest scores: booleans of the scores' shape; at least one stays."""
+    count = max(1, round(density * scores.numel()))
+    kept = torch.zeros(scores.numel(), dtype=torch.bool)
+    kept[scores.flatten().topk(count).indices] = True
+    return kept.reshape(scores.shape)
+
+
+def masks_of(model: nn.Module, architecture: Architecture, block: int) -> Masks:
+    """The masks of an architecture's sparse layers, read from the zeros of its weights."""
+    found = {}
+    for name, share in architecture.density.items():
+        if share < 1 and (layer := dict(model.named_modules()).get(name)) is not None:
+            weight = layer.weight.detach()
+            found[name] = whole(
+                in_blocks((weight != 0).flatten(1).float(), block) > 0, weight, block
+            )
+    return found
+
+
+def whole(kept: Tensor, weight: Tensor, block: int) -> Tensor:
+    """A mask of a weight's own shape, from its (blocks, inputs)."""
+    return kept.repeat_interleave(block, dim=0)[: len(weight)].reshape(weight.shape)

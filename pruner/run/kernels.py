@@ -1,0 +1,32 @@
+"""The kernels that run sparse layers, asked of `latprof kernels` in processes of their own.
+
+The pruner never imports the profiler. Writing a file for the kernels needs no compiler; running it
+does, once on a machine.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pruner import RunError
+
+
+def convert(plain: Path, out: Path, block: int) -> None:
+    """Write a network of plain ONNX as one that uses the kernels; raises RunError."""
+    command = ["convert", str(plain), "--out", str(out), "--block", str(block)]
+    answer = _latprof(command)
+    if answer.returncode != 0:
+        raise RunError(f"`latprof kernels {' '.join(command)}` failed: {answer.stderr.strip()}")
+
+
+def library() -> Path | None:
+    """The kernels' library for this machine, built if need be; None where it cannot be."""
+    answer = _latprof(["build"])
+    return Path(answer.stdout.strip()) if answer.returncode == 0 else None
+
+
+def _latprof(words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "latprof", "kernels", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
