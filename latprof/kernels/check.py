@@ -150,6 +150,7 @@ def converted(case: Case) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], threads: int = 1) -> np.ndarray:
+    """The first output of a model, which may use the operators or not."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -135,6 +135,8 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
             "TABLE"
         )
     print(f"{out}: model.onnx, model.safetensors, architecture.json, result.json, report.html")
+    if (out / "model_dense.onnx").exists():
+        print("model.onnx needs the block-sparse kernels: latprof kernels build --out FILE.so")
 
 
 def _time_bought(layers: list[dict], shown: int = 4) -> str:

@@ -27,7 +27,7 @@ from pruner.criteria.taylor import importance, weights_importance
 from pruner.data import load_data
 from pruner.data.images import Data, Images
 from pruner.graph.compensation import Reconstruction, leave_out
-from pruner.graph.masks import Judge, Thinning
+from pruner.graph.masks import Judge, Masks, Thinning, masks_of
 from pruner.graph.surgery import Kept, cut, keep_best
 from pruner.graph.trace import Trace, trace
 from pruner.run.folder import read_json, write_json
@@ -170,9 +170,13 @@ class Journey:
 
     def thinning(self, architecture: Architecture) -> Thinning | None:
         """How an architecture's weights are left out, None where none are."""
-        block = self.latency.device.block
-        found = Thinning(architecture.density, block or 1, self.judge)
-        return found if found.layers else None
+        if not any(share < 1 for share in architecture.density.values()):
+            return None
+        return Thinning(architecture.density, self.latency.device.block or 1, self.judge)
+
+    def masks(self, model: nn.Module, architecture: Architecture) -> Masks:
+        """Which weights of a pruned model stay, in its sparse layers."""
+        return masks_of(model, architecture, self.latency.device.block or 1)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:

@@ -18,7 +18,6 @@ from lookup_tables.storage.provenance import commit
 from pruner import ModelError, RunError, SearchError, models
 from pruner.data.images import Data, image_marks
 from pruner.data.own import require_repeatable
-from pruner.graph.masks import masks_of
 from pruner.graph.surgery import shrink
 from pruner.graph.trace import Trace, trace
 from pruner.run.folder import RunFolder, read_json, write_json
@@ -172,7 +171,6 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         return load_pruned(journey.trace, run)
     settings = journey.settings
     model = prepare(journey, run, architecture)
-    block = journey.latency.device.block or 1
     recipe = Recipe(
         epochs=settings.epochs,
         batch=settings.batch,
@@ -192,7 +190,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         lambda step, total, text: journey.report("fine-tune", step, total, text),
         journey.judged_by,
         task=journey.task,
-        masks=masks_of(model, architecture, block),
+        masks=journey.masks(model, architecture) if architecture.density else {},
     )
     write_json(run.training, [asdict(epoch) for epoch in epochs])
     save_weights(model, run.weights)

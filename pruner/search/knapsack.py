@@ -43,7 +43,8 @@ LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
 def worth(completion: Completion, problem: SearchProblem) -> list[np.ndarray]:
     """For every decision the importance of each option, (options,); all add up to 1."""
     importance = problem.importance()
-    of_weights = problem.weights_importance() if completion.space.has_densities else {}
+    is_sparse = any(decision.kind is Kind.DENSITY for decision in completion.decisions)
+    of_weights = problem.weights_importance() if is_sparse else {}
     values = []
     for decision in completion.decisions:
         of_kind = of_weights if decision.kind is Kind.DENSITY else importance

@@ -39,8 +39,8 @@ class SearchProblem:
     at_once: int = 1  # candidates whose scores are not waited for, one by one
     seed: int = 0
     importance: Callable[[], Mapping[str, ArrayLike]] = dict
-    weights_importance: Callable[[], Mapping[str, ArrayLike]] = dict
     magnitudes: Callable[[], Mapping[str, ArrayLike]] = dict
+    weights_importance: Callable[[], Mapping[str, ArrayLike]] = dict
 
     @property
     def network(self) -> Network:

@@ -104,10 +104,6 @@ class SearchSpace:
     def has_blocks(self) -> bool:
         return any(decision.is_block for decision in self.decisions)
 
-    @property
-    def has_densities(self) -> bool:
-        return any(decision.kind is Kind.DENSITY for decision in self.decisions)
-
     def inside_of(self, index: int) -> list[int]:
         """The decisions that a removed block, this one, takes with it."""
         return [i for i, block in enumerate(self._block_at) if block == index]

@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+from safetensors.torch import load_file
 
 from latprof import DISTURBED_EXIT
 from lookup_tables.architecture import Architecture
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable
+from pruner import cli as pruner_cli
+from tests.commands import command, prune_arguments
 
 
 def test_a_table_of_sparse_layers_prices_densities(
@@ -125,3 +129,74 @@ def test_densities_drop_whole_taps_of_blocks_of_the_asked_size(workshop, tmp_pat
     kept = (weight.reshape(-1, 8, weight[0].size) != 0).sum(axis=1)
     assert set(np.unique(kept)) == {0, 8}
     assert (kept > 0).mean() == pytest.approx(0.3, abs=0.01)
+
+
+# -- pruning -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sparse_run(workshop, sparse_table, kernels, tmp_path_factory):
+    """A run whose search may only leave out weights."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    options = prune_arguments(workshop, out, table=sparse_table, speedup=1.5, epochs=2)
+    patch = pytest.MonkeyPatch()
+    made = command(patch, pruner_cli.main, "prune", *options, "--density", "--no-widths")
+    patch.undo()
+    assert made == 0
+    return out
+
+
+def test_a_run_leaves_out_weights_and_gives_the_network_twice(sparse_run, kernels):
+    architecture = Architecture.load(sparse_run / "architecture.json")
+    assert architecture.density
+    assert min(architecture.density.values()) < 1
+    result = json.loads((sparse_run / "result.json").read_text())
+    assert result["predicted"]["speedup"] >= 1.49
+    assert result["accuracy"]["exported"] == result["accuracy"]["fine_tuned"]
+    assert result["export_difference"] < 1e-4
+    x = np.random.default_rng(0).standard_normal((1, 1, 8, 8), dtype=np.float32)
+    answers = []
+    for name in ("model_dense.onnx", "model.onnx"):
+        options = ort.SessionOptions()
+        options.register_custom_ops_library(str(kernels))
+        session = ort.InferenceSession(sparse_run / name, options)
+        answers.append(session.run(None, {"input": x})[0])
+    np.testing.assert_allclose(*answers, rtol=1e-3, atol=1e-4)
+
+
+def test_what_was_left_out_is_still_0_after_fine_tuning(sparse_run):
+    weights = load_file(sparse_run / "model.safetensors")
+    for name, share in Architecture.load(sparse_run / "architecture.json").density.items():
+        weight = weights[f"{name}.weight"]
+        kept = (weight.flatten(1) != 0).reshape(-1, 16, weight[0].numel()).any(dim=1)
+        assert float(kept.float().mean()) == pytest.approx(share, abs=0.01)
+
+
+def test_a_sparse_run_is_judged_again_and_continued_as_it_is(
+    workshop, sparse_run, sparse_table, pruner, capsys
+):
+    capsys.readouterr()
+    assert pruner("evaluate", "--run", sparse_run, "--data", "digits", "--json") == 0
+    judged = json.loads(capsys.readouterr().out)
+    result = json.loads((sparse_run / "result.json").read_text())
+    assert judged["accuracy"] == pytest.approx(result["accuracy"]["fine_tuned"])
+    before = (sparse_run / "model.onnx").read_bytes()
+    options = prune_arguments(workshop, sparse_run, table=sparse_table, speedup=1.5, epochs=2)
+    assert pruner("prune", *options, "--density", "--no-widths") == 0
+    assert (sparse_run / "model.onnx").read_bytes() == before
+
+
+def test_the_report_shows_every_layers_density(sparse_run):
+    page = (sparse_run / "report.html").read_text()
+    architecture = Architecture.load(sparse_run / "architecture.json")
+    name, share = next(iter(architecture.density.items()))
+    assert name in page
+    assert f"{share:.0%}" in page
+
+
+def test_densities_without_a_table_of_sparse_layers_are_refused(workshop, tmp_path, pruner, capsys):
+    assert pruner("prune", *prune_arguments(workshop, tmp_path / "r"), "--density") == 1
+    said = capsys.readouterr().err
+    assert "holds no sparse layers" in said
+    assert "--kernels block_sparse" in said
+    assert not (tmp_path / "r").exists()

@@ -81,7 +81,8 @@ def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
     }  # fmt: skip
     seen = []
 
-    def fine_tune(*arguments, task):
+    def fine_tune(*arguments, task, masks):
+        assert masks == {}
         seen.append((*arguments, task))
         return []
 
@@ -94,7 +95,7 @@ def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
         judged_by="held out",
         task="task",
     )
-    prune.tune(here, RunFolder(tmp_path, here.settings), None)
+    prune.tune(here, RunFolder(tmp_path, here.settings), Architecture())
     _, images, recipe, _, teacher, _, held_out, task = seen[0]
     assert (images, teacher, held_out, task) == ("all", "teacher", "held out", "task")
     assert here.settings.own("task").label_smoothing == asked.pop("label_smoothing")

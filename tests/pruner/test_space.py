@@ -153,7 +153,8 @@ def test_a_block_is_as_sensitive_as_the_share_of_time_it_takes(completion, laten
 
 # -- encodings -------------------------------------------------------------------------------------
 
-DENSITIES = {layer.name: (0.25, 0.5, 1.0) for layer in NETWORK.layers if layer.group is not None}
+WRITERS = {layer.name for layer in NETWORK.layers if layer.group is not None}
+DENSITIES = {name: (0.25, 0.5, 1.0) for name in NETWORK.sparse_layers if name in WRITERS}
 ALL_KINDS = SearchSpace.of(NETWORK, [*Kind], DENSITIES)
 
 

@@ -12,6 +12,14 @@ from lookup_tables.model.latency_model import LatencyModel
 from pruner.run.report import page, pictures
 from pruner.run.settings import Settings
 
+DEPLOYED = """\
+# Once, on the device: latprof kernels build --out libblock_sparse.so
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.register_custom_ops_library("libblock_sparse.so")
+session = ort.InferenceSession("model.onnx", options)
+outputs = session.run(None, {"input": images})"""
+
 
 def write_report(
     path: Path,
@@ -32,6 +40,7 @@ def write_report(
             _widths(latency, architecture),
             *_search(result, tried, architecture),
             *_training(result["training"]),
+            *_deploy(latency),
             *_reproduce(result),
         ],
     )
@@ -88,8 +97,13 @@ def _layers(latency: LatencyModel, architecture: Architecture) -> str:
         shape = f"{after.spec.in_channels} → {after.spec.out_channels}" if after else "removed"
         was = f"{before.spec.in_channels} → {before.spec.out_channels}"
         spent = f"{after.seconds * 1e6:.0f}" if after else "0"
-        rows.append([html.escape(name), was, shape, f"{before.seconds * 1e6:.0f}", spent, bars])
+        row = [html.escape(name), was, shape, f"{before.seconds * 1e6:.0f}", spent, bars]
+        if architecture.density:
+            row.insert(3, f"{architecture.density.get(name, 1.0):.0%}" if after else "")
+        rows.append(row)
     names = ["layer", "dense", "pruned", "dense µs", "pruned µs", "grey: dense, green: pruned"]
+    if architecture.density:
+        names.insert(3, "weights kept")
     return page.table_of_html(names, rows)
 
 
@@ -167,6 +181,20 @@ def _training(epochs: Sequence[dict]) -> list[str]:
             f"{len(epochs)} epochs, {spent_s / 60:.1f} minutes in training steps: loss "
             f"{first['loss']:.3f} → {last['loss']:.3f}, training images right "
             f"{first['accuracy']:.1%} → {last['accuracy']:.1%}."
+        ),
+    ]
+
+
+def _deploy(latency: LatencyModel) -> list[str]:
+    """How to run a network on sparse kernels; nothing for plain ones."""
+    if latency.device.block is None:
+        return []
+    return [
+        page.heading("How to run it"),
+        page.code(DEPLOYED),
+        page.paragraph(
+            "model_dense.onnx is the same network of plain ONNX, its zeros in place: any runtime "
+            "runs it, as slowly as the dense one."
         ),
     ]
 

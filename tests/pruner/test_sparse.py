@@ -1,0 +1,323 @@
+"""Densities beside widths and blocks: searched, masked, refitted, trained."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lookup_tables.architecture import Architecture
+from lookup_tables.model.latency_model import DENSITIES, LatencyModel
+from lookup_tables.model.staircase import Staircase
+from pruner import RunError
+from pruner.criteria.masks import MASKS, magnitude, second_order
+from pruner.criteria.taylor import _hundredths, importance, weights_importance
+from pruner.data import load_data
+from pruner.graph.compensation import Reconstruction
+from pruner.graph.masks import Thinning, Weighed, in_blocks, keep_highest, masks_of
+from pruner.graph.surgery import cut, keep_best
+from pruner.graph.trace import trace
+from pruner.run.settings import Settings
+from pruner.search.completion import Completion
+from pruner.search.knapsack import worth
+from pruner.search.methods import METHODS
+from pruner.search.problem import SearchProblem
+from pruner.search.searcher import Scored, Searcher
+from pruner.search.space import Kind, SearchSpace
+from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.tasks.classification import CLASSIFIED
+from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network, tiny_resnet
+
+NETWORK = tiny_network()
+NETWORK = NETWORK.with_menu({g.name: (g.width // 2, g.width) for g in NETWORK.groups})
+IMAGES = load_data("digits").train
+FEW = dict.fromkeys(NETWORK.sparse_layers[:3], (0.2, 1.0))
+
+
+@pytest.fixture(scope="module")
+def latency(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("t") / "t"
+    table = synthetic_table(folder, NETWORK, by_kept_weights, levels=2, device=SPARSE_DEVICE)
+    return LatencyModel(NETWORK, table)
+
+
+@pytest.fixture(scope="module")
+def completion(latency):
+    return Completion(latency, SearchSpace.of(NETWORK, [*Kind], FEW))
+
+
+# -- the search --------------------------------------------------------------------------------
+
+
+def test_positions_with_densities_cost_what_the_architecture_costs(completion, latency):
+    rows = [*product(*(range(len(d.options)) for d in completion.decisions))][::37]
+    expected = [latency.latency_s(completion.architecture(row)) for row in rows]
+    assert completion.latency_s(rows) == pytest.approx(expected)
+    for row in rows:
+        added = completion.constant_s + sum(factor.at(row) for factor in completion.factors())
+        assert added == pytest.approx(latency.latency_s(completion.architecture(row)))
+
+
+def test_the_cheapest_completion_with_densities_is_that_of_brute_force(completion):
+    rows = np.array([*product(*(range(len(d.options)) for d in completion.decisions))])
+    latency_s = completion.latency_s(rows)
+    for decided in ([], [1], [1, 0], [0, 1, 1]):
+        alike = (rows[:, : len(decided)] == decided).all(axis=1)
+        options = range(len(completion.decisions[len(decided)].options))
+        expected = [latency_s[alike & (rows[:, len(decided)] == o)].min() for o in options]
+        assert completion.cheapest_s(decided) == pytest.approx(expected)
+
+
+def test_a_search_of_widths_alone_keeps_all_weights(latency):
+    completion = Completion(latency, SearchSpace.of(NETWORK, {Kind.WIDTH}))
+    rows = [[0] * len(completion.decisions)]
+    narrow = completion.architecture(rows[0])
+    assert not narrow.density
+    assert completion.latency_s(rows)[0] == pytest.approx(latency.latency_s(narrow))
+
+
+SPARSE = [name for name, method in METHODS.items() if Kind.DENSITY in method.decides]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("speedup", [1.3, 1.7])
+def test_every_method_that_leaves_out_weights_meets_the_budget(latency, name, speedup):
+    method = METHODS[name]
+    densities = Staircase(latency).densities()
+    space = SearchSpace.of(NETWORK, method.kinds(depth=True, density=True), densities)
+    rng = np.random.default_rng(0)
+    problem = SearchProblem(
+        space, latency, latency.dense_s / speedup, episodes=12,
+        importance=lambda: {
+            **{g.name: np.ones(g.width) for g in NETWORK.groups},
+            **{b.name: np.ones(1) for b in NETWORK.blocks},
+        },
+        weights_importance=lambda: {n: rng.random(100) for n in NETWORK.sparse_layers},
+        magnitudes=lambda: {g.name: np.ones(g.width) for g in NETWORK.groups},
+    )  # fmt: skip
+    searcher, asked = Searcher(method.make(problem, method.settings())), []
+    while batch := searcher.ask(1):
+        asked += batch
+        searcher.tell([Scored(a, 0.5, latency.latency_s(a)) for a in batch])
+    last = asked[-1] if method.scores_one or name == "greedy" else min(asked, key=latency.latency_s)
+    assert latency.latency_s(last) <= problem.budget_s * (1 + 1e-6)
+    assert any(architecture.density for architecture in asked) or name == "uniform"
+
+
+def test_only_densities_that_save_time_are_offered(latency):
+    offered = Staircase(latency).densities()
+    assert set(offered) <= set(NETWORK.sparse_layers)
+    for name, options in offered.items():
+        assert options[-1] == 1.0
+        assert set(options) <= set(DENSITIES)
+        costs = [latency.latency_s(Architecture(density={name: d})) for d in options]
+        assert (np.diff(costs) > 0).all()
+
+
+def test_a_density_is_worth_its_most_important_weights(completion):
+    curve = np.linspace(2, 0, 100)
+    problem = SearchProblem(
+        completion.space, completion.model, 1.0,
+        importance=lambda: {
+            **{g.name: np.ones(g.width) for g in NETWORK.groups},
+            **{b.name: np.ones(1) for b in NETWORK.blocks},
+        },
+        weights_importance=lambda: dict.fromkeys(NETWORK.sparse_layers, curve),
+    )  # fmt: skip
+    for decision, value in zip(completion.decisions, worth(completion, problem), strict=True):
+        if decision.kind is Kind.DENSITY:
+            share = curve[:20].sum() / curve.sum()
+            assert value[0] / value[1] == pytest.approx(share, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "lap", "density": True}, "lap never leaves out weights"),
+        ({"widths": False}, "give --depth or --density too"),
+        ({"mask": "luck"}, "--mask 'luck' is unknown"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, said):
+    words = {"model": "m", "weights": "w", "data": "digits", "table": "t", "speedup": 2.0}
+    with pytest.raises(RunError, match=said):
+        Settings.of(**(words | changes))
+
+
+# -- masks -------------------------------------------------------------------------------------
+
+
+def test_blocks_add_up_their_filters_the_last_one_what_is_left():
+    assert in_blocks(torch.tensor([[1.0, 2], [3, 4], [5, 6]]), 2).tolist() == [[4, 6], [5, 6]]
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 1))
+def test_the_share_of_highest_scores_stays(rows, columns, density):
+    scores = torch.rand(rows, columns, generator=torch.Generator().manual_seed(0))
+    kept = keep_highest(scores, density)
+    assert int(kept.sum()) == max(1, round(density * scores.numel()))
+    if not kept.all():
+        assert scores[kept].min() >= scores[~kept].max()
+
+
+def test_an_equal_sum_is_split_into_hundredths_from_the_greatest_on():
+    parts = _hundredths(torch.tensor([0.0, 3.0, 1.0]))
+    assert len(parts) == 100
+    assert parts.sum() == pytest.approx(4.0)
+    assert (parts.diff() <= 1e-6).all()
+
+
+def weighed(weight, gram):
+    count = weight.shape[1]
+    return Weighed("x", weight, gram, torch.ones(len(weight)), torch.arange(len(weight)),
+                   torch.arange(count))  # fmt: skip
+
+
+def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
+    x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    inputs = torch.stack([x[:, 0], x[:, 0] + 0.01 * x[:, 1], x[:, 1]], dim=1)
+    layer = weighed(torch.tensor([[1.0, 1.0, 0.5]]), inputs.T @ inputs / len(inputs))
+    (scores,) = second_order(layer)
+    assert scores[2] > 10 * scores[:2].max(), "what others can stand in for is worth little"
+    assert magnitude(layer)[0].argmin() == 2
+
+
+def pruned(density, block=4, judge=second_order):
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    names = traced.network.sparse_layers
+    architecture = Architecture(density=dict.fromkeys(names, density))
+    kept = {g.name: torch.arange(g.width) for g in traced.network.groups}
+    thinning = Thinning(architecture.density, block, judge)
+    refitted = Reconstruction(traced, IMAGES).refit(kept, (), thinning)
+    return traced, architecture, cut(refitted, architecture, kept)
+
+
+@pytest.mark.parametrize("judge", [second_order, magnitude])
+def test_of_every_sparse_layer_whole_taps_of_blocks_are_left_out(judge):
+    _, architecture, model = pruned(0.3, judge=judge)
+    for name in architecture.density:
+        weight = model.get_submodule(name).weight.detach()
+        kept = (weight.flatten(1) != 0).reshape(-1, 4, weight[0].numel()).sum(dim=1)
+        assert set(kept.unique().tolist()) <= {0, 4}
+        assert float((kept > 0).float().mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_what_stays_is_fitted_to_what_the_dense_network_wrote():
+    traced, architecture, refitted = pruned(0.5)
+    plain = trace(tiny_resnet().eval(), (1, 8, 8), "tiny").module
+    plain.load_state_dict(traced.module.state_dict())
+    for name, mask in masks_of(refitted, architecture, 4).items():
+        layer = plain.get_submodule(name)
+        layer.weight.data *= mask
+    x, _ = IMAGES.batch(torch.arange(64))
+    with torch.no_grad():
+        dense, lost, left = (m.eval()(x) for m in (traced.module, plain, refitted))
+    assert (left - dense).pow(2).mean() < 0.5 * (lost - dense).pow(2).mean()
+
+
+def test_narrow_and_sparse_at_once_count_blocks_of_the_channels_that_stay():
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    name = "layer1.0.conv1"
+    architecture = Architecture(widths={name: 6}, density={name: 0.5, "layer1.0.conv2": 0.5})
+    scores = {g.name: torch.rand(g.width) for g in traced.network.groups}
+    kept = keep_best(traced.network, architecture, scores)
+    thinning = Thinning(architecture.density, 4, second_order)
+    model = cut(Reconstruction(traced, IMAGES).refit(kept, (), thinning), architecture, kept)
+    weight = model.get_submodule(name).weight.detach()
+    assert weight.shape[0] == 6
+    masks = masks_of(model, architecture, 4)
+    assert masks[name].shape == weight.shape
+    blocks = in_blocks((weight != 0).flatten(1).float(), 4)
+    assert set(blocks[0].unique().tolist()) <= {0, 4}
+    assert set(blocks[1].unique().tolist()) <= {0, 2}, "the last block has two filters"
+
+
+def test_removed_blocks_and_sparse_heirs_go_together():
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    gone = traced.network.blocks[-1]
+    names = [n for n in traced.network.sparse_layers if n not in gone.layers]
+    architecture = Architecture(removed=(gone.name,), density=dict.fromkeys(names, 0.5))
+    kept = {g.name: torch.arange(g.width) for g in traced.network.groups}
+    thinning = Thinning(architecture.density, 4, second_order)
+    refitted = Reconstruction(traced, IMAGES).refit(kept, architecture.removed, thinning)
+    model = cut(refitted, architecture, kept)
+    x, _ = IMAGES.batch(torch.arange(32))
+    assert torch.isfinite(model.eval()(x)).all()
+    assert set(masks_of(model, architecture, 4)) == set(names)
+
+
+@pytest.mark.parametrize("name", [*MASKS])
+def test_every_criterion_scores_every_weight(name):
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    judge = MASKS[name].make(traced, IMAGES, CLASSIFIED)
+    path = traced.network.sparse_layers[0]
+    weight = traced.module.get_submodule(path).weight.detach().flatten(1)
+    layer = Weighed(path, weight, torch.eye(weight.shape[1]), torch.ones(len(weight)),
+                    torch.arange(len(weight)), torch.arange(weight.shape[1]))  # fmt: skip
+    scores = judge(layer)
+    assert scores.shape == weight.shape
+    assert (scores >= 0).all()
+    assert scores.max() > 0
+
+
+def test_weights_are_worth_what_their_layers_are_on_the_same_scale():
+    torch.manual_seed(0)
+    traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
+    of_weights = weights_importance(traced, IMAGES, CLASSIFIED, 16)
+    of_channels = importance(traced, IMAGES, CLASSIFIED)
+    assert set(of_weights) == set(traced.network.sparse_layers)
+    assert all(len(values) == 100 and (values >= 0).all() for values in of_weights.values())
+    both = [sum(float(v.sum()) for v in each.values()) for each in (of_weights, of_channels)]
+    assert 1e-3 < both[0] / both[1] < 1e3
+
+
+# -- training ----------------------------------------------------------------------------------
+
+RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
+
+
+def trained(checkpoint=None, report=lambda *_: None):
+    _, architecture, model = pruned(0.3)
+    masks = masks_of(model, architecture, 4)
+    fine_tune(model, IMAGES, RECIPE, checkpoint, report=report, masks=masks)
+    return model, masks
+
+
+def test_training_never_lets_a_zero_back():
+    model, masks = trained()
+    for name, mask in masks.items():
+        weight = model.get_submodule(name).weight.detach()
+        assert (weight[~mask] == 0).all()
+        assert (weight[mask] != 0).float().mean() > 0.99
+
+
+def test_an_interrupted_sparse_training_continues_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
+    whole, _ = trained()
+
+    def interrupt(step, total, text):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "c.pt", interrupt)
+    continued, _ = trained(tmp_path / "c.pt")
+    pairs = zip(whole.state_dict().items(), continued.state_dict().items(), strict=True)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
+
+
+def test_masks_are_read_from_zeros_and_nothing_else():
+    model = nn.Sequential(nn.Conv2d(2, 4, 1))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].weight[:2, 0] = 0
+        model[0].weight[2, 1] = 0  # of a block that is kept otherwise
+    (mask,) = masks_of(model, Architecture(density={"0": 0.75, "gone": 0.5}), 2).values()
+    assert mask.flatten(1).tolist() == [[False, True], [False, True], [True, True], [True, True]]
