@@ -496,6 +496,64 @@ def slow_phases() -> Iterator[Row]:
     yield ["all", "", "", "", f"{_signed(low)} … {_signed(high)}"]
 
 
+def kernels(block: int = 16, built_for: str = "native", threads: int = 1) -> Iterator[Row]:
+    """Layer by layer: the dense rate, the kernels' speedup, and what proportional would be."""
+    some = [
+        row
+        for row in _read("kernels")["rows"]
+        if (row["block"], row["built_for"], row["threads"]) == (block, built_for, threads)
+    ]
+    densities = sorted({row["density"] for row in some}, reverse=True)
+    yield [
+        "layers",
+        "dense GFLOP/s",
+        "kept GFLOP/s",
+        *(f"{density:g}" for density in densities),
+        "off at 0.2",
+        "off at 0.1",
+    ]
+    for layer in dict.fromkeys(row["layer"] for row in some):
+        of = {row["density"]: row for row in some if row["layer"] == layer}
+        full = of[1.0]
+        off = [
+            _signed(of[d]["sparse_us"] / (d * full["sparse_us"]) - 1) if d in of else ""
+            for d in (0.2, 0.1)
+        ]
+        yield [
+            layer,
+            f"{full['dense_gflops']:.0f}",
+            f"{full['kept_gflops']:.0f}",
+            *(f"{of[d]['speedup']:.2f}×" if d in of else "" for d in densities),
+            *off,
+        ]
+
+
+def sparse_networks() -> Iterator[Row]:
+    """Whole networks at one density: the speedup over plain ONNX Runtime."""
+    rows = _read("sparse_networks")["rows"]
+    densities = sorted({row["density"] for row in rows}, reverse=True)
+    yield ["network", "threads", "block", "dense ms", *(f"{density:g}" for density in densities)]
+    keys = dict.fromkeys((row["network"], row["threads"], row["block"]) for row in rows)
+    for key in keys:
+        of = {r["density"]: r for r in rows if (r["network"], r["threads"], r["block"]) == key}
+        name, threads, block = key
+        dense_ms = float(np.median([row["dense_ms"] for row in of.values()]))
+        cells = [f"{of[d]['speedup']:.2f}×" if d in of else "" for d in densities]
+        yield [NETWORKS[name], str(threads), str(block), _three(dense_ms), *cells]
+
+
+def sparse_tables() -> Iterator[Row]:
+    """Tables that price densities: errors on held-out networks, and what they took to make."""
+    yield ["network", "seconds", "candidate widths and densities", "any", "worst"]
+    for row in _read("sparse_tables")["rows"]:
+        if "menu" not in row:
+            yield [NETWORKS[row["network"]], "refused", "", "", ""]
+            continue
+        worst = max(row[widths]["worst"] for widths in ("menu", "any"))
+        errors = [f"**{_percent(row[widths]['rmspe'])}**" for widths in ("menu", "any")]
+        yield [NETWORKS[row["network"]], f"{row['seconds']:.0f}", *errors, _percent(worst)]
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -548,6 +606,9 @@ MAKERS = {
         busy_profile,
         rule_cost,
         slow_phases,
+        kernels,
+        sparse_networks,
+        sparse_tables,
     )
 }
 MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +17,16 @@ HERE = Path(__file__).parents[1]
 IDLE = Disturbance("idle")
 
 
-def made(network: str, out: Path, tree: Path = HERE, beside: Disturbance = IDLE) -> dict:
+def made(
+    network: str,
+    out: Path,
+    tree: Path = HERE,
+    beside: Disturbance = IDLE,
+    options: Sequence[str] = (),
+) -> dict:
     """`latprof profile` into a folder of its own; the table's error as it publishes it."""
-    found = _answer(["profile", "--network", network, "--out", str(out.resolve())], tree, beside)
+    command = ["profile", "--network", network, "--out", str(out.resolve()), *options]
+    found = _answer(command, tree, beside)
     return {"network": network, "beside": beside.name} | found
 
 

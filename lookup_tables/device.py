@@ -15,7 +15,7 @@ from lookup_tables.storage.manifest import DEVICE_NAME, read_sealed
 
 FORMAT = 2
 NAME = re.compile(DEVICE_NAME)
-BLOCK = "block"  # the option of a device whose kernels leave out weights
+BLOCK_OPTION = "block"  # the option of a device whose kernels leave out weights
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 
@@ -52,7 +52,7 @@ class Device(BaseModel):
     @property
     def block(self) -> int | None:
         """Output channels whose weights are kept together; None where no weights are left out."""
-        told = self.provider_options.get(BLOCK)
+        told = self.provider_options.get(BLOCK_OPTION)
         return int(told) if told else None
 
     def differences(self, other: Device) -> dict[str, tuple[object, object]]:

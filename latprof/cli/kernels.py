@@ -10,7 +10,8 @@ from typing import Annotated
 import numpy as np
 import onnx
 import typer
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
+from onnx.checker import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -44,7 +45,7 @@ def info(json_: JsonOption = False) -> None:
         path = builds.library(build_missing=False)
         found = builds.about(path)
         told |= {"library": str(path), "instructions": found.instructions,
-                 "vector_bytes": found.vector_bytes}  # fmt: skip
+                 "vector_bytes": found.vector_bytes, "flags": found.flags}  # fmt: skip
     except KernelsMissing as error:
         told["missing"] = str(error)
     if json_:
@@ -156,11 +157,16 @@ def convert_command(
         raise CannotConvert(f"{model}: no such ONNX file, or its weights are missing") from None
     except DecodeError:
         raise CannotConvert(f"{model}: not a readable ONNX file") from None
+    except (ValidationError, ValueError) as error:  # weights beside it that are not there
+        raise CannotConvert(f"{model}: its weights are missing or damaged: {error}") from None
     try:
-        made = convert(loaded, block, plain or ())
+        made = convert(loaded, block, plain or ()).SerializeToString()
     except CannotConvert as error:
         raise CannotConvert(f"{model}: {error}") from None
-    write_whole(out, made.SerializeToString())
+    except (EncodeError, ValueError) as error:
+        raise CannotConvert(f"{model}: too large for one file of 2 GB: {error}") from None
+    write_whole(out, made)
+    made = onnx.ModelProto.FromString(made)
     found = dict(densities(made))
     left = [node.op_type for node in made.graph.node if node.domain != DOMAIN]
     if json_:

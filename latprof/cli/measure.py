@@ -18,7 +18,6 @@ from latprof import OptionError
 from latprof.cli.options import (
     HOME_HELP,
     BatchOption,
-    BlockOption,
     DeviceOption,
     JsonOption,
     NetworkOption,
@@ -36,6 +35,7 @@ from latprof.cli.options import (
     share,
 )
 from latprof.cli.show import print_validations, why_it_stopped
+from latprof.kernels import BLOCKS
 from latprof.onnx.reader import read_onnx
 from latprof.onnx.writer import build
 from latprof.profile.compare import compare_files, require_batch
@@ -93,7 +93,13 @@ def profile(
             "weights, and measures densities as well as widths."
         ),
     ] = None,
-    block: BlockOption = BLOCK,
+    block: Annotated[
+        int | None,
+        typer.Option(
+            help="With --kernels: output channels whose weights are kept or left out together, "
+            f"{', '.join(map(str, BLOCKS))}. Default: {BLOCK}."
+        ),
+    ] = None,
     error: Annotated[
         str | None,
         typer.Option(help="Stop once the error on held-out networks is at most this, as in 2%."),
@@ -123,7 +129,9 @@ def profile(
         if runtime not in (ONNX_RUNTIME, SPARSE_RUNTIME):
             raise OptionError(f"--kernels {kernels} has a runtime of its own; leave --runtime out")
         runtime = SPARSE_RUNTIME
-    usage = Usage(threads, batch, precision, cuda_graph, algorithm_search, runtime, block)
+    if block is not None and runtime != SPARSE_RUNTIME:
+        raise OptionError(f"--block {block} has no effect without --kernels; leave it out")
+    usage = Usage(threads, batch, precision, cuda_graph, algorithm_search, runtime, block or BLOCK)
     target = this_device(device, usage)
     target, folder = _home(target, out, name)
     loaded = _network_or_onnx(network, onnx_file, folder)

@@ -42,6 +42,7 @@ class Build:
     version: str
     instructions: str  # avx512, avx2, neon, generic
     vector_bytes: int
+    flags: str
 
 
 def library(build_missing: bool = True) -> Path:
@@ -75,7 +76,8 @@ def build(out: Path, flags: Sequence[str] = NATIVE) -> None:
 
     `flags` say for which processor; a killed build leaves no half of a library.
     """
-    command = [*compiler(), *FLAGS, *flags, f'-DBLOCK_SPARSE_VERSION="{VERSION}"']
+    told = f'-DBLOCK_SPARSE_FLAGS="{" ".join([*FLAGS, *flags])}"'
+    command = [*compiler(), *FLAGS, *flags, f'-DBLOCK_SPARSE_VERSION="{VERSION}"', told]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix="build-") as folder:
@@ -122,14 +124,21 @@ def compiler_version() -> str:
 
 
 def about(path: Path) -> Build:
-    """What a library says of itself; raises KernelsMissing if it is none of ours."""
+    """What a library says of itself; raises KernelsMissing if it is none of ours, or another one's.
+
+    A library of another version has other kernels than this one writes models for.
+    """
     try:
         ask = ctypes.CDLL(str(path)).BlockSparseBuild
     except (OSError, AttributeError) as error:
         raise KernelsMissing(f"{path} is not a library of these kernels: {error}") from None
     ask.restype = ctypes.c_char_p
-    version, instructions, vector_bytes = ask().decode().split()
-    return Build(version, instructions, int(vector_bytes))
+    version, instructions, vector_bytes, flags = ask().decode().split(maxsplit=3)
+    if version != VERSION:
+        raise KernelsMissing(
+            f"{path} holds version {version} of the kernels, this is {VERSION}: build it again"
+        )
+    return Build(version, instructions, int(vector_bytes), flags)
 
 
 def _run(command: Sequence[str]) -> str:

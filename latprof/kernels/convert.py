@@ -21,6 +21,7 @@ from latprof.kernels.encode import encode
 
 # In the order of `Kind` in source/activation.h.
 ACTIVATIONS = ("none", "clip", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish", "silu")
+_ACTIVATE = ("SparseConv", "DepthwiseConv", "Combine")  # operators that end in an activation
 MOST_PLANAR = 4  # channels that are not worth a block: a network's input
 
 
@@ -105,6 +106,9 @@ def convert(
     if any(entry.domain == DOMAIN for entry in model.opset_import):
         raise CannotConvert("this model uses the operators already")
     graph = _Graph(model)
+    for name in plain:
+        if name not in {node.name for node in graph.nodes}:
+            raise CannotConvert(f"there is no node called {name!r} that could stay plain")
     steps = _Fuser(graph, set(plain)).steps()
     if not any(step.op in ("SparseConv", "DepthwiseConv") for step in steps):
         raise CannotConvert(
@@ -136,16 +140,20 @@ class _Graph:
                 self.shapes[entry.name] = tuple(d.dim_value or None for d in tensor.shape.dim)
         for node in self.nodes:
             if node.op_type == "Constant":
-                (value,) = (a for a in node.attribute if a.name.startswith("value"))
+                (value,) = node.attribute
                 content = helper.get_attribute_value(value)
+                if value.name == "sparse_value":
+                    continue
                 is_tensor = isinstance(content, TensorProto)
                 self.constants[node.output[0]] = (
                     numpy_helper.to_array(content) if is_tensor else np.asarray(content)
                 )
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
-            for name in node.input:
+            for name in {*node.input, *_read_inside(node)}:
                 self.readers[name].append(node)
+        self.names = {*self.constants, *self.shapes, *self.readers}
+        self.names |= {name for node in self.nodes for name in node.output}
 
     def map_of(self, name: str) -> tuple[int, int, int] | None:
         """(channels, height, width) of a tensor of maps; None of anything else."""
@@ -196,7 +204,7 @@ class _Fuser:
         return [placed[i] for i in sorted(placed)]
 
     def _convolution(self, node: NodeProto) -> Step | None:
-        """A convolution, or a batch normalisation by itself: a depthwise one of one pixel."""
+        """A convolution that an operator can run."""
         if node.op_type != "Conv" or node.name in self.plain:
             return None
         before, after = self.graph.map_of(node.input[0]), self.graph.map_of(node.output[0])
@@ -233,7 +241,8 @@ class _Fuser:
             after, other = added
             step.inputs.append(other)
             last = self._take(after, step)
-        if found := self._activated(step.output):
+        takes_it = step.op in _ACTIVATE and step.activation == Activation()
+        if takes_it and (found := self._activated(step.output)):
             nodes, step.activation = found
             for after in nodes:
                 last = self._take(after, step)
@@ -276,8 +285,13 @@ class _Fuser:
         if id(node) in self._taken or len(node.input) != 2 or node.input[0] == node.input[1]:
             return None
         (other,) = (name for name in node.input if name != step.output)
-        here, there = self.graph.map_of(step.output), self.graph.map_of(other)
-        return (node, other) if there is not None and here == there else None
+        return (node, other) if self._alike(step.output, other) else None
+
+    def _alike(self, one: str, other: str) -> bool:
+        """Whether two tensors are maps of one shape, for as many images; constants are not."""
+        known = [self.graph.map_of(name) for name in (one, other)]
+        computed = not {one, other} & {*self.graph.constants}
+        return computed and None not in known and self.graph.shapes[one] == self.graph.shapes[other]
 
     def _activated(self, tensor: str) -> tuple[list[NodeProto], Activation] | None:
         """The nodes that are an activation of a tensor, if nothing else reads it."""
@@ -362,7 +376,9 @@ class _Fuser:
                 return replace(step, op="GlobalPool") if self._over_maps(node) else None
             case "Add" | "Sum" | "Mul" if len(inputs) == len(node.input) == 2:
                 return self._combined(step, node)
-            case "Concat" if options["axis"] in (1, -3):
+            case "BatchNormalization" if len(inputs) == 1:
+                return self._normalised(step, node)
+            case "Concat" if options["axis"] in (1, -3) and len(inputs) == len(node.input):
                 return (
                     replace(step, op="Concat")
                     if all(each and each[1:] == after[1:] for each in maps)
@@ -373,10 +389,42 @@ class _Fuser:
                 whole = tuple(a * f for a, f in zip(before[1:], factors, strict=True)) == after[1:]
                 if not (whole and before[0] == after[0] and _repeats(options)):
                     return None
+                if not self._scales_by(node, options, factors):
+                    return None
                 sizes = {"factor_h": factors[0], "factor_w": factors[1]}
                 return replace(step, op="Upsample", options=sizes)
         found = self._one_node(node)
         return replace(step, op="Combine", activation=found) if found else None
+
+    def _normalised(self, step: Step, node: NodeProto) -> Step | None:
+        """A normalisation by itself: a depthwise convolution of one pixel."""
+        parts = [self.graph.constant(name) for name in node.input[1:5]]
+        if any(part is None for part in parts) or _attributes(node).get("training_mode"):
+            return None
+        scale, shift = _normalisation(parts, _attributes(node).get("epsilon", 1e-5))
+        return replace(
+            step,
+            op="DepthwiseConv",
+            window=Window((1, 1)),
+            weight=scale.astype(np.float32).reshape(-1, 1, 1, 1),
+            bias=shift.astype(np.float32),
+            groups=len(scale),
+        )
+
+    def _scales_by(self, node: NodeProto, options: dict, factors: tuple[int, ...]) -> bool:
+        """Whether a resize is by these very factors: 9 pixels become 18 by 2.1 as well."""
+        scales = options.get("scales")
+        at = 2 if node.op_type == "Resize" and len(node.input) > 2 else 1
+        if scales is None and len(node.input) > at and node.input[at]:
+            constant = self.graph.constant(node.input[at])
+            if constant is None:
+                return False
+            scales = constant.tolist()
+        if not scales:  # sizes are given
+            return len(node.input) > 3 and bool(node.input[3])
+        expected = [1, 1, *factors]
+        axes = options.get("axes")
+        return list(scales) == (expected if axes is None else [expected[a % 4] for a in axes])
 
     def _over_maps(self, node: NodeProto) -> bool:
         options = _attributes(node)
@@ -388,7 +436,7 @@ class _Fuser:
 
     def _combined(self, step: Step, node: NodeProto) -> Step | None:
         larger, smaller = sorted(step.inputs, key=lambda name: -math.prod(self._map(name)))
-        if larger == smaller:
+        if larger == smaller or self.graph.shapes[larger][0] != self.graph.shapes[smaller][0]:
             return None
         one = self._map(smaller)[1:] == (1, 1) != self._map(larger)[1:]
         if self._map(larger)[0] != self._map(smaller)[0]:
@@ -413,18 +461,18 @@ class _Emitter:
         self.written = {step.output for step in steps if step.op}
         self.borders: dict[tuple[str, bool], int] = defaultdict(int)
         for step in steps:
-            for name in step.reads if step.op else ():
-                key = (name, self._planar(step, name))
-                size = self._map(name)[1:]
-                needed = step.op in ("SparseConv", "DepthwiseConv") and name == step.inputs[0]
-                reach = step.window.border(size) if needed and step.window else 0
+            for number, name in enumerate(step.inputs if step.op else ()):
+                key = (name, self._planar(step, number))
+                needed = step.op in ("SparseConv", "DepthwiseConv") and number == 0
+                reach = step.window.border(self._map(name)[1:]) if needed and step.window else 0
                 self.borders[key] = max(self.borders[key], reach)
         self.nodes: list[NodeProto] = []
         self.weights: list[TensorProto] = []
         self.infos: list[onnx.ValueInfoProto] = []
         self._converted: set[tuple[str, bool]] = set()
         self._left: set[str] = set()
-        self.kept: dict[str, float] = {}  # convolution → its density
+        self._node_names = {node.name for node in graph.nodes}
+        self._taken_nodes = {step.name for step in steps if not step.op}
 
     def model(self) -> onnx.ModelProto:
         for step in self.steps:
@@ -432,17 +480,20 @@ class _Emitter:
         for name in self.graph.outputs:
             self._leave(name)
         old = self.graph.model.graph
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in (*node.input, *_read_inside(node))}
+        used |= {*self.graph.outputs}
         kept = [tensor for tensor in old.initializer if tensor.name in used]
         fixed = [node for node in old.node if node.op_type == "Constant" and node.output[0] in used]
         given = [i for i in old.input if i.name in used or i.name not in self.graph.constants]
         graph = helper.make_graph(
             [*fixed, *self.nodes], old.name, given, old.output, [*kept, *self.weights],
-            value_info=self.infos,
+            value_info=self.infos, sparse_initializer=old.sparse_initializer,
         )  # fmt: skip
         source = self.graph.model
         opsets = [*source.opset_import, helper.make_opsetid(DOMAIN, OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=source.ir_version)
+        model = helper.make_model(
+            graph, opset_imports=opsets, ir_version=source.ir_version, functions=source.functions
+        )
         model.producer_name, model.producer_version = source.producer_name, source.producer_version
         for entry in source.metadata_props:
             model.metadata_props.add(key=entry.key, value=entry.value)
@@ -453,15 +504,15 @@ class _Emitter:
 
     def _emit_plain(self, step: Step) -> None:
         assert step.node is not None
-        for name in step.node.input:
+        for name in (*step.node.input, *_read_inside(step.node)):
             self._leave(name)
         self.nodes.append(step.node)
 
     def _emit(self, step: Step) -> None:
-        inputs = [self._blocked(step, name) for name in step.inputs]
+        inputs = [self._blocked(step, number) for number in range(len(step.inputs))]
         attributes: dict[str, int | float] = {"block": self.block, **step.options}
         attributes |= self._map_attributes(step.inputs[0])
-        attributes["in_border"] = self._border(step, step.inputs[0])
+        attributes["in_border"] = self._border(step, 0)
         attributes["out_border"] = self.borders[step.output, False]
         if step.window:
             attributes |= step.window.attributes()
@@ -471,11 +522,14 @@ class _Emitter:
             case "DepthwiseConv":
                 inputs = self._depthwise(step, inputs)
             case "Concat":
-                parts = [(self._map(name)[0], self._border(step, name)) for name in step.inputs]
+                parts = [
+                    (self._map(name)[0], self._border(step, number))
+                    for number, name in enumerate(step.inputs)
+                ]
                 inputs.insert(0, self._weight(step, "parts", np.array(parts, np.int32).ravel()))
             case "Combine":
                 if len(step.inputs) > 1:
-                    attributes["right_border"] = self._border(step, step.inputs[1])
+                    attributes["right_border"] = self._border(step, 1)
                 attributes = {"multiplies": 0, "right_is_one_pixel": 0,
                               "right_border": 0} | attributes  # fmt: skip
         if step.op in ("SparseConv", "DepthwiseConv", "Combine"):
@@ -484,24 +538,22 @@ class _Emitter:
                 "alpha": float(step.activation.alpha),
                 "beta": float(step.activation.beta),
             }
-        output = f"{step.output}/blocked"
+        output = self._fresh(f"{step.output}/blocked")
         self._node(step.op, inputs, output, step.name, attributes)
         border = int(attributes["out_border"])
         self._describe(output, step.output, border, self.block)
 
     def _sparse(self, step: Step, inputs: list[str], attributes: dict) -> list[str]:
-        planar = self._planar(step, step.inputs[0])
+        planar = self._planar(step, 0)
         encoded = encode(step.weight, step.groups, self.block, planar)
         channels = len(step.weight)
         blocks = -(-channels // self.block)
-        all_taps = blocks * self._map(step.inputs[0])[0] * math.prod(step.weight.shape[2:])
-        self.kept[step.name] = encoded.kept / all_taps
         bias = np.zeros(blocks * self.block, np.float32)
         bias[:channels] = step.bias
         attributes |= {"planar": int(planar), "out_channels": channels, "residual_border": 0}
         residual = inputs[1:]
         if residual:
-            attributes["residual_border"] = self._border(step, step.inputs[1])
+            attributes["residual_border"] = self._border(step, 1)
         parts = zip(("weights", "taps", "starts", "bias"), (*encoded, bias), strict=True)
         return [inputs[0], *(self._weight(step, name, value) for name, value in parts), *residual]
 
@@ -518,26 +570,29 @@ class _Emitter:
 
     # -- layouts -------------------------------------------------------------------------------
 
-    def _planar(self, step: Step, name: str) -> bool:
-        """Whether a step reads a tensor's channels one after the other: a network's input."""
-        first = step.op == "SparseConv" and name == step.inputs[0]
+    def _planar(self, step: Step, number: int) -> bool:
+        """Whether a step reads an input's channels one after the other: a network's input."""
+        name = step.inputs[number]
+        first = step.op == "SparseConv" and number == 0
         return first and name not in self.written and self._map(name)[0] <= MOST_PLANAR
 
-    def _border(self, step: Step, name: str) -> int:
-        return self.borders[name, self._planar(step, name)]
+    def _border(self, step: Step, number: int) -> int:
+        return self.borders[step.inputs[number], self._planar(step, number)]
 
-    def _blocked(self, step: Step, name: str) -> str:
-        """The blocked form of a tensor; plain ones are converted when first read."""
+    def _blocked(self, step: Step, number: int) -> str:
+        """The blocked form of an input; plain ones are converted when first read."""
+        name = step.inputs[number]
         if name in self.written:
-            return f"{name}/blocked"
-        planar = self._planar(step, name)
-        converted = f"{name}/planar" if planar else f"{name}/blocked"
+            return self._fresh(f"{name}/blocked")
+        planar = self._planar(step, number)
+        converted = self._fresh(f"{name}/planar" if planar else f"{name}/blocked")
         if (name, planar) not in self._converted:
             self._converted.add((name, planar))
             border = self.borders[name, planar]
             attributes = {"block": self.block, "planar": int(planar), "in_border": border}
             attributes |= self._map_attributes(name)
-            self._node("ToBlocked", [name], converted, f"{name}/to_blocked", attributes)
+            kind = "to_planar" if planar else "to_blocked"
+            self._node("ToBlocked", [name], converted, f"{name}/{kind}", attributes)
             self._describe(converted, name, border, 1 if planar else self.block)
         return converted
 
@@ -548,7 +603,8 @@ class _Emitter:
         self._left.add(name)
         attributes = {"block": self.block, "in_border": self.borders[name, False]}
         attributes |= self._map_attributes(name)
-        self._node("FromBlocked", [f"{name}/blocked"], name, f"{name}/from_blocked", attributes)
+        blocked = self._fresh(f"{name}/blocked")
+        self._node("FromBlocked", [blocked], name, f"{name}/from_blocked", attributes)
 
     def _map(self, name: str) -> tuple[int, int, int]:
         found = self.graph.map_of(name)
@@ -568,14 +624,38 @@ class _Emitter:
         self.infos.append(helper.make_tensor_value_info(blocked, TensorProto.FLOAT, shape))
 
     def _node(self, op: str, inputs: list[str], output: str, name: str, attributes: dict) -> None:
+        name = self._fresh(name, self._node_names) if name in self._taken_nodes else name
+        self._taken_nodes.add(name)
         self.nodes.append(
             helper.make_node(op, inputs, [output], name=name, domain=DOMAIN, **attributes)
         )
 
+    def _fresh(self, name: str, known: set[str] | None = None) -> str:
+        """A name that the old graph does not use: the same for the same name."""
+        known = self.graph.names if known is None else known
+        while name in known:
+            name += "_"
+        return name
+
     def _weight(self, step: Step, part: str, value: np.ndarray) -> str:
-        name = f"{step.name}/{part}"
+        name = self._fresh(f"{step.output}/{part}")
         self.weights.append(numpy_helper.from_array(value, name))
         return name
+
+
+def _read_inside(node: NodeProto) -> set[str]:
+    """What the branches of a node, such as If or Loop, read of the graph around them."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else [*attribute.graphs]
+        for graph in graphs:
+            own = {entry.name for entry in (*graph.input, *graph.initializer)}
+            for inner in graph.node:
+                found |= {name for name in inner.input if name and name not in own}
+                found |= _read_inside(inner) - own
+                own |= {*inner.output}
+            found |= {output.name for output in graph.output if output.name not in own}
+    return found
 
 
 def _attributes(node: NodeProto) -> dict:

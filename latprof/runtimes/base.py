@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from latprof.onnx.writer import BLOCK
 from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.network import Network
@@ -19,7 +20,6 @@ SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
 PRECISIONS = ("fp32", "fp16")
 ONNX_RUNTIME, SPARSE_RUNTIME = "onnxruntime", "ort_sparse"
 BLOCK_SPARSE = "block_sparse"  # the kernels that are registered with the second
-BLOCK = 16
 
 Feed = Mapping[str, np.ndarray]  # input → its value
 

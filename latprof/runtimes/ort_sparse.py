@@ -10,11 +10,11 @@ import onnx
 
 from latprof import DeviceNotHere
 from latprof.kernels import BLOCKS, VERSION, KernelsMissing
-from latprof.kernels.build import FLAGS, about, library
+from latprof.kernels.build import about, library
 from latprof.kernels.convert import convert
 from latprof.runtimes.base import BLOCK_SPARSE, SPARSE_RUNTIME, Usage
 from latprof.runtimes.ort_cpu import OrtCpu
-from lookup_tables.device import BLOCK, Device
+from lookup_tables.device import BLOCK_OPTION, Device
 
 
 class OrtSparse(OrtCpu):
@@ -39,9 +39,9 @@ class OrtSparse(OrtCpu):
         kernels = {
             "kernels": BLOCK_SPARSE,
             "kernels_version": VERSION,
-            BLOCK: str(usage.block),
+            BLOCK_OPTION: str(usage.block),
             "instructions": built.instructions,
-            "flags": " ".join(FLAGS),
+            "flags": built.flags,
         }
         changes = {
             "name": plain.name + self._suffix(usage),

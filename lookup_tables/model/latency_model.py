@@ -403,10 +403,11 @@ class LatencyModel:
             calibrated = self.calibration(share, nodes[spec])
             seconds = max(calibrated, _SMALLEST_SHARE * share) * self.dense_s
             widths = spec.in_channels, spec.out_channels
-            if self._may_be_sparse(spec):
+            may_be_sparse, may_be_plain = self._may_be(spec)
+            if may_be_sparse:
                 at = (*widths, spec.density)
                 sparse.setdefault(("sparse", *spec.family), {})[at] = calibrated * self.dense_s
-            else:
+            if may_be_plain:
                 points.setdefault(spec.family, {})[widths] = seconds
             if spec in measured:
                 self._measured[spec] = seconds
@@ -455,14 +456,28 @@ class LatencyModel:
         predicted = self.predict_architectures([run.architecture for run in runs]).latency_s
         return predicted / self.dense_s / np.array([run.ratio for run in runs]) - 1
 
-    def _may_be_sparse(self, spec: LayerSpec) -> bool:
-        """Whether a layer of this shape is one whose weights a device may leave out.
+    def _may_be(self, spec: LayerSpec) -> tuple[bool, bool]:
+        """Whether a layer of this shape is one whose weights may be left out, or one of the others.
 
-        Of a network's first layer by its channels, which are the image's.
+        Where layers of both kinds are alike but for their widths, such as the one that reads the
+        image, those of the image's channels count as that one's.
         """
-        image = self.network.input_shape[0]
-        plain = spec.kind != "conv" or spec.groups > 1 or spec.in_channels == image
-        return bool(self.sparse_layers) and not plain
+        if not self.sparse_layers:
+            return False, True
+        sparse, plain = self._families
+        if spec.family in plain and spec.family in sparse and spec.kind == "conv":
+            is_image = spec.in_channels == self.network.input_shape[0] and spec.density == 1
+            return not is_image, is_image
+        return spec.family in sparse, spec.family not in sparse
+
+    @cached_property
+    def _families(self) -> tuple[set[tuple], set[tuple]]:
+        """Of the layers whose weights may be left out, and of the others."""
+        specs = self.network.layer_specs(self.network.dense)
+        found: tuple[set[tuple], set[tuple]] = (set(), set())
+        for layer, spec in specs:
+            found[layer.name not in self.sparse_layers].add(spec.family)
+        return found
 
     def _price(
         self,

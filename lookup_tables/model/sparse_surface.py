@@ -110,8 +110,9 @@ class SparseSurface:
     def _fit(self) -> tuple[np.ndarray, float]:
         """Least squares, each point by its noise, and the floor below which the line never goes."""
         basis = self._basis(self._points)
-        lowest = _LEAST * float(np.median(self._values))
-        line = np.full(len(basis), float(np.median(self._values)))
+        usual = max(float(np.median(self._values)), _NOISE_S)
+        lowest = _LEAST * usual
+        line = np.full(len(basis), usual)
         for _ in range(4):  # the noise depends on the line
             weighted = basis / _noise_s(line)[:, None]
             gram = weighted.T @ weighted

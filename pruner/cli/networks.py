@@ -24,6 +24,7 @@ from pruner.data import load_data
 from pruner.data.images import Images
 from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
+from pruner.run.kernels import judged_file
 from pruner.run.prune import load_run
 from pruner.search.completion import too_coupled
 from pruner.train.accuracy import accuracy, onnx_accuracy
@@ -131,6 +132,9 @@ def export(
     shape = tuple(RunFolder.open(run).origin()["input_shape"])
     difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
     print(f"{out}: batch {batch}, largest difference from PyTorch {difference:.1e}")
+    block = RunFolder.open(run).block
+    if block and not half:
+        print(f"for its kernels: latprof kernels convert {out} --block {block} --out FILE.onnx")
 
 
 def _onnx_accuracy(
@@ -141,7 +145,8 @@ def _onnx_accuracy(
     task: VisionTask,
 ) -> float:
     if folder is not None and RunFolder.open(folder).onnx.exists():
-        return onnx_accuracy(RunFolder.open(folder).onnx, images, task=task)
+        path, library = judged_file(RunFolder.open(folder))
+        return onnx_accuracy(path, images, task=task, library=library)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         export_onnx(model, shape, path)

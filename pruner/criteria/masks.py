@@ -13,7 +13,8 @@
 Deviations of *second_order*:
 1. All weights are judged at once, on the layer as it was; the paper takes one after the other.
    What stays is fitted anew afterwards (`pruner/graph/compensation.py`).
-2. Outputs count by what a BatchNorm behind the layer multiplies them with.
+2. Where H was not measured, of very large layers and with --no-reconstruct, all inputs count alike.
+3. Outputs count by what a BatchNorm behind the layer multiplies them with.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ def magnitude(layer: Weighed) -> Tensor:
 
 
 def second_order(layer: Weighed) -> Tensor:
-    """gain² w² / [H⁻¹]ₜₜ: (filters, inputs)."""
+    """gain² w² / [H⁻¹]ₜₜ: (filters, inputs); gain² w² where H is not known."""
     gram = layer.gram
+    if gram is None:
+        return (layer.gain[:, None] * layer.weight) ** 2
     ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
     inverse = torch.linalg.inv(gram + ridge * torch.eye(len(gram)))
     return (layer.gain[:, None] * layer.weight) ** 2 / inverse.diagonal().clamp_min(1e-12)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from pruner.criteria.writers import of_groups
 from pruner.data.images import Images, batches
-from pruner.graph.masks import in_blocks
 from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
+from pruner.train.sparsity import in_blocks
 from pruner.train.tasks.base import VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
 

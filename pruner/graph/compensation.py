@@ -41,11 +41,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pruner.data.images import Images, batches
-from pruner.graph.masks import Thinning, Weighed, in_blocks, keep_highest, whole
+from pruner.graph.masks import Thinning, Weighed
 from pruner.graph.shortcuts import Heir, heirs
 from pruner.graph.surgery import Kept, positions
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
+from pruner.train.sparsity import in_blocks, keep_highest, whole
 
 IMAGES, BATCH = 1024, 128
 PATCHES = 24  # of each image and layer, at random places
@@ -187,12 +188,13 @@ class Reconstruction:
 
 
 def leave_out(trace: Trace, path: str, kept: Kept, thinning: Thinning) -> None:
-    """Leave weights out of a layer of this very trace by their magnitude; the others stay."""
+    """Leave weights out of a layer of this very trace; what stays is as it was."""
     layer, channels = _refittable(trace.module, path), trace.channels[path]
     reads, writes = positions(channels.reads, kept), positions(channels.writes, kept)
     inputs = _inputs(layer, reads)
     weight = layer.weight.detach().flatten(1)[writes][:, inputs]
-    scores = in_blocks(weight**2, thinning.block)
+    judged = Weighed(path, weight, None, _gain(trace, path)[writes], writes, inputs)
+    scores = in_blocks(thinning.judge(judged), thinning.block)
     mask = whole(keep_highest(scores, thinning.density[path]), weight, thinning.block)
     kept_weight = torch.zeros(len(writes), layer.weight[0].numel())
     kept_weight[:, inputs] = weight * mask

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookup_tables.architecture import Architecture
+from pruner.train.sparsity import in_blocks, whole
 
 Masks = dict[str, Tensor]  # layer → which of its weights stay, in their shape
 
@@ -26,7 +25,7 @@ class Weighed:
 
     path: str
     weight: Tensor  # (filters, inputs), refitted to the inputs
-    gram: Tensor  # (inputs, inputs): E x xᵀ of what it reads
+    gram: Tensor | None  # (inputs, inputs): E x xᵀ of what it reads; None where it is too large
     gain: Tensor  # (filters,): by how much a BatchNorm behind it multiplies its outputs
     filters: Tensor  # (filters,): which of the dense layer's they are
     inputs: Tensor  # (inputs,): which of the dense layer's they are, places of the kernel counted
@@ -51,20 +50,6 @@ class Thinning:
         return [name for name, share in self.density.items() if share < 1]
 
 
-def in_blocks(values: Tensor, block: int) -> Tensor:
-    """(filters, inputs) added up by blocks of filters: (blocks, inputs)."""
-    filled = F.pad(values, (0, 0, 0, -len(values) % block))
-    return filled.reshape(-1, block, values.shape[1]).sum(dim=1)
-
-
-def keep_highest(scores: Tensor, density: float) -> Tensor:
-    """The share of highest scores: booleans of the scores' shape; at least one stays."""
-    count = max(1, round(density * scores.numel()))
-    kept = torch.zeros(scores.numel(), dtype=torch.bool)
-    kept[scores.flatten().topk(count).indices] = True
-    return kept.reshape(scores.shape)
-
-
 def masks_of(model: nn.Module, architecture: Architecture, block: int) -> Masks:
     """The masks of an architecture's sparse layers, read from the zeros of its weights."""
     found = {}
@@ -75,8 +60,3 @@ def masks_of(model: nn.Module, architecture: Architecture, block: int) -> Masks:
                 in_blocks((weight != 0).flatten(1).float(), block) > 0, weight, block
             )
     return found
-
-
-def whole(kept: Tensor, weight: Tensor, block: int) -> Tensor:
-    """A mask of a weight's own shape, from its (blocks, inputs)."""
-    return kept.repeat_interleave(block, dim=0)[: len(weight)].reshape(weight.shape)

@@ -43,8 +43,8 @@ Report = Callable[[str, int, int, str], None]
 OF_A_RUN = ("method", "method_settings", "speedup", "latency_ms", "seed")
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
 FIXED = (
-    "method", "method_settings", "criterion_settings", "task_settings", "model", "weights", "task",
-    "data", "data_dir", "normalisation", "table", "speedup", "latency_ms", "seed", "architecture",
+    "method", *(f"{choice}_settings" for choice in CHOICES), "model", "weights", "task", "data",
+    "data_dir", "normalisation", "table", "speedup", "latency_ms", "seed", "architecture",
     "keep_width",
 )  # fmt: skip
 

@@ -62,6 +62,15 @@ class RunFolder:
         write_json(file, settings.model_dump())
         return cls(path, settings)
 
+    @property
+    def block(self) -> int | None:
+        """Of a finished run on sparse kernels: output channels whose weights go together."""
+        if not self.result.exists():
+            return None
+        device = read_json(self.result, made_anew=False)["device"]
+        told = device.get("provider_options", {}).get("block")
+        return int(told) if told else None
+
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Add the seconds spent inside to the step's total.

@@ -27,7 +27,7 @@ from pruner.criteria.taylor import importance, weights_importance
 from pruner.data import load_data
 from pruner.data.images import Data, Images
 from pruner.graph.compensation import Reconstruction, leave_out
-from pruner.graph.masks import Judge, Masks, Thinning, masks_of
+from pruner.graph.masks import Judge, Thinning, masks_of
 from pruner.graph.surgery import Kept, cut, keep_best
 from pruner.graph.trace import Trace, trace
 from pruner.run.folder import read_json, write_json
@@ -37,6 +37,7 @@ from pruner.search.problem import SearchProblem
 from pruner.search.space import SearchSpace
 from pruner.train.accuracy import accuracy, recalibrate, score
 from pruner.train.reading import ReadOnce
+from pruner.train.sparsity import Admm, Gradual, Held, Sparsity
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
 from pruner.train.weights import load_weights
@@ -174,9 +175,22 @@ class Journey:
             return None
         return Thinning(architecture.density, self.latency.device.block or 1, self.judge)
 
-    def masks(self, model: nn.Module, architecture: Architecture) -> Masks:
-        """Which weights of a pruned model stay, in its sparse layers."""
-        return masks_of(model, architecture, self.latency.device.block or 1)
+    def thinned_in_training(
+        self, model: nn.Module, architecture: Architecture
+    ) -> tuple[nn.Module, Sparsity]:
+        """The model to train and what training does about its weights, of sparse layers.
+
+        `model`: the one whose weights were left out already. Where they leave in training, it
+        begins with all of them.
+        """
+        block = self.latency.device.block or 1
+        if self.settings.schedule == "one_shot":
+            return model, Held(masks_of(model, architecture, block))
+        present = dict(model.named_modules())
+        density = {n: d for n, d in architecture.density.items() if d < 1 and n in present}
+        leaving = {"gradual": Gradual, "admm": Admm}[self.settings.schedule]
+        whole = architecture.model_copy(update={"density": {}})
+        return self.cut(whole), leaving(density, block)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from pruner import RunError
+from pruner.run.folder import RunFolder
 
 
 def convert(plain: Path, out: Path, block: int) -> None:
@@ -25,6 +26,17 @@ def library() -> Path | None:
     """The kernels' library for this machine, built if need be; None where it cannot be."""
     answer = _latprof(["build"])
     return Path(answer.stdout.strip()) if answer.returncode == 0 else None
+
+
+def judged_file(run: RunFolder) -> tuple[Path, Path | None]:
+    """A run's exported network as this machine can run it, and the library that it needs.
+
+    Where the kernels cannot be built, the same network with its zeros in place stands for it.
+    """
+    if not run.zeros_onnx.exists():
+        return run.onnx, None
+    built = library()
+    return (run.onnx, built) if built else (run.zeros_onnx, None)
 
 
 def _latprof(words: list[str]) -> subprocess.CompletedProcess[str]:

@@ -76,6 +76,11 @@ def _require_possible(journey: Journey) -> None:
     if journey.settings.depth and not journey.trace.network.blocks:
         model = journey.settings.model
         raise RunError(f"--depth: {model} has no removable block; leave it out")
+    if journey.given and journey.given.density and journey.criterion.select is not None:
+        raise RunError(
+            f"{journey.settings.architecture} leaves out weights, which --criterion "
+            f"{journey.settings.criterion} cannot do; use another criterion"
+        )
     if journey.settings.density and not journey.latency.device.block:
         raise RunError(
             f"--density: {journey.settings.table} holds no sparse layers; measure them with: "
@@ -170,7 +175,9 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
     if run.weights.exists():
         return load_pruned(journey.trace, run)
     settings = journey.settings
-    model = prepare(journey, run, architecture)
+    model, sparsity = prepare(journey, run, architecture), None
+    if architecture.density:
+        model, sparsity = journey.thinned_in_training(model, architecture)
     recipe = Recipe(
         epochs=settings.epochs,
         batch=settings.batch,
@@ -190,7 +197,7 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
         lambda step, total, text: journey.report("fine-tune", step, total, text),
         journey.judged_by,
         task=journey.task,
-        masks=journey.masks(model, architecture) if architecture.density else {},
+        sparsity=sparsity,
     )
     write_json(run.training, [asdict(epoch) for epoch in epochs])
     save_weights(model, run.weights)

@@ -11,6 +11,7 @@ from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.table.store import LatencyTable
 from pruner.run.folder import RunFolder, read_json, write_json
 from pruner.run.journey import Journey
+from pruner.run.kernels import judged_file
 from pruner.run.measured import NotTimed
 from pruner.run.report.result import write_report
 from pruner.search.log import read_log
@@ -70,13 +71,12 @@ def summarise(
 def _accuracies(journey: Journey, run: RunFolder, models: Models) -> dict[str, float]:
     """On the test images: the task's score of every network of a run."""
     test, task = journey.data.test, journey.task
-    # Where the kernels cannot be built, the same weights with their zeros are judged.
-    here = run.onnx if journey.kernels or not run.zeros_onnx.exists() else run.zeros_onnx
+    exported, library = judged_file(run)
     return {
         "dense": accuracy(journey.dense, test, task=task),
         "pruned": accuracy(models.cut, test, task=task),
         "fine_tuned": accuracy(models.fine_tuned, test, task=task),
-        "exported": onnx_accuracy(here, test, task=task, library=journey.kernels),
+        "exported": onnx_accuracy(exported, test, task=task, library=library),
         "test_images": len(test),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -152,6 +152,11 @@ class Settings(BaseModel):
         description="Stop after this many epochs without progress on held-out images. 0: never, "
         "because a cosine schedule gains most at its end.",
     )
+    schedule: Annotated[Literal["one_shot", "gradual", "admm"], Shown(_TRAINING)] = Field(
+        "one_shot",
+        description="How weights leave sparse layers: one_shot before fine-tuning, gradual during "
+        "its first half, or drawn towards 0 there and then cut (admm).",
+    )
     seed: Annotated[int, Shown(_TRAINING)] = Field(
         0, ge=0, lt=2**32 - 1, description="Seed of everything random."
     )
@@ -270,6 +275,11 @@ class Settings(BaseModel):
                 "--no-widths leaves only blocks to remove or weights to leave out; give --depth or "
                 "--density too"
             )
+        if self.density and CRITERIA[self.criterion].select is not None:
+            raise ValueError(
+                f"--density: --criterion {self.criterion} trains while it selects, and leaves no "
+                "weights out; use another criterion"
+            )
         if self.density and not self.leaves_out_weights:
             raise ValueError(f"--density: {self.method} never leaves out weights; drop it")
         if not self.widths and not (self.removes_blocks or self.density):
@@ -287,6 +297,16 @@ class Settings(BaseModel):
             option = name.replace("_", "-")
             raise ValueError(
                 f"--{option} has no effect with --architecture: that network is not searched"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_long_enough_to_leave_out_weights(self) -> Settings:
+        if self.schedule != "one_shot" and (self.patience or not self.epochs):
+            given = "--patience" if self.patience else "--epochs 0"
+            raise ValueError(
+                f"--schedule {self.schedule} leaves out weights in the course of all epochs; drop "
+                f"{given}"
             )
         return self
 

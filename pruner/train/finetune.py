@@ -10,7 +10,7 @@ import copy
 import io
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from pruner.train.compute import (
     own_random_state,
 )
 from pruner.train.reading import ahead
+from pruner.train.sparsity import Sparsity
 from pruner.train.tasks.base import Answer, Targets, VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
 from pruner.train.weights import UNREADABLE
@@ -125,20 +126,20 @@ def fine_tune(
     held_out: Images | None = None,
     begun_from: str = "",
     task: VisionTask = CLASSIFIED,
-    masks: Mapping[str, Tensor] | None = None,
+    sparsity: Sparsity | None = None,
 ) -> list[Epoch]:
     """Train `model` in place; with a checkpoint path, continue from it and save to it.
 
     Returns what every epoch saw, those before an interruption included. `held_out` is needed for a
     recipe with patience. A checkpoint knows recipe, number of images and shapes of weights, and
-    what the training was `begun_from`; raises RunError if it is of another one. `masks`: layer →
-    which of its weights stay, in their shape; the others are 0 and stay it.
+    what the training was `begun_from`; raises RunError if it is of another one. `sparsity`: what
+    is done about weights that are to be 0.
     """
     if recipe.patience and held_out is None:
         raise RunError("patience needs held-out images; leave it at 0")
     with on_processor(model, teacher) as here, own_random_state():
         training = _Training(
-            model, images, recipe, checkpoint, teacher, here, begun_from, task, masks or {}
+            model, images, recipe, checkpoint, teacher, here, begun_from, task, sparsity
         )
         training.run(report, held_out)
     model.eval()
@@ -158,7 +159,7 @@ class _Training:
         here: Here,
         begun_from: str,
         task: VisionTask,
-        masks: Mapping[str, Tensor],
+        sparsity: Sparsity | None,
     ) -> None:
         self.model, self.images, self.recipe = model, images, recipe
         self.begun_from, self.task = begun_from, task
@@ -166,9 +167,9 @@ class _Training:
         self.steps_each = max(1, len(images) // recipe.batch)
         self.total = recipe.epochs * self.steps_each
         self.optimizer, self.scaler = _optimizer(model, recipe), loss_scaler()
-        parameters = dict(model.named_parameters())
-        self.masked = [parameters[f"{name}.weight"] for name in masks]
-        self.masks = [here(mask.float()) for mask in masks.values()]
+        self.sparsity = sparsity
+        if sparsity is not None:
+            sparsity.begin(model, here, self.total)
         self.teacher = teacher
         self.run_model: Callable[[Tensor], Answer] = model
         self.run_teacher: Callable[[Tensor], Answer] | None = teacher
@@ -238,13 +239,14 @@ class _Training:
         with fast_arithmetic():
             answer = self.run_model(x)
         loss = self._loss(in_full(answer), x, targets)
+        penalty = self.sparsity.penalty() if self.sparsity is not None else None
+        if penalty is not None:
+            loss = loss + penalty
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.masks:
-            with torch.no_grad():  # whatever momentum and decay did to what is left out
-                for weight, mask in zip(self.masked, self.masks, strict=True):
-                    weight.mul_(mask)
+        if self.sparsity is not None:
+            self.sparsity.after_step(self.step + 1)
         right = self.task.batch_score(tree_map(_detached, answer), targets)
         return float(loss.detach()), right
 
@@ -278,6 +280,7 @@ class _Training:
             "plateau": {name: getattr(self.plateau, name) for name in _Plateau.__slots__},
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "step": self.step,
+            "sparsity": self.sparsity.state() if self.sparsity is not None else {},
             "made_by": self._made_by,
         }
         content = io.BytesIO()  # PyTorch's own file writer gives no OSError for a full disk
@@ -310,6 +313,8 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where the former sessions needed none
             self.scaler.load_state_dict(state["scaler"])
+        if self.sparsity is not None:
+            self.sparsity.restore(state.get("sparsity", {}))
         self.plateau = _Plateau(**state["plateau"])
         self.epochs = [Epoch(**epoch) for epoch in state.get("epochs", [])]  # none in former ones
         return state["step"]

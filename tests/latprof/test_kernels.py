@@ -190,6 +190,143 @@ def test_what_a_model_was_made_for_stands_in_its_metadata():
     assert told["latprof.block_sparse.opset"] == "1"
 
 
+def small(nodes, outputs, weights=(), shapes=None, functions=()):
+    """A model of these nodes; `input` is 2 images of 3 channels, 8 × 8."""
+    shapes = {"input": (2, 3, 8, 8)} | (shapes or {})
+    given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+    outs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+    tensors = [numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in weights]
+    graph = helper.make_graph(nodes, "small", given, outs, tensors)
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(f.domain, 1) for f in functions)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
+
+
+def same_answers(model, block=4):
+    """Both runtimes' answers agree; the operators' nodes, in their order."""
+    rng = np.random.default_rng(0)
+    feed = {
+        entry.name: rng.standard_normal(
+            [d.dim_value for d in entry.type.tensor_type.shape.dim], dtype=np.float32
+        )
+        for entry in model.graph.input
+    }
+    converted = convert(model, block)
+    for a, b in zip(run(model, feed), run(converted, feed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    return [node.op_type for node in converted.graph.node]
+
+
+node = helper.make_node
+RNG = np.random.default_rng(1)
+FIRST = node("Conv", ["input", "w"], ["c"], "first", pads=[1, 1, 1, 1])
+W = ("w", RNG.standard_normal((6, 3, 3, 3)))
+
+
+@pytest.mark.parametrize("after", ["Relu", "Sigmoid", "HardSwish"])
+@pytest.mark.parametrize(
+    "middle",
+    [
+        node("MaxPool", ["c"], ["m"], "middle", kernel_shape=[2, 2], strides=[2, 2]),
+        node("GlobalAveragePool", ["c"], ["m"], "middle"),
+        node("Concat", ["c", "c"], ["m"], "middle", axis=1),
+        node("Relu", ["c"], ["m"], "middle"),
+    ],
+    ids=lambda each: each.op_type,
+)
+def test_an_activation_behind_any_operator_is_kept(middle, after):
+    second = node("Conv", ["c", "v"], ["d"], "second")  # so that the first keeps its output
+    nodes = [FIRST, second, middle, node(after, ["m"], ["y"], "after")]
+    same_answers(small(nodes, ["y", "d"], [W, ("v", RNG.standard_normal((2, 6, 1, 1)))]))
+
+
+def test_one_activation_behind_another_is_kept():
+    nodes = [
+        FIRST, node("Relu", ["c"], ["r"], "relu"), node("Clip", ["r", "", "six"], ["y"], "clip"),
+        node("Conv", ["c", "v"], ["d"], "second"),
+    ]  # fmt: skip
+    weights = [W, ("v", RNG.standard_normal((2, 6, 1, 1))), ("six", 0.6)]
+    same_answers(small(nodes, ["y", "d"], weights))
+
+
+def test_constants_are_joined_as_the_file_says():
+    nodes = [FIRST, node("Concat", ["c", "k"], ["j"], "join", axis=1),
+             node("Conv", ["j", "v"], ["y"], "second")]  # fmt: skip
+    weights = [
+        W,
+        ("k", RNG.standard_normal((2, 2, 8, 8))),
+        ("v", RNG.standard_normal((5, 8, 1, 1))),
+    ]
+    same_answers(small(nodes, ["y"], weights))
+
+
+@pytest.mark.parametrize("scale", [2.0, 2.1])
+def test_only_whole_factors_repeat_pixels(scale):
+    resize = node("Resize", ["c", "", "s"], ["y"], "up", mode="nearest",
+                  coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+    used = same_answers(small([FIRST, resize], ["y"], [W, ("s", [1, 1, scale, scale])]))
+    assert ("Upsample" in used) == (scale == 2.0)
+
+
+def test_a_constant_of_one_image_is_added_to_all_images():
+    nodes = [FIRST, node("Add", ["c", "k"], ["y"], "add")]
+    used = same_answers(small(nodes, ["y"], [W, ("k", RNG.standard_normal((1, 6, 8, 8)))]))
+    assert "Add" in used
+
+
+def test_the_image_itself_may_be_added_to_what_reads_it():
+    nodes = [node("Conv", ["input", "v"], ["c"], "first", pads=[1, 1, 1, 1]),
+             node("Add", ["c", "input"], ["y"], "add")]  # fmt: skip
+    same_answers(small(nodes, ["y"], [("v", RNG.standard_normal((3, 3, 3, 3)))]))
+
+
+def test_what_only_a_branch_reads_is_left_to_it():
+    branches = {}
+    for name, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        inner = [node(op, ["c"], ["i"]), node("Mul", ["i", "two"], [name])]
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        branches[name] = helper.make_graph(inner, name, [], [out])
+    nodes = [
+        FIRST, node("ReduceSum", ["c"], ["s"], keepdims=0), node("Greater", ["s", "zero"], ["b"]),
+        node("If", ["b"], ["y"], "if", **branches),
+    ]  # fmt: skip
+    same_answers(small(nodes, ["y"], [W, ("two", 2.0), ("zero", 0.0)]))
+
+
+def test_functions_and_constant_outputs_stay_in_the_file():
+    opset = [helper.make_opsetid("", 17)]
+    doubled = helper.make_function("own", "Doubled", ["x"], ["y"], [node("Add", ["x", "x"], ["y"])],
+                                   opset)  # fmt: skip
+    nodes = [FIRST, node("Doubled", ["c"], ["y"], "call", domain="own")]
+    model = small(nodes, ["y", "k"], [W, ("k", [1.0, 2.0])], functions=[doubled])
+    model.graph.output[1].type.tensor_type.shape.dim.add().dim_value = 2
+    used = same_answers(model)
+    assert "Doubled" in used
+
+
+def test_names_that_meet_are_told_apart():
+    nodes = [
+        node("Conv", ["input", "w"], ["a"], pads=[1, 1, 1, 1]),  # unnamed: goes by its output
+        node("Conv", ["a", "a/weights"], ["a/blocked"], "a"),
+        node("Relu", ["a/blocked"], ["y"], "a/blocked/from_blocked"),
+    ]
+    same_answers(
+        small(nodes, ["y", "a/blocked"], [W, ("a/weights", RNG.standard_normal((4, 6, 1, 1)))])
+    )
+
+
+def test_a_normalisation_by_itself_is_a_depthwise_convolution():
+    nodes = [FIRST, node("MaxPool", ["c"], ["p"], "pool", kernel_shape=[2, 2]),
+             node("BatchNormalization", ["p", "s", "b", "m", "v"], ["n"], "norm"),
+             node("Relu", ["n"], ["y"], "relu")]  # fmt: skip
+    weights = [W, *((n, RNG.uniform(0.5, 2, 6)) for n in "sbmv")]
+    assert same_answers(small(nodes, ["y"], weights))[-2:] == ["DepthwiseConv", "FromBlocked"]
+
+
+def test_a_node_that_is_not_there_cannot_stay_plain():
+    with pytest.raises(CannotConvert, match="no node called 'typo'"):
+        convert(small([FIRST], ["c"], [W]), plain=["typo"])
+
+
 # -- encoding --------------------------------------------------------------------------------------
 
 

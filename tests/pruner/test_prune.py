@@ -81,8 +81,8 @@ def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
     }  # fmt: skip
     seen = []
 
-    def fine_tune(*arguments, task, masks):
-        assert masks == {}
+    def fine_tune(*arguments, task, sparsity):
+        assert sparsity is None
         seen.append((*arguments, task))
         return []
 

@@ -17,7 +17,7 @@ from pruner.criteria.masks import MASKS, magnitude, second_order
 from pruner.criteria.taylor import _hundredths, importance, weights_importance
 from pruner.data import load_data
 from pruner.graph.compensation import Reconstruction
-from pruner.graph.masks import Thinning, Weighed, in_blocks, keep_highest, masks_of
+from pruner.graph.masks import Thinning, Weighed, masks_of
 from pruner.graph.surgery import cut, keep_best
 from pruner.graph.trace import trace
 from pruner.run.settings import Settings
@@ -28,6 +28,7 @@ from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Scored, Searcher
 from pruner.search.space import Kind, SearchSpace
 from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.sparsity import Admm, Gradual, Held, in_blocks, keep_highest
 from pruner.train.tasks.classification import CLASSIFIED
 from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network, tiny_resnet
 
@@ -139,6 +140,9 @@ def test_a_density_is_worth_its_most_important_weights(completion):
         ({"method": "lap", "density": True}, "lap never leaves out weights"),
         ({"widths": False}, "give --depth or --density too"),
         ({"mask": "luck"}, "--mask 'luck' is unknown"),
+        ({"density": True, "criterion": "dynamic"}, "trains while it selects"),
+        ({"schedule": "gradual", "patience": 3}, "drop --patience"),
+        ({"schedule": "admm", "epochs": 0}, "drop --epochs 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, said):
@@ -252,14 +256,16 @@ def test_removed_blocks_and_sparse_heirs_go_together():
     assert set(masks_of(model, architecture, 4)) == set(names)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["with moments", "without"])
 @pytest.mark.parametrize("name", [*MASKS])
-def test_every_criterion_scores_every_weight(name):
+def test_every_criterion_scores_every_weight(name, known):
     torch.manual_seed(0)
     traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
     judge = MASKS[name].make(traced, IMAGES, CLASSIFIED)
     path = traced.network.sparse_layers[0]
     weight = traced.module.get_submodule(path).weight.detach().flatten(1)
-    layer = Weighed(path, weight, torch.eye(weight.shape[1]), torch.ones(len(weight)),
+    gram = torch.eye(weight.shape[1]) if known else None
+    layer = Weighed(path, weight, gram, torch.ones(len(weight)),
                     torch.arange(len(weight)), torch.arange(weight.shape[1]))  # fmt: skip
     scores = judge(layer)
     assert scores.shape == weight.shape
@@ -283,34 +289,82 @@ def test_weights_are_worth_what_their_layers_are_on_the_same_scale():
 RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
 
 
-def trained(checkpoint=None, report=lambda *_: None):
+def trained(way, checkpoint=None, report=lambda *_: None):
     _, architecture, model = pruned(0.3)
-    masks = masks_of(model, architecture, 4)
-    fine_tune(model, IMAGES, RECIPE, checkpoint, report=report, masks=masks)
-    return model, masks
+    if way == "held":
+        sparsity = Held(masks_of(model, architecture, 4))
+    else:
+        torch.manual_seed(0)
+        model = trace(tiny_resnet().eval(), (1, 8, 8), "tiny").module
+        sparsity = {"gradual": Gradual, "admm": Admm}[way](architecture.density, 4)
+    fine_tune(model, IMAGES, RECIPE, checkpoint, report=report, sparsity=sparsity)
+    return model, architecture
 
 
-def test_training_never_lets_a_zero_back():
-    model, masks = trained()
-    for name, mask in masks.items():
+@pytest.mark.parametrize("way", ["held", "gradual", "admm"])
+def test_after_training_as_many_weights_are_0_as_were_asked_for(way):
+    model, architecture = trained(way)
+    for name, mask in masks_of(model, architecture, 4).items():
         weight = model.get_submodule(name).weight.detach()
+        assert float(mask.float().mean()) == pytest.approx(0.3, abs=0.02)
         assert (weight[~mask] == 0).all()
         assert (weight[mask] != 0).float().mean() > 0.99
 
 
-def test_an_interrupted_sparse_training_continues_to_the_same_weights(tmp_path, monkeypatch):
+def test_what_was_left_out_before_training_is_what_is_0_after_it():
+    _, architecture, before = pruned(0.3)
+    masks = masks_of(before, architecture, 4)
+    after, _ = trained("held")
+    found = masks_of(after, architecture, 4)
+    assert all(torch.equal(masks[name], found[name]) for name in masks)
+
+
+@pytest.mark.parametrize("way", ["held", "gradual", "admm"])
+@pytest.mark.parametrize("at_step", [5, 13])
+def test_an_interrupted_sparse_training_continues_to_the_same_weights(
+    way, at_step, tmp_path, monkeypatch
+):
     monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
-    whole, _ = trained()
+    whole, _ = trained(way)
 
     def interrupt(step, total, text):
-        if step == 5:
+        if step == at_step:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "c.pt", interrupt)
-    continued, _ = trained(tmp_path / "c.pt")
+        trained(way, tmp_path / "c.pt", interrupt)
+    continued, _ = trained(way, tmp_path / "c.pt")
     pairs = zip(whole.state_dict().items(), continued.state_dict().items(), strict=True)
     assert all(torch.equal(a, b) for (_, a), (_, b) in pairs)
+
+
+def test_the_share_that_stays_falls_along_a_cubic_curve():
+    model = nn.Sequential(nn.Conv2d(16, 16, 3))
+    leaving, seen = Gradual({"0": 0.2}, 4), []
+    leaving.begin(model, lambda x: x, 200)
+    for step in range(1, 201):
+        leaving.after_step(step)
+        seen.append(float((model[0].weight != 0).float().mean()))
+    for step in (20, 50, 80):
+        assert seen[step - 1] == pytest.approx(0.2 + 0.8 * (1 - step / 100) ** 3, abs=0.01)
+    assert seen[100:] == [seen[100]] * 100
+    assert seen[100] == pytest.approx(0.2, abs=0.01)
+    assert (np.diff(seen) <= 0).all(), "nothing comes back"
+
+
+def test_weights_are_drawn_to_the_nearest_sparse_ones_and_no_longer_once_they_are_cut():
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.arange(1.0, 17).reshape(4, 4, 1, 1))
+    drawn = Admm({"0": 0.5}, 4, rho=2.0)
+    drawn.begin(model, lambda x: x, 100)
+    taps = model[0].weight.detach().flatten(1)  # columns are taps: the last two are larger
+    # The first step's target is Z - U: 0 and what the smaller ones are, once more away from it.
+    expected = (2 * taps[:, :2]).pow(2).sum()
+    assert drawn.penalty().item() == pytest.approx(float(expected))
+    drawn.after_step(50)
+    assert drawn.penalty() is None
+    assert (model[0].weight.flatten(1) != 0).all(dim=0).tolist() == [False, False, True, True]
 
 
 def test_masks_are_read_from_zeros_and_nothing_else():

@@ -1,8 +1,8 @@
 // The few functions of ONNX Runtime's C API that the operators call, by their position.
 //
 // No wheel ships the runtime's headers. Its table of functions only ever grows at the end, so a
-// position names a function in every version that has it. `tests/kernels/test_abi.py` runs the
-// operators in the installed runtime; a version older than `kApiVersion` refuses them by name.
+// position names a function in every version that has it. The tests run the operators in the oldest
+// and the newest supported runtime; one older than `kApiVersion` is told by name.
 
 #pragma once
 
@@ -110,7 +110,6 @@ class Api {
   }
   void ReleaseStatus(Status* status) const { call<void>(93, status); }
   void ReleaseTensorTypeAndShapeInfo(ShapeInfo* info) const { call<void>(99, info); }
-  void ReleaseCustomOpDomain(CustomOpDomain* domain) const { call<void>(101, domain); }
   Status* KernelInfoGetConstantInput_tensor(const KernelInfo* info, size_t index, int* is_constant,
                                             const Value** out) const {
     return call<Status*>(249, info, index, is_constant, out);

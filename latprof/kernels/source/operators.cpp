@@ -3,7 +3,7 @@
 // Weights and shapes are checked once, when a session opens. Nothing is kept between runs, so a
 // session may be run from several threads. `docs/kernels.md` describes every operator.
 
-#include <cmath>
+#include <cstdio>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -15,6 +15,9 @@
 
 #ifndef BLOCK_SPARSE_VERSION
 #define BLOCK_SPARSE_VERSION "0"
+#endif
+#ifndef BLOCK_SPARSE_FLAGS
+#define BLOCK_SPARSE_FLAGS "unknown"
 #endif
 
 #if defined(_WIN32)
@@ -29,7 +32,7 @@ namespace {
 constexpr const char* kDomain = "latprof.block_sparse";
 constexpr int64_t kMostFloats = int64_t{1} << 31;  // of an image: offsets are 32 bits wide
 
-ort::Api api;       // of the version that all need
+ort::Api api;       // of the version that all need; set once, before the first session opens
 ort::Api api_size;  // the same where it tells a tensor's size at once, else nothing
 
 // A fault in a model or a run, told to the runtime in words.
@@ -38,8 +41,10 @@ class Fault : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-void require(bool holds, const std::string& otherwise) {
-  if (!holds) throw Fault(otherwise);
+// `otherwise` makes the message, which is hardly ever needed.
+template <typename Otherwise>
+void require(bool holds, Otherwise&& otherwise) {
+  if (!holds) throw Fault(otherwise());
 }
 
 // A fault of the runtime's own goes back to it as it came.
@@ -103,9 +108,10 @@ class Info {
       api.ReleaseStatus(status);
       throw Fault(std::string("attribute ") + name + " is missing");
     }
-    require(lowest <= value && value <= highest,
-            std::string("attribute ") + name + " is " + std::to_string(value) + ", expected " +
-                std::to_string(lowest) + " to " + std::to_string(highest));
+    require(lowest <= value && value <= highest, [&] {
+      return std::string("attribute ") + name + " is " + std::to_string(value) + ", expected " +
+             std::to_string(lowest) + " to " + std::to_string(highest);
+    });
     return value;
   }
 
@@ -124,7 +130,7 @@ class Info {
     const ort::Value* value = nullptr;
     pass(api.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
     require(is_constant != 0 && value != nullptr,
-            std::string(name) + " must be an initializer, not computed");
+            [&] { return std::string(name) + " must be an initializer, not computed"; });
     return {data<T>(value), static_cast<int64_t>(elements(value))};
   }
 
@@ -146,7 +152,7 @@ class Info {
                     static_cast<double>(map.height + 2 * map.border) *
                     static_cast<double>(map.width + 2 * map.border) <
                 static_cast<double>(kMostFloats),
-            "an image has 2^31 values or more");
+            [] { return "an image has 2^31 values or more"; });
   }
 
   Window window() const {
@@ -187,7 +193,7 @@ Map slide(const Map& in, const Window& window, int64_t channels, int64_t border,
   out.width = window.out_width(in);
   out.border = border;
   out.lanes = lanes;
-  require(out.height >= 1 && out.width >= 1, "the window is larger than its input");
+  require(out.height >= 1 && out.width >= 1, [] { return "the window is larger than its input"; });
   Info::require_possible(out);
   if (needs_border) {
     const int64_t bottom = (out.height - 1) * window.stride_h - window.pad_top +
@@ -196,7 +202,9 @@ Map slide(const Map& in, const Window& window, int64_t channels, int64_t border,
                           (window.kernel_w - 1) * window.dilation_w - (in.width - 1);
     require(window.pad_top <= in.border && window.pad_left <= in.border && bottom <= in.border &&
                 right <= in.border,
-            "in_border is " + std::to_string(in.border) + ", less than the padding needs");
+            [&] {
+              return "in_border is " + std::to_string(in.border) + ", less than the padding needs";
+            });
   }
   return out;
 }
@@ -212,11 +220,12 @@ class Call {
     pass(api.KernelContext_GetInput(context_, index, &value));
     if (value == nullptr) return nullptr;
     const int64_t count = static_cast<int64_t>(elements(value));
-    require(count % image == 0 && (*images < 0 || count / image == *images),
-            "input " + std::to_string(index) + " has " + std::to_string(count) +
-                " values, expected " +
-                (*images < 0 ? "a multiple of " + std::to_string(image)
-                             : std::to_string(image * *images)));
+    require(count % image == 0 && (*images < 0 || count / image == *images), [&] {
+      return "input " + std::to_string(index) + " has " + std::to_string(count) +
+             " values, expected " +
+             (*images < 0 ? "a multiple of " + std::to_string(image)
+                          : std::to_string(image * *images));
+    });
     *images = count / image;
     return data<float>(value);
   }
@@ -318,24 +327,29 @@ class SparseConv : public Kernel {
   void check(const Window& window, const Constant<float>& weights, const Constant<int32_t>& taps,
              const Constant<int32_t>& starts, const Constant<float>& bias) const {
     const int64_t blocks = out_.blocks();
-    require(starts.count == blocks + 1, "starts has " + std::to_string(starts.count) +
-                                            " entries, expected " + std::to_string(blocks + 1));
-    require(bias.count == blocks * Channels, "bias has " + std::to_string(bias.count) +
-                                                 " entries, expected " +
-                                                 std::to_string(blocks * Channels));
-    require(starts.values[0] == 0 && starts.values[blocks] == taps.count,
-            "starts must go from 0 to the number of taps, " + std::to_string(taps.count));
+    require(starts.count == blocks + 1, [&] {
+      return "starts has " + std::to_string(starts.count) + " entries, expected " +
+             std::to_string(blocks + 1);
+    });
+    require(bias.count == blocks * Channels, [&] {
+      return "bias has " + std::to_string(bias.count) + " entries, expected " +
+             std::to_string(blocks * Channels);
+    });
+    require(starts.values[0] == 0 && starts.values[blocks] == taps.count, [&] {
+      return "starts must go from 0 to the number of taps, " + std::to_string(taps.count);
+    });
     for (int64_t i = 0; i < blocks; ++i)
-      require(starts.values[i] <= starts.values[i + 1], "starts must not descend");
-    require(weights.count == taps.count * Channels,
-            "weights has " + std::to_string(weights.count) + " values, expected " +
-                std::to_string(taps.count * Channels) + " for " + std::to_string(taps.count) +
-                " taps");
+      require(starts.values[i] <= starts.values[i + 1], [] { return "starts must not descend"; });
+    require(weights.count == taps.count * Channels, [&] {
+      return "weights has " + std::to_string(weights.count) + " values, expected " +
+             std::to_string(taps.count * Channels) + " for " + std::to_string(taps.count) + " taps";
+    });
     const int64_t all = in_.channels * window.kernel_h * window.kernel_w;
     for (int64_t i = 0; i < taps.count; ++i)
-      require(0 <= taps.values[i] && taps.values[i] < all,
-              "tap " + std::to_string(i) + " is " + std::to_string(taps.values[i]) +
-                  ", expected 0 to " + std::to_string(all - 1));
+      require(0 <= taps.values[i] && taps.values[i] < all, [&] {
+        return "tap " + std::to_string(i) + " is " + std::to_string(taps.values[i]) +
+               ", expected 0 to " + std::to_string(all - 1);
+      });
   }
 
   Map in_, out_, residual_;
@@ -352,11 +366,14 @@ class DepthwiseConv : public Kernel {
     const auto weights = info.constant<float>(1, "weights");
     const auto bias = info.constant<float>(2, "bias");
     const int64_t expected = out_.blocks() * window.kernel_h * window.kernel_w * Channels;
-    require(weights.count == expected, "weights has " + std::to_string(weights.count) +
-                                           " values, expected " + std::to_string(expected));
-    require(bias.count == out_.blocks() * Channels,
-            "bias has " + std::to_string(bias.count) + " values, expected " +
-                std::to_string(out_.blocks() * Channels));
+    require(weights.count == expected, [&] {
+      return "weights has " + std::to_string(weights.count) + " values, expected " +
+             std::to_string(expected);
+    });
+    require(bias.count == out_.blocks() * Channels, [&] {
+      return "bias has " + std::to_string(bias.count) + " values, expected " +
+             std::to_string(out_.blocks() * Channels);
+    });
     made_ = std::make_unique<Depthwise<Channels>>(in_, out_, window, info.activation(),
                                                   weights.values, bias.values);
   }
@@ -454,7 +471,7 @@ class Concat : public Kernel {
     const Map shape = info.map("in", Channels);
     const auto parts = info.constant<int32_t>(0, "parts");
     require(parts.count >= 2 && parts.count % 2 == 0,
-            "parts must hold the channels and the border of every input");
+            [] { return "parts must hold the channels and the border of every input"; });
     out_ = shape;
     out_.border = info.number("out_border", 0, 1024);
     out_.channels = 0;
@@ -464,7 +481,7 @@ class Concat : public Kernel {
       part.border = parts.values[i + 1];
       require(part.channels >= 1 && part.channels <= 1 << 20 && part.border >= 0 &&
                   part.border <= 1024,
-              "parts has a channel count or border that cannot be");
+              [] { return "parts has a channel count or border that cannot be"; });
       Info::require_possible(part);
       parts_.push_back(part);
       out_.channels += part.channels;
@@ -473,9 +490,10 @@ class Concat : public Kernel {
   }
 
   void run(Call& call) const override {
-    require(call.inputs() == parts_.size() + 1,
-            "there are " + std::to_string(call.inputs() - 1) + " inputs to join, expected " +
-                std::to_string(parts_.size()));
+    require(call.inputs() == parts_.size() + 1, [&] {
+      return "there are " + std::to_string(call.inputs() - 1) + " inputs to join, expected " +
+             std::to_string(parts_.size());
+    });
     int64_t images = -1;
     std::vector<const float*> inputs;
     for (size_t i = 0; i < parts_.size(); ++i)
@@ -657,30 +675,60 @@ const std::vector<std::unique_ptr<Operator>>& operators() {
 }  // namespace
 }  // namespace block_sparse
 
+namespace block_sparse {
+namespace {
+
+// Whether this runtime, such as 1.32.0, is of that version of the API or newer. Asking it for a newer
+// one would make it print.
+bool has_version(const ort::ApiBase* base, uint32_t wanted) {
+  unsigned major = 0, minor = 0;
+  std::sscanf(base->GetVersionString(), "%u.%u", &major, &minor);
+  return major > 1 || minor >= wanted;
+}
+
+// The domain with all operators, made once: sessions hold on to it.
+ort::CustomOpDomain* the_domain(const ort::ApiBase* base) {
+  static ort::CustomOpDomain* const domain = [base] {
+    api = ort::Api(base->GetApi(ort::kApiVersion));
+    if (has_version(base, ort::kApiVersionWithSize))
+      api_size = ort::Api(base->GetApi(ort::kApiVersionWithSize));
+    ort::CustomOpDomain* made = nullptr;
+    pass(api.CreateCustomOpDomain(kDomain, &made));
+    for (const auto& op : operators()) pass(api.CustomOpDomain_Add(made, op.get()));
+    return made;
+  }();
+  return domain;
+}
+
+}  // namespace
+}  // namespace block_sparse
+
 // What ONNX Runtime calls when a library of operators is registered with a session's options.
 extern "C" EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                                    const ort::ApiBase* base) {
   using namespace block_sparse;
-  api = ort::Api(base->GetApi(ort::kApiVersion));
-  if (!api) {
-    // No table, no way to make a status: version 1 has one in every runtime.
-    const std::string message = std::string("latprof.block_sparse needs ONNX Runtime 1.") +
+  if (!has_version(base, ort::kApiVersion)) {
+    // Version 1 is in every runtime, and knows how to say so.
+    const std::string message = std::string(kDomain) + " needs ONNX Runtime 1." +
                                 std::to_string(ort::kApiVersion) + " or newer, this is " +
                                 base->GetVersionString();
     return ort::Api(base->GetApi(1)).CreateStatus(ort::ErrorCode::kFail, message.c_str());
   }
-  api_size = ort::Api(base->GetApi(ort::kApiVersionWithSize));
-  ort::CustomOpDomain* domain = nullptr;
-  if (ort::Status* status = api.CreateCustomOpDomain(kDomain, &domain)) return status;
-  for (const auto& op : operators())
-    if (ort::Status* status = api.CustomOpDomain_Add(domain, op.get())) return status;
-  return api.AddCustomOpDomain(options, domain);
+  try {
+    return ort::Api(base->GetApi(ort::kApiVersion)).AddCustomOpDomain(options, the_domain(base));
+  } catch (const Passed& passed) {
+    return passed.status;
+  } catch (const std::exception& error) {
+    return ort::Api(base->GetApi(1)).CreateStatus(ort::ErrorCode::kFail, error.what());
+  }
 }
 
-// Version, instruction set and vector bytes of this build, as `latprof kernels info` reads them.
+// Version, instruction set, vector bytes and flags of this build, as `latprof kernels info` reads
+// them.
 extern "C" EXPORTED const char* BlockSparseBuild() {
   static const std::string text = std::string(BLOCK_SPARSE_VERSION) + " " +
                                   block_sparse::kInstructions + " " +
-                                  std::to_string(block_sparse::kVectorBytes);
+                                  std::to_string(block_sparse::kVectorBytes) + " " +
+                                  BLOCK_SPARSE_FLAGS;
   return text.c_str();
 }

@@ -1,0 +1,191 @@
+"""How weights leave a network while it trains: all before it, step by step, or drawn towards 0.
+
+- *held*: what was left out before training stays 0.
+- *gradual*: the share that stays falls from 1 along a cubic curve, s = d + (1 − d)(1 − t/T)³ (Zhu
+  and Gupta 2017, "To prune, or not to prune", arXiv 1710.01878, equation 1); what is left out then
+  has the smallest norm, and what was left out stays so.
+- *admm*: weights W are drawn towards their nearest sparse ones Z by ρ/2 ‖W − Z + U‖², then they are
+  cut there (Zhang et al. 2018, "A Systematic DNN Weight Pruning Framework using Alternating
+  Direction Method of Multipliers", arXiv 1804.03294, equations 7 to 9).
+
+In all of them weights go in blocks of output channels × one tap, each layer by its own density.
+
+Deviations:
+1. Of *gradual* and *admm*, all of it happens in the first SHARE of the steps; the rest is training
+   with the weights held at 0. The papers leave the number of epochs to the reader.
+2. Of *admm*, Z and U are renewed UPDATES times, at equal distances; the paper does so every epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHARE = 0.5  # of all steps, until the last weight is left out
+UPDATES = 50  # of masks, or of what weights are drawn to
+RHO = 1e-3  # of the penalty, for a weight
+
+Move = Callable[[Any], Any]  # to where the model trains
+
+
+class Sparsity(Protocol):
+    """What a training does about the weights that are to be 0."""
+
+    def begin(self, model: nn.Module, move: Move, total: int) -> None:
+        """Training of so many steps begins, or goes on; the model is where it trains."""
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss."""
+
+    def after_step(self, step: int) -> None:
+        """So many steps are done: leave out what has to be."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint kept."""
+
+
+class Held:
+    """What was left out before training stays 0."""
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        """`masks`: layer → which of its weights stay, in their shape."""
+        self.masks = dict(masks)
+
+    def begin(self, model: nn.Module, move: Move, total: int) -> None:
+        parameters = dict(model.named_parameters())
+        self.weights = {name: parameters[f"{name}.weight"] for name in self.layers}
+        self.masks = {name: move(mask.float()) for name, mask in self.masks.items()}
+        self.total = total
+
+    @property
+    def layers(self) -> list[str]:
+        return [*self.masks]
+
+    def penalty(self) -> Tensor | None:
+        return None
+
+    def after_step(self, step: int) -> None:
+        with torch.no_grad():  # whatever momentum and decay did to what is left out
+            for name, mask in self.masks.items():
+                self.weights[name].mul_(mask)
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"mask {name}": mask.bool().cpu() for name, mask in self.masks.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        of_masks = {name.removeprefix("mask "): mask for name, mask in state.items()
+                    if name.startswith("mask ")}  # fmt: skip
+        for name, mask in of_masks.items():
+            self.masks[name] = mask.to(self.weights[name].device).float()
+
+
+class Gradual(Held):
+    """Weights leave step by step, along a cubic curve."""
+
+    def __init__(self, density: Mapping[str, float], block: int) -> None:
+        """`density`: layer → the share that stays; `block`: filters whose weights go together."""
+        super().__init__({})
+        self.density, self.block = dict(density), block
+
+    @property
+    def layers(self) -> list[str]:
+        return [*self.density]
+
+    def after_step(self, step: int) -> None:
+        end = max(1, round(SHARE * self.total))
+        every = max(1, end // UPDATES)
+        if step <= end and (step % every == 0 or step == end):
+            left = (1 - step / end) ** 3
+            for name, final in self.density.items():
+                share = final + (1 - final) * left
+                self.masks[name] = largest(self.weights[name].detach(), share, self.block)
+        super().after_step(step)
+
+
+class Admm(Held):
+    """Weights are drawn towards the nearest sparse ones, then cut there."""
+
+    def __init__(self, density: Mapping[str, float], block: int, rho: float = RHO) -> None:
+        """`density`: layer → the share that stays; `block`: filters whose weights go together."""
+        super().__init__({})
+        self.density, self.block, self.rho = dict(density), block, rho
+        self.target: dict[str, Tensor] = {}  # Z − U
+
+    @property
+    def layers(self) -> list[str]:
+        return [*self.density]
+
+    def begin(self, model: nn.Module, move: Move, total: int) -> None:
+        super().begin(model, move, total)
+        self.gap = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}  # U
+        self._renew()
+
+    def penalty(self) -> Tensor | None:
+        if self.masks:  # they are cut
+            return None
+        terms = [(w - self.target[name]).pow(2).sum() for name, w in self.weights.items()]
+        return self.rho / 2 * torch.stack(terms).sum()
+
+    def after_step(self, step: int) -> None:
+        end = max(1, round(SHARE * self.total))
+        every = max(1, end // UPDATES)
+        if step == end:
+            self.masks = {
+                name: largest(weight.detach(), self.density[name], self.block)
+                for name, weight in self.weights.items()
+            }
+        elif step < end and step % every == 0:
+            self._renew()
+        super().after_step(step)
+
+    def _renew(self) -> None:
+        """Z = the sparse weights nearest to W + U; U grows by what is left."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                moved = weight + self.gap[name]
+                sparse = moved * largest(moved, self.density[name], self.block)
+                self.gap[name] = moved - sparse
+                self.target[name] = sparse - self.gap[name]
+
+    def state(self) -> dict[str, Tensor]:
+        kept = {"gap": self.gap, "target": self.target}
+        parts = {f"{k} {name}": t.cpu() for k, of in kept.items() for name, t in of.items()}
+        return super().state() | parts
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
+        for name, weight in self.weights.items():
+            self.gap[name] = state[f"gap {name}"].to(weight.device)
+            self.target[name] = state[f"target {name}"].to(weight.device)
+
+
+def largest(weight: Tensor, share: float, block: int) -> Tensor:
+    """Which weights are in the share of blocks with the largest norm: 0 and 1, in their shape."""
+    kept = keep_highest(in_blocks(weight.flatten(1) ** 2, block), share)
+    return whole(kept, weight, block).to(weight.dtype)
+
+
+def in_blocks(values: Tensor, block: int) -> Tensor:
+    """(filters, inputs) added up by blocks of filters: (blocks, inputs)."""
+    filled = F.pad(values, (0, 0, 0, -len(values) % block))
+    return filled.reshape(-1, block, values.shape[1]).sum(dim=1)
+
+
+def keep_highest(scores: Tensor, share: float) -> Tensor:
+    """The share of highest scores: booleans of the scores' shape; at least one stays."""
+    count = max(1, round(share * scores.numel()))
+    kept = torch.zeros_like(scores, dtype=torch.bool).flatten()
+    kept[scores.flatten().topk(count).indices] = True
+    return kept.reshape(scores.shape)
+
+
+def whole(kept: Tensor, weight: Tensor, block: int) -> Tensor:
+    """A mask of a weight's own shape, from its (blocks, inputs)."""
+    return kept.repeat_interleave(block, dim=0)[: len(weight)].reshape(weight.shape)
