@@ -65,6 +65,11 @@ class LayerSpec:
         )
 
     @property
+    def kept_macs(self) -> float:
+        """Multiply-accumulates of the weights that are kept."""
+        return self.macs * self.density
+
+    @property
     def family(self) -> tuple:
         """Everything but channel counts and density: layers of one family differ in these only."""
         return tuple(getattr(self, name) for name in _FAMILY)

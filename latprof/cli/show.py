@@ -11,9 +11,10 @@ from rich.table import Table
 
 from latprof.profile.journey import Goal, ProfileResult
 from lookup_tables.architecture import Architecture
+from lookup_tables.layer import WEIGHTED
 from lookup_tables.model.diff import TableDifference
 from lookup_tables.model.latency_model import LatencyModel
-from lookup_tables.model.staircase import Advice, LayerReport
+from lookup_tables.model.staircase import Advice, LayerReport, Staircase
 from lookup_tables.table.rows import Validation
 
 DOUBTFUL = 0.05  # RMSPE of a table that better not be trusted
@@ -134,12 +135,31 @@ def print_explanation(
         if bound:
             time = sum(layer.seconds for layer in bound) / now_s
             print(f"\n{len(bound)} layers ({time:.0%} of the time) are {BINDINGS[binding]}")
+    _print_densities(model)
     _print_advice("wider and no slower", wider)
     _print_advice("narrower and faster (the next right edge below)", narrower)
     if not wider and not narrower:
         print(
             "\nchanging one group's width does not help; remove a block, or narrow several groups"
         )
+
+
+def _print_densities(model: LatencyModel) -> None:
+    """In which layers leaving out weights saves nothing; nothing of a table without densities."""
+    if not model.sparse_layers:
+        return
+    offered = Staircase(model).densities()
+    idle = [name for name in model.sparse_layers if name not in offered]
+    others = sum(layer.kind in WEIGHTED for layer in model.network.layers) - len(
+        model.sparse_layers
+    )
+    print(
+        f"\nleaving out weights saves time in {len(offered)} of {len(model.sparse_layers)} layers; "
+        f"{others} more (depthwise, linear, the image's) keep all of theirs"
+    )
+    if idle:
+        shown = ", ".join(idle[:6]) + (", …" if len(idle) > 6 else "")
+        print(f"  it saves too little in: {shown}")
 
 
 def _print_advice(title: str, advices: list[Advice]) -> None:

@@ -555,7 +555,7 @@ class _MacsModel(LatencyModel):
         """Every layer's share of the dense latency by its multiply-accumulates."""
         self._refuse_density(architecture)
         return [
-            LayerPrediction(layer.name, spec, spec.density * spec.macs * self._seconds_each, False)
+            LayerPrediction(layer.name, spec, spec.kept_macs * self._seconds_each, False)
             for layer, spec in self.network.layer_specs(architecture)
         ]
 

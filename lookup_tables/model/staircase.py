@@ -88,7 +88,7 @@ class Staircase:
         if architecture is not None and architecture.removed:
             gone = [block.name in architecture.removed for block in self.network.blocks]
             removed = np.tile(np.array(gone), (len(widths), 1))
-        seconds = self.model.predict(rows, removed).latency_s
+        seconds = self.model.predict(rows, removed, self._densities(architecture, rows)).latency_s
         best_s, best_width, steps = np.inf, group.width, []
         for width, cost_s in zip(widths[::-1], seconds[::-1], strict=True):
             edge = bool(cost_s < best_s - WORTH * self.model.dense_s)
@@ -97,6 +97,13 @@ class Staircase:
                 best_s, best_width = float(cost_s), int(width)
             steps.append(Step(group.name, int(width), float(cost_s), edge, better))
         return steps[::-1]
+
+    def _densities(self, architecture: Architecture | None, rows: np.ndarray) -> np.ndarray | None:
+        """An architecture's densities for every row; None where all weights are kept."""
+        if architecture is None or not architecture.density:
+            return None
+        shares = [architecture.density.get(name, 1.0) for name in self.model.sparse_layers]
+        return np.tile(np.array(shares), (len(rows), 1))
 
     def most_telling(
         self, count: int, architecture: Architecture | None = None
@@ -169,7 +176,7 @@ class Staircase:
         floor_s, best_macs, best_bytes = self._rates
         if seconds <= _NEAR_FLOOR * floor_s:
             return "launch"
-        computing = spec.macs / seconds / best_macs
+        computing = spec.kept_macs / seconds / best_macs
         moving = self._bytes(spec) / seconds / best_bytes
         return "memory" if moving > computing and computing < _BUSY else "compute"
 
@@ -179,7 +186,7 @@ class Staircase:
         timed = [(spec, seconds) for spec, seconds in self.model.measured() if seconds > 1e-7]
         weighted = [(spec, seconds) for spec, seconds in timed if spec.kind in WEIGHTED]
         floor_s = float(np.percentile([seconds for _, seconds in weighted], 2))
-        best_macs = float(np.percentile([s.macs / t for s, t in weighted], 98))
+        best_macs = float(np.percentile([s.kept_macs / t for s, t in weighted], 98))
         best_bytes = float(np.percentile([self._bytes(s) / t for s, t in timed], 98))
         return floor_s, best_macs, best_bytes
 
@@ -192,7 +199,8 @@ class Staircase:
         if spec.kind in WEIGHTED:
             per_filter = 1 if spec.kind == "depthwise" else spec.in_channels // spec.groups
             weights = spec.out_channels * per_filter * spec.kernel[0] * spec.kernel[1]
-        return size * (batch * (read + written * (1 + spec.residual)) + weights)
+        moved = batch * (read + written * (1 + spec.residual)) + weights * spec.density
+        return int(size * moved)
 
     # -- an architecture explained -------------------------------------------------------------
 
@@ -210,7 +218,7 @@ class Staircase:
             spec=layer.spec,
             dense_s=before.seconds if before else None,
             seconds=layer.seconds,
-            macs_share=layer.spec.macs / macs if macs else 1.0,
+            macs_share=layer.spec.kept_macs / macs if macs else 1.0,
             binding=self.binding(layer.spec, layer.seconds),
         )
 

@@ -102,7 +102,7 @@ def test_a_model_traced_for_the_wrong_images_is_one_line(tmp_path, pruner, capfd
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--no-widths"], "give --depth too"),
+    [(["--no-widths"], "give --depth or --density too"),
      (["--no-widths", "--depth", "--method", "uniform"], "uniform decides widths only"),
      (["--depth", "--method", "magnitude"], "magnitude never removes a block")],
 )  # fmt: skip

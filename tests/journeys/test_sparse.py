@@ -200,3 +200,16 @@ def test_densities_without_a_table_of_sparse_layers_are_refused(workshop, tmp_pa
     assert "holds no sparse layers" in said
     assert "--kernels block_sparse" in said
     assert not (tmp_path / "r").exists()
+
+
+def test_an_explanation_says_where_leaving_out_weights_pays(
+    workshop, sparse_table, tmp_path, latprof, capsys
+):
+    network = Network.load(workshop / "small_resnet.json")
+    Architecture(density=dict.fromkeys(network.sparse_layers, 0.2)).save(tmp_path / "a.json")
+    asked = ["--table", sparse_table, "--network", "small_resnet"]
+    capsys.readouterr()
+    assert latprof("explain", *asked, "--architecture", tmp_path / "a.json") == 0
+    said = capsys.readouterr().out
+    assert f"of {len(network.sparse_layers)} layers" in said
+    assert "leaving out weights saves time in" in said

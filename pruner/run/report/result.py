@@ -16,7 +16,7 @@ DEPLOYED = """\
 # Once, on the device: latprof kernels build --out libblock_sparse.so
 import onnxruntime as ort
 options = ort.SessionOptions()
-options.register_custom_ops_library("libblock_sparse.so")
+options.register_custom_ops_library("./libblock_sparse.so")
 session = ort.InferenceSession("model.onnx", options)
 outputs = session.run(None, {"input": images})"""
 
