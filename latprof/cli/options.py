@@ -50,7 +50,11 @@ HOME_HELP = (
     "new table is called DEVICE_avx2, say, if another device has that name."
 )
 ArchitectureOption = Annotated[
-    Path, typer.Option("--architecture", help='{"widths": {"group": n}, "removed": ["block"]}')
+    Path,
+    typer.Option(
+        "--architecture",
+        help='{"widths": {"group": n}, "removed": ["block"], "density": {"layer": d}}',
+    ),
 ]
 
 

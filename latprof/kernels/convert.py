@@ -122,6 +122,7 @@ class _Graph:
     """The old graph: shapes, constants, who reads what."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        model = _spelled_out(model)
         try:
             model = shape_inference.infer_shapes(model, data_prop=True)
         except shape_inference.InferenceError as error:
@@ -641,6 +642,42 @@ class _Emitter:
         name = self._fresh(f"{step.output}/{part}")
         self.weights.append(numpy_helper.from_array(value, name))
         return name
+
+
+def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with means over maps that drop their dimensions written as a pool and a flattening.
+
+    PyTorch writes `x.mean((2, 3))` so. The operators only know maps.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        options = _attributes(node)
+        axes = options.get("axes")
+        if node.op_type == "ReduceMean" and axes is None and len(node.input) > 1:
+            known = constants.get(node.input[1])
+            axes = numpy_helper.to_array(known).tolist() if known is not None else None
+        drops = node.op_type == "ReduceMean" and options.get("keepdims", 1) == 0
+        if not drops or axes is None or sorted(axes) not in ([2, 3], [-2, -1]):
+            nodes.append(node)
+            continue
+        pooled = f"{node.output[0]}/pooled"
+        nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name))
+        flat = f"{node.name or node.output[0]}/flatten"
+        nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], flat))
+    if len(nodes) == len(graph.node):
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    del changed.graph.node[:]
+    changed.graph.node.extend(nodes)
+    return changed
 
 
 def _read_inside(node: NodeProto) -> set[str]:

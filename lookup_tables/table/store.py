@@ -144,11 +144,11 @@ class LatencyTable:
         except FileNotFoundError:
             known = ", ".join(self.networks()) or "none yet"
             file = network if network in network_names() else f"{network}.json"
-            traced = "" if file == network else ", the file that `pruner trace` writes"
+            trace = "" if file == network else f" (`pruner trace --out {file}` makes the file)"
             raise TableError(
                 f"{path}: this table holds no network {network!r} (it holds: {known}). Measure it "
-                f"on {self.device.name} with: latprof profile --network {file} --out "
-                f"{self.folder}{traced}"
+                f"on {self.device.name}{trace}: latprof profile --network {file} --out "
+                f"{self.folder}"
             ) from None
         lines = data.splitlines()
         if data and not data.endswith(b"\n"):

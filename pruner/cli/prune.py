@@ -118,6 +118,8 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         table.add_row(*row)
     Console().print(table)
     print(_time_bought(result["bought"]))
+    if off := _off_prediction(result):
+        print(off)
     if result.get("stands_in"):
         print(
             f"predicted for {result['priced_by']}, the same network with more classes; this one "
@@ -136,7 +138,26 @@ def _print_result(result: dict, out: Path, json_: bool) -> None:
         )
     print(f"{out}: model.onnx, model.safetensors, architecture.json, result.json, report.html")
     if (out / "model_dense.onnx").exists():
-        print("model.onnx needs the block-sparse kernels: latprof kernels build --out FILE.so")
+        print(
+            "model.onnx needs the block-sparse kernels (latprof kernels build --out FILE.so); "
+            "model_dense.onnx is the same network of plain ONNX, with its zeros"
+        )
+
+
+def _off_prediction(result: dict) -> str:
+    """A measurement outside of the predicted interval, in words; empty for one inside, or none."""
+    predicted, measured = result["predicted"], result["measured"]
+    if measured is None:
+        return ""
+    share = measured["latency_ms"] / measured["dense_ms"]
+    low, high = (predicted[end] / predicted["dense_ms"] for end in ("low_ms", "high_ms"))
+    if low <= share <= high:
+        return ""
+    off = share / (predicted["latency_ms"] / predicted["dense_ms"]) - 1
+    return (
+        f"measured {abs(off):.0%} {'slower' if off > 0 else 'faster'} than predicted, outside the "
+        "prediction's interval. Is the table still right here? Ask: latprof validate"
+    )
 
 
 def _time_bought(layers: list[dict], shown: int = 4) -> str:

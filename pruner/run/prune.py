@@ -68,7 +68,9 @@ def prune(
         difference = export(journey, run, model)
         measured = measure(journey, run)
         models_made = Models(prepare(journey, run, architecture), model)
-        return summarise(journey, run, architecture, models_made, measured, difference)
+        result = summarise(journey, run, architecture, models_made, measured, difference)
+        report("report", 1, 1, "accuracy on the test set")
+        return result
 
 
 def _require_possible(journey: Journey) -> None:
@@ -82,9 +84,11 @@ def _require_possible(journey: Journey) -> None:
             f"{journey.settings.criterion} cannot do; use another criterion"
         )
     if journey.settings.density and not journey.latency.device.block:
+        beside = journey.table.network_path(journey.priced.name)
+        network = str(beside) if beside.exists() else journey.priced.name
         raise RunError(
             f"--density: {journey.settings.table} holds no sparse layers; measure them with: "
-            f"latprof profile --network {journey.priced.name} --kernels block_sparse"
+            f"latprof profile --network {network} --kernels block_sparse --out NEW_FOLDER"
         )
     journey.task.check(journey.dense, journey.shape, journey.data)
     require_reachable(journey)

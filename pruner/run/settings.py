@@ -317,6 +317,11 @@ class Settings(BaseModel):
             if value is not None and not 0 < value < math.inf:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} must be positive and finite, got {value}")
+        if self.speedup is not None and self.speedup < 1:
+            raise ValueError(
+                f"--speedup {self.speedup:g} asks for a slower network than the dense one, which "
+                "is 1; give more than 1"
+            )
         missing = [self.speedup, self.latency_ms].count(None)
         if missing == 0 or (missing == 2 and self.architecture is None):
             raise ValueError("give exactly one of --speedup and --latency-ms")

@@ -322,6 +322,14 @@ def test_a_normalisation_by_itself_is_a_depthwise_convolution():
     assert same_answers(small(nodes, ["y"], weights))[-2:] == ["DepthwiseConv", "FromBlocked"]
 
 
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+def test_a_mean_over_maps_that_drops_them_is_a_pool(axes):
+    nodes = [FIRST, node("ReduceMean", ["c"], ["m"], "mean", axes=axes, keepdims=0),
+             node("Gemm", ["m", "g"], ["y"], "linear")]  # fmt: skip
+    used = same_answers(small(nodes, ["y"], [W, ("g", RNG.standard_normal((6, 4)))]))
+    assert used[1:] == ["SparseConv", "GlobalPool", "FromBlocked", "Flatten", "Gemm"]
+
+
 def test_a_node_that_is_not_there_cannot_stay_plain():
     with pytest.raises(CannotConvert, match="no node called 'typo'"):
         convert(small([FIRST], ["c"], [W]), plain=["typo"])
