@@ -120,6 +120,9 @@ bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle m
 	$(BIN)/python -m benchmarks.first_use
 	$(BIN)/python -m benchmarks.found
 	$(BIN)/python -m benchmarks.one_channel
+	$(BIN)/python -m benchmarks.sparse_networks
+	$(BIN)/python -m benchmarks.sparse_tables
+	$(BIN)/python -m benchmarks.kernels
 ifdef ANCHORS_DIR
 	$(BIN)/python -m benchmarks.anchors --anchors-dir $(ANCHORS_DIR)
 endif
