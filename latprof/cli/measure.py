@@ -123,14 +123,7 @@ def profile(
     """
     if levels not in LEVELS:
         raise OptionError(f"--levels must be one of {', '.join(map(str, LEVELS))}, got {levels}")
-    if kernels is not None:
-        if kernels != BLOCK_SPARSE:
-            raise OptionError(f"--kernels {kernels}: expected {BLOCK_SPARSE}")
-        if runtime not in (ONNX_RUNTIME, SPARSE_RUNTIME):
-            raise OptionError(f"--kernels {kernels} has a runtime of its own; leave --runtime out")
-        runtime = SPARSE_RUNTIME
-    if block is not None and runtime != SPARSE_RUNTIME:
-        raise OptionError(f"--block {block} has no effect without --kernels; leave it out")
+    runtime = _runtime_with(kernels, runtime, block)
     usage = Usage(threads, batch, precision, cuda_graph, algorithm_search, runtime, block or BLOCK)
     target = this_device(device, usage)
     target, folder = _home(target, out, name)
@@ -160,6 +153,19 @@ def profile(
         print(why_it_stopped(result, goal))
     if goal.error is not None and not result.reached(goal.error):
         raise typer.Exit(4)
+
+
+def _runtime_with(kernels: str | None, runtime: str, block: int | None) -> str:
+    """The runtime that has these kernels; raises OptionError for what does not go together."""
+    if kernels is not None:
+        if kernels != BLOCK_SPARSE:
+            raise OptionError(f"--kernels {kernels}: expected {BLOCK_SPARSE}")
+        if runtime not in (ONNX_RUNTIME, SPARSE_RUNTIME):
+            raise OptionError(f"--kernels {kernels} has a runtime of its own; leave --runtime out")
+        runtime = SPARSE_RUNTIME
+    if block is not None and runtime != SPARSE_RUNTIME:
+        raise OptionError(f"--block {block} has no effect without --kernels; leave it out")
+    return runtime
 
 
 def validate(

@@ -110,7 +110,7 @@ def random_case(rng: np.random.Generator) -> Case:
     weight = rng.standard_normal((out_channels, in_channels // groups, *kernel), dtype=np.float32)
     block = int(rng.choice(BLOCKS))
     if groups in (1, in_channels) or rng.random() < 0.5:
-        thin(weight, float(rng.uniform(0, 1)), block, rng)
+        drop_taps(weight, float(rng.uniform(0, 1)), block, rng)
     return Case(
         weight=weight,
         bias=rng.standard_normal(out_channels, dtype=np.float32),
@@ -130,7 +130,7 @@ def _two(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
     return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))
 
 
-def thin(weight: np.ndarray, share: float, block: int, rng: np.random.Generator) -> None:
+def drop_taps(weight: np.ndarray, share: float, block: int, rng: np.random.Generator) -> None:
     """Keep a random share of a weight's taps, by blocks of output channels; in place."""
     flat = weight.reshape(len(weight), -1)
     for start in range(0, len(flat), block):

@@ -88,10 +88,6 @@ class Step:
     groups: int = 1
     options: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def reads(self) -> list[str]:
-        return [name for name in self.inputs if name]
-
 
 def convert(
     model: onnx.ModelProto, block: int = BLOCKS[0], plain: Collection[str] = ()
@@ -122,12 +118,7 @@ class _Graph:
     """The old graph: shapes, constants, who reads what."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        model = _spelled_out(model)
-        try:
-            model = shape_inference.infer_shapes(model, data_prop=True)
-        except shape_inference.InferenceError as error:
-            reason = str(error).splitlines()[0]
-            raise CannotConvert(f"shapes cannot be inferred: {reason}") from None
+        model = _spelled_out(_with_shapes(model))
         self.model, graph = model, model.graph
         self.nodes = list(graph.node)
         self.outputs = [output.name for output in graph.output]
@@ -539,7 +530,7 @@ class _Emitter:
                 "alpha": float(step.activation.alpha),
                 "beta": float(step.activation.beta),
             }
-        output = self._fresh(f"{step.output}/blocked")
+        output = _fresh(f"{step.output}/blocked", self.graph.names)
         self._node(step.op, inputs, output, step.name, attributes)
         border = int(attributes["out_border"])
         self._describe(output, step.output, border, self.block)
@@ -547,27 +538,27 @@ class _Emitter:
     def _sparse(self, step: Step, inputs: list[str], attributes: dict) -> list[str]:
         planar = self._planar(step, 0)
         encoded = encode(step.weight, step.groups, self.block, planar)
-        channels = len(step.weight)
-        blocks = -(-channels // self.block)
-        bias = np.zeros(blocks * self.block, np.float32)
-        bias[:channels] = step.bias
-        attributes |= {"planar": int(planar), "out_channels": channels, "residual_border": 0}
+        attributes |= {
+            "planar": int(planar), "out_channels": len(step.weight), "residual_border": 0,
+        }  # fmt: skip
         residual = inputs[1:]
         if residual:
             attributes["residual_border"] = self._border(step, 1)
-        parts = zip(("weights", "taps", "starts", "bias"), (*encoded, bias), strict=True)
+        values = (*encoded, self._filled(step.bias))
+        parts = zip(("weights", "taps", "starts", "bias"), values, strict=True)
         return [inputs[0], *(self._weight(step, name, value) for name, value in parts), *residual]
 
     def _depthwise(self, step: Step, inputs: list[str]) -> list[str]:
-        channels = len(step.weight)
-        blocks = -(-channels // self.block)
-        padded = np.zeros((blocks * self.block, math.prod(step.weight.shape[2:])), np.float32)
-        padded[:channels] = step.weight.reshape(channels, -1)
-        taps = padded.reshape(blocks, self.block, -1).transpose(0, 2, 1)
-        bias = np.zeros(blocks * self.block, np.float32)
-        bias[:channels] = step.bias
+        places = math.prod(step.weight.shape[2:])
+        taps = self._filled(step.weight.reshape(len(step.weight), places))
+        taps = taps.reshape(-1, self.block, places).transpose(0, 2, 1)
         weight = self._weight(step, "weights", np.ascontiguousarray(taps))
-        return [*inputs, weight, self._weight(step, "bias", bias)]
+        return [*inputs, weight, self._weight(step, "bias", self._filled(step.bias))]
+
+    def _filled(self, values: np.ndarray) -> np.ndarray:
+        """Values of channels, (channels, …), with 0 for those that fill up the last block."""
+        missing = -len(values) % self.block
+        return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)])
 
     # -- layouts -------------------------------------------------------------------------------
 
@@ -584,9 +575,9 @@ class _Emitter:
         """The blocked form of an input; plain ones are converted when first read."""
         name = step.inputs[number]
         if name in self.written:
-            return self._fresh(f"{name}/blocked")
+            return _fresh(f"{name}/blocked", self.graph.names)
         planar = self._planar(step, number)
-        converted = self._fresh(f"{name}/planar" if planar else f"{name}/blocked")
+        converted = _fresh(f"{name}/planar" if planar else f"{name}/blocked", self.graph.names)
         if (name, planar) not in self._converted:
             self._converted.add((name, planar))
             border = self.borders[name, planar]
@@ -604,7 +595,7 @@ class _Emitter:
         self._left.add(name)
         attributes = {"block": self.block, "in_border": self.borders[name, False]}
         attributes |= self._map_attributes(name)
-        blocked = self._fresh(f"{name}/blocked")
+        blocked = _fresh(f"{name}/blocked", self.graph.names)
         self._node("FromBlocked", [blocked], name, f"{name}/from_blocked", attributes)
 
     def _map(self, name: str) -> tuple[int, int, int]:
@@ -625,31 +616,44 @@ class _Emitter:
         self.infos.append(helper.make_tensor_value_info(blocked, TensorProto.FLOAT, shape))
 
     def _node(self, op: str, inputs: list[str], output: str, name: str, attributes: dict) -> None:
-        name = self._fresh(name, self._node_names) if name in self._taken_nodes else name
+        name = _fresh(name, self._node_names) if name in self._taken_nodes else name
         self._taken_nodes.add(name)
         self.nodes.append(
             helper.make_node(op, inputs, [output], name=name, domain=DOMAIN, **attributes)
         )
 
-    def _fresh(self, name: str, known: set[str] | None = None) -> str:
-        """A name that the old graph does not use: the same for the same name."""
-        known = self.graph.names if known is None else known
-        while name in known:
-            name += "_"
-        return name
-
     def _weight(self, step: Step, part: str, value: np.ndarray) -> str:
-        name = self._fresh(f"{step.output}/{part}")
+        name = _fresh(f"{step.output}/{part}", self.graph.names)
         self.weights.append(numpy_helper.from_array(value, name))
         return name
+
+
+def _fresh(name: str, known: Collection[str]) -> str:
+    """A name that is not known yet: always the same one for the same name."""
+    while name in known:
+        name += "_"
+    return name
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True)
+    except shape_inference.InferenceError as error:
+        reason = str(error).splitlines()[0]
+        raise CannotConvert(f"shapes cannot be inferred: {reason}") from None
 
 
 def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same with means over maps that drop their dimensions written as a pool and a flattening.
 
-    PyTorch writes `x.mean((2, 3))` so. The operators only know maps.
+    PyTorch writes `x.mean((2, 3))` so. The operators only know maps. `model` knows its shapes.
     """
     graph = model.graph
+    ranks = {
+        entry.name: len(entry.type.tensor_type.shape.dim)
+        for entry in (*graph.input, *graph.value_info, *graph.output)
+    }
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {
         node.output[0]: node.attribute[0].t
@@ -664,10 +668,11 @@ def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
             known = constants.get(node.input[1])
             axes = numpy_helper.to_array(known).tolist() if known is not None else None
         drops = node.op_type == "ReduceMean" and options.get("keepdims", 1) == 0
-        if not drops or axes is None or sorted(axes) not in ([2, 3], [-2, -1]):
+        is_of_maps = drops and ranks.get(node.input[0]) == 4
+        if not is_of_maps or {axis % 4 for axis in axes or ()} != {2, 3}:
             nodes.append(node)
             continue
-        pooled = f"{node.output[0]}/pooled"
+        pooled = _fresh(f"{node.output[0]}/pooled", names)
         nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name))
         flat = f"{node.name or node.output[0]}/flatten"
         nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], flat))
@@ -677,7 +682,7 @@ def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
     changed.CopyFrom(model)
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
-    return changed
+    return _with_shapes(changed)
 
 
 def _read_inside(node: NodeProto) -> set[str]:

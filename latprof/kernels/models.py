@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from latprof.kernels.check import thin
+from latprof.kernels.check import drop_taps
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def chain(shape: Shape, density: float = 1.0, block: int = 16, seed: int = 0) ->
         weight = rng.standard_normal((shape.channels, *taps), dtype=np.float32)
         weight *= np.float32(math.sqrt(2 / (math.prod(taps) * density)))
         if density < 1:
-            thin(weight, density, block, rng)
+            drop_taps(weight, density, block, rng)
         weights.append(numpy_helper.from_array(weight, f"w{i}"))
         pads = [shape.kernel // 2] * 4
         nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], f"conv{i}", pads=pads))

@@ -24,7 +24,7 @@ from pruner.data import load_data
 from pruner.data.images import Images
 from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
-from pruner.run.kernels import judged_file
+from pruner.run.kernels import judged_file, library
 from pruner.run.prune import load_run
 from pruner.search.completion import too_coupled
 from pruner.train.accuracy import accuracy, onnx_accuracy
@@ -145,8 +145,9 @@ def _onnx_accuracy(
     task: VisionTask,
 ) -> float:
     if folder is not None and RunFolder.open(folder).onnx.exists():
-        path, library = judged_file(RunFolder.open(folder))
-        return onnx_accuracy(path, images, task=task, library=library)
+        opened = RunFolder.open(folder)
+        built = library() if opened.zeros_onnx.exists() else None
+        return onnx_accuracy(judged_file(opened, built), images, task=task, library=built)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         export_onnx(model, shape, path)

@@ -28,15 +28,12 @@ def library() -> Path | None:
     return Path(answer.stdout.strip()) if answer.returncode == 0 else None
 
 
-def judged_file(run: RunFolder) -> tuple[Path, Path | None]:
-    """A run's exported network as this machine can run it, and the library that it needs.
+def judged_file(run: RunFolder, built: Path | None) -> Path:
+    """A run's exported network as this machine can run it, with the kernels that are `built`.
 
-    Where the kernels cannot be built, the same network with its zeros in place stands for it.
+    Where they are not, the same network with its zeros in place stands for it.
     """
-    if not run.zeros_onnx.exists():
-        return run.onnx, None
-    built = library()
-    return (run.onnx, built) if built else (run.zeros_onnx, None)
+    return run.zeros_onnx if run.zeros_onnx.exists() and built is None else run.onnx
 
 
 def _latprof(words: list[str]) -> subprocess.CompletedProcess[str]:

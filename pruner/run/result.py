@@ -71,12 +71,12 @@ def summarise(
 def _accuracies(journey: Journey, run: RunFolder, models: Models) -> dict[str, float]:
     """On the test images: the task's score of every network of a run."""
     test, task = journey.data.test, journey.task
-    exported, library = judged_file(run)
+    exported = judged_file(run, journey.kernels)
     return {
         "dense": accuracy(journey.dense, test, task=task),
         "pruned": accuracy(models.cut, test, task=task),
         "fine_tuned": accuracy(models.fine_tuned, test, task=task),
-        "exported": onnx_accuracy(exported, test, task=task, library=library),
+        "exported": onnx_accuracy(exported, test, task=task, library=journey.kernels),
         "test_images": len(test),
     }
 

@@ -330,6 +330,15 @@ def test_a_mean_over_maps_that_drops_them_is_a_pool(axes):
     assert used[1:] == ["SparseConv", "GlobalPool", "FromBlocked", "Flatten", "Gemm"]
 
 
+def test_a_mean_of_more_dimensions_stays_what_it_is():
+    nodes = [FIRST, node("Reshape", ["c", "shape"], ["f"], "five"),
+             node("ReduceMean", ["f"], ["y"], "mean", axes=[2, 3], keepdims=0)]  # fmt: skip
+    model = small(nodes, ["y"], [W])
+    sizes = numpy_helper.from_array(np.array([2, 6, 2, 4, 8], np.int64), "shape")
+    model.graph.initializer.append(sizes)
+    assert "ReduceMean" in same_answers(model)
+
+
 def test_a_node_that_is_not_there_cannot_stay_plain():
     with pytest.raises(CannotConvert, match="no node called 'typo'"):
         convert(small([FIRST], ["c"], [W]), plain=["typo"])
@@ -346,7 +355,7 @@ def test_a_node_that_is_not_there_cannot_stay_plain():
 def test_the_kept_taps_are_the_weights_again(out, channels, kernel, block, groups, seed):
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((out * groups, channels, kernel, kernel), dtype=np.float32)
-    check.thin(weight, rng.uniform(), block, rng)
+    check.drop_taps(weight, rng.uniform(), block, rng)
     encoded = encode(weight, groups, block)
     whole = ungrouped(weight, groups).reshape(len(weight), -1)
     again = np.zeros((-(-len(weight) // block) * block, whole.shape[1]), np.float32)
@@ -548,7 +557,7 @@ def thinned(model, share, block, seed=0):
         tensor = weights[node.input[1]]
         values = numpy_helper.to_array(tensor).copy()
         if values.shape[1] > 1:
-            check.thin(values, share, block, rng)
+            check.drop_taps(values, share, block, rng)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return model
 

@@ -13,8 +13,8 @@
 
 namespace block_sparse {
 
-// What every output pixel of a depthwise convolution or an average pool is: a weighted sum of the
-// pixels under the window, each channel by itself.
+// What every output pixel of a depthwise convolution is: a weighted sum of the pixels under the
+// window, each channel by itself.
 template <int Channels, int Pixels, int Step>
 __attribute__((noinline)) void weigh_pixels(const float* in, const int64_t* offsets, int64_t taps,
                                             const float* weights, const float* bias,
@@ -58,16 +58,12 @@ class Depthwise {
   }
 
   void run(const float* in, float* out, int64_t images, const Threads& threads) const {
-    const int64_t blocks = out_.blocks() * images;
-    const double operations = static_cast<double>(blocks * out_.height * out_.width) *
-                              static_cast<double>(offsets_.size()) * Block<Channels>::kVectors;
-    const int64_t tasks = tasks_worth(blocks, operations);
-    auto task = [&](int64_t i) {
-      for (int64_t b = blocks * i / tasks; b < blocks * (i + 1) / tasks; ++b)
-        run_block(b % out_.blocks(), in + b / out_.blocks() * in_.image(),
-                  out + b / out_.blocks() * out_.image());
-    };
-    threads.run(tasks, task);
+    const double operations =
+        static_cast<double>(images * out_.blocks() * out_.height * out_.width) *
+        static_cast<double>(offsets_.size()) * Block<Channels>::kVectors;
+    for_blocks(images, out_.blocks(), operations, threads, [&](int64_t image, int64_t block) {
+      run_block(block, in + image * in_.image(), out + image * out_.image());
+    });
   }
 
  private:
@@ -88,7 +84,8 @@ class Depthwise {
       width -= Pixels;
     }
     if constexpr (Pixels > 1) {
-      if (width > 0) row<(Pixels > 7 ? 7 : Pixels > 4 ? 4 : Pixels > 2 ? 2 : 1)>(in, weights, bias, out, width);
+      constexpr int kFewer = Pixels > 7 ? 7 : Pixels > 4 ? 4 : Pixels > 2 ? 2 : 1;
+      if (width > 0) row<kFewer>(in, weights, bias, out, width);
     }
   }
 
@@ -126,17 +123,12 @@ class Pool {
       : in_(in), out_(out), window_(window), largest_(largest), counts_padding_(counts_padding) {}
 
   void run(const float* in, float* out, int64_t images, const Threads& threads) const {
-    const int64_t blocks = out_.blocks() * images;
     const double operations =
-        static_cast<double>(blocks * out_.height * out_.width) *
+        static_cast<double>(images * out_.blocks() * out_.height * out_.width) *
         static_cast<double>(window_.kernel_h * window_.kernel_w) * Block<Channels>::kVectors;
-    const int64_t tasks = tasks_worth(blocks, operations);
-    auto task = [&](int64_t i) {
-      for (int64_t b = blocks * i / tasks; b < blocks * (i + 1) / tasks; ++b)
-        run_block(b % out_.blocks(), in + b / out_.blocks() * in_.image(),
-                  out + b / out_.blocks() * out_.image());
-    };
-    threads.run(tasks, task);
+    for_blocks(images, out_.blocks(), operations, threads, [&](int64_t image, int64_t block) {
+      run_block(block, in + image * in_.image(), out + image * out_.image());
+    });
   }
 
  private:

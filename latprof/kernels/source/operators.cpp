@@ -257,16 +257,11 @@ class Call {
   }
 
   // Work that every block of every image needs, cheap enough a vector to be bound by memory.
-  template <typename Task>
-  void for_blocks(const Map& map, int64_t images, Task&& each) const {
-    const int64_t blocks = map.blocks() * images;
-    const int64_t tasks =
-        tasks_worth(blocks, 4.0 * static_cast<double>(blocks * map.height * map.width));
-    auto task = [&](int64_t i) {
-      for (int64_t b = blocks * i / tasks; b < blocks * (i + 1) / tasks; ++b)
-        each(b / map.blocks(), b % map.blocks());
-    };
-    threads().run(tasks, task);
+  template <typename Each>
+  void for_blocks(const Map& map, int64_t images, const Each& each) const {
+    const double operations =
+        4.0 * static_cast<double>(images * map.blocks() * map.height * map.width);
+    block_sparse::for_blocks(images, map.blocks(), operations, threads(), each);
   }
 
  private:
@@ -276,6 +271,19 @@ class Call {
 struct Kernel {
   virtual ~Kernel() = default;
   virtual void run(Call& call) const = 0;
+};
+
+// An operator that reads one map and leaves the work to what it made.
+template <typename Made>
+struct OneMap : Kernel {
+  Map in_, out_;
+  std::unique_ptr<Made> made_;
+
+  void run(Call& call) const override {
+    int64_t images = -1;
+    const float* in = call.input(0, in_.image(), &images);
+    made_->run(in, call.output(out_, images), images, call.threads());
+  }
 };
 
 // Make<16>, Make<8> or Make<4>, as the attribute `block` says.
@@ -357,7 +365,10 @@ class SparseConv : public Kernel {
 };
 
 template <int Channels>
-class DepthwiseConv : public Kernel {
+class DepthwiseConv : public OneMap<Depthwise<Channels>> {
+  using Base = OneMap<Depthwise<Channels>>;
+  using Base::in_, Base::out_, Base::made_;
+
  public:
   explicit DepthwiseConv(const Info& info) {
     in_ = info.map("in", Channels);
@@ -377,20 +388,13 @@ class DepthwiseConv : public Kernel {
     made_ = std::make_unique<Depthwise<Channels>>(in_, out_, window, info.activation(),
                                                   weights.values, bias.values);
   }
-
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const float* in = call.input(0, in_.image(), &images);
-    made_->run(in, call.output(out_, images), images, call.threads());
-  }
-
- private:
-  Map in_, out_;
-  std::unique_ptr<Depthwise<Channels>> made_;
 };
 
 template <int Channels>
-class PoolOperator : public Kernel {
+class PoolOperator : public OneMap<Pool<Channels>> {
+  using Base = OneMap<Pool<Channels>>;
+  using Base::in_, Base::out_, Base::made_;
+
  public:
   explicit PoolOperator(const Info& info) {
     in_ = info.map("in", Channels);
@@ -399,16 +403,6 @@ class PoolOperator : public Kernel {
     made_ = std::make_unique<Pool<Channels>>(in_, out_, window, info.number("largest", 0, 1) == 1,
                                              info.number("counts_padding", 0, 1) == 1);
   }
-
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const float* in = call.input(0, in_.image(), &images);
-    made_->run(in, call.output(out_, images), images, call.threads());
-  }
-
- private:
-  Map in_, out_;
-  std::unique_ptr<Pool<Channels>> made_;
 };
 
 template <int Channels>

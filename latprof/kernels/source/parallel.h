@@ -35,4 +35,16 @@ inline int64_t tasks_worth(int64_t pieces, double operations) {
   return most < 1 ? 1 : most;
 }
 
+// each(image, block) for every block of every image; `operations`: vector operations in all.
+template <typename Each>
+void for_blocks(int64_t images, int64_t blocks, double operations, const Threads& threads,
+                const Each& each) {
+  const int64_t all = images * blocks;
+  const int64_t tasks = tasks_worth(all, operations);
+  auto task = [&](int64_t i) {
+    for (int64_t b = all * i / tasks; b < all * (i + 1) / tasks; ++b) each(b / blocks, b % blocks);
+  };
+  threads.run(tasks, task);
+}
+
 }  // namespace block_sparse
