@@ -14,6 +14,7 @@ from latprof.profile.design import any_width, design, unseen
 from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.layer import LayerSpec
+from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import ChannelGroup, Layer, Network
 from lookup_tables.table.rows import LayerTime, Plan, Run
 from lookup_tables.table.store import LatencyTable
@@ -174,6 +175,20 @@ def synthetic_table(
     rows += [_run(network, cost, "unseen", i, a) for i, a in enumerate(tests)]
     table.append(network.name, [plan, *rows])
     return table
+
+
+def models_of(tmp_path_factory, networks: dict[str, Network], *arguments, **options):
+    """Name → its latency model, from a synthetic table that is made when first asked for."""
+    made: dict[str, LatencyModel] = {}
+
+    def make(name: str) -> LatencyModel:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            table = synthetic_table(folder, networks[name], *arguments, **options)
+            made[name] = LatencyModel(networks[name], table)
+        return made[name]
+
+    return make
 
 
 def true_s(network: Network, architecture: Architecture, cost=macs_with_steps) -> float:

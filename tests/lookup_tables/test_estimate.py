@@ -13,7 +13,7 @@ from lookup_tables.model.latency_model import CHUNK, SMALLEST, LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable
 from pruner.graph.trace import trace
-from tests.toys import Merging, chain, macs_with_steps, synthetic_table, true_s
+from tests.toys import Merging, chain, macs_with_steps, models_of, synthetic_table, true_s
 
 NETWORKS = {"chain": chain(16, 32, 16, 8), "resnet20": Network.load("resnet20")}
 
@@ -21,15 +21,7 @@ NETWORKS = {"chain": chain(16, 32, 16, 8), "resnet20": Network.load("resnet20")}
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
     """One latency model per toy network, from a noiseless table at all 8 levels."""
-    made = {}
-
-    def make(name):
-        if name not in made:
-            table = synthetic_table(tmp_path_factory.mktemp(name), NETWORKS[name], levels=8)
-            made[name] = LatencyModel(NETWORKS[name], table)
-        return made[name]
-
-    return make
+    return models_of(tmp_path_factory, NETWORKS, levels=8)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

@@ -10,25 +10,14 @@ from lookup_tables.errors import ArchitectureError, NotMeasured
 from lookup_tables.model.latency_model import DENSITIES, LatencyModel
 from lookup_tables.model.sparse_surface import SparseSurface
 from lookup_tables.network import Network
-from tests.toys import SPARSE_DEVICE, by_kept_weights, chain, synthetic_table, true_s
+from tests.toys import SPARSE_DEVICE, by_kept_weights, chain, models_of, synthetic_table, true_s
 
 NETWORKS = {"chain": chain(32, 64, 32, 8), "resnet20": Network.load("resnet20")}
 
 
 @pytest.fixture(scope="module")
 def model_of(tmp_path_factory):
-    made = {}
-
-    def make(name):
-        if name not in made:
-            table = synthetic_table(
-                tmp_path_factory.mktemp(name), NETWORKS[name], by_kept_weights, levels=8,
-                device=SPARSE_DEVICE,
-            )  # fmt: skip
-            made[name] = LatencyModel(NETWORKS[name], table)
-        return made[name]
-
-    return make
+    return models_of(tmp_path_factory, NETWORKS, by_kept_weights, levels=8, device=SPARSE_DEVICE)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
