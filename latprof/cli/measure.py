@@ -165,6 +165,8 @@ def _runtime_with(kernels: str | None, runtime: str, block: int | None) -> str:
         runtime = SPARSE_RUNTIME
     if block is not None and runtime != SPARSE_RUNTIME:
         raise OptionError(f"--block {block} has no effect without --kernels; leave it out")
+    if block not in (None, *BLOCKS):
+        raise OptionError(f"--block {block}: expected one of {', '.join(map(str, BLOCKS))}")
     return runtime
 
 

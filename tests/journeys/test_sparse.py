@@ -115,6 +115,10 @@ def test_without_a_compiler_a_sparse_profile_says_what_is_missing(
     assert "sparse layers cannot be measured here" in capsys.readouterr().err
     assert latprof("profile", *options, "--kernels", "other") == 1
     assert "expected block_sparse" in capsys.readouterr().err
+    assert latprof("profile", *options, "--kernels", "block_sparse", "--block", "5") == 1
+    assert "--block 5: expected one of 16, 8, 4" in capsys.readouterr().err
+    assert latprof("profile", *options, "--block", "8") == 1
+    assert "has no effect without --kernels" in capsys.readouterr().err
 
 
 def test_densities_drop_whole_taps_of_blocks_of_the_asked_size(workshop, tmp_path, latprof):
