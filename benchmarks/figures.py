@@ -554,6 +554,17 @@ def sparse_tables() -> Iterator[Row]:
         yield [NETWORKS[row["network"]], f"{row['seconds']:.0f}", *errors, _percent(worst)]
 
 
+def sparse_training() -> Iterator[Row]:
+    """Patterns, criteria and schedules at one density: accuracy after the same training."""
+    yield ["network", "kept", "schedule", "mask", "block", "epochs", "before", "held out", "test"]
+    for row in _read("sparse_training")["rows"]:
+        block = str(row["block"]) if row["block"] > 1 else "none"
+        yield [
+            NETWORKS[row["model"]], f"{row['density']:g}", row["schedule"], row["mask"], block,
+            str(row["epochs"]), *(f"{row[part]:.2%}" for part in ("before", "held_out", "test")),
+        ]  # fmt: skip
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -609,6 +620,7 @@ MAKERS = {
         kernels,
         sparse_networks,
         sparse_tables,
+        sparse_training,
     )
 }
 MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")

@@ -15,6 +15,7 @@ from lookup_tables.storage.manifest import DEVICE_NAME, read_sealed
 
 FORMAT = 2
 NAME = re.compile(DEVICE_NAME)
+SHOWN = 3  # differences in a message
 BLOCK_OPTION = "block"  # the option of a device whose kernels leave out weights
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
@@ -71,17 +72,21 @@ class Device(BaseModel):
         return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
     def require(self, found: Device, where: str) -> None:
-        """Raise DeviceMismatch naming every field in which `found` differs from this device."""
+        """Raise DeviceMismatch naming the first fields in which `found` differs from this device.
+
+        How many more there are is told.
+        """
         differences = self.differences(found)
         if differences:
             detail = "; ".join(
                 f"{field}: expected {expected}, found {actual}"
-                for field, (expected, actual) in differences.items()
+                for field, (expected, actual) in [*differences.items()][:SHOWN]
             )
+            more = len(differences) - SHOWN
+            detail += f"; and {more} more" if more > 0 else ""
             raise DeviceMismatch(
-                f"{where} was measured on another device ({detail}). "
-                "Measure this one with: latprof profile --out ANOTHER_FOLDER, or use the table of "
-                "the device that will run the network"
+                f"{where} was measured on another device ({detail}). Use this device's table, or "
+                "make one: latprof profile --out ANOTHER_FOLDER"
             )
 
     @classmethod

@@ -60,7 +60,10 @@ ArchitectureOption = Annotated[
 
 def runtimes_told() -> str:
     """The help of --runtime, of what is registered when it is asked for."""
-    told = (f"{entry.runtime} ({entry.summary})" for entry in RUNTIMES.values())
+    summaries: dict[str, list[str]] = {}
+    for entry in RUNTIMES.values():
+        summaries.setdefault(entry.runtime, []).append(entry.summary)
+    told = (f"{name} ({', or '.join(of)})" for name, of in summaries.items())
     return f"What runs the networks: {'; '.join(told)}."
 
 

@@ -218,7 +218,7 @@ def card_command(
     table: Annotated[Path, typer.Argument(help="A table's folder.")],
     pictures: Annotated[bool, typer.Option(help="Draw the staircases too.")] = True,
 ) -> None:
-    """Write a README for a table's folder: device, error, repeatability, staircases."""
+    """Write a README for a table's folder: device, error, repeatability, staircases, densities."""
     print(write_card(LatencyTable.open(table), pictures))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from latprof import OptionError
-from lookup_tables.model.latency_model import LatencyModel
+from lookup_tables.model.latency_model import DENSITIES, LatencyModel
 from lookup_tables.model.staircase import Staircase
 from lookup_tables.network import Network
 from lookup_tables.storage.files import write_whole
@@ -58,6 +58,8 @@ def _card(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
     yield from _errors(table, networks)
     yield from _repeatability(table, networks)
     yield from _staircases(table, networks)
+    if table.device.block:
+        yield from _densities(table, networks)
     yield from _device(table)
     yield from _method(table, networks)
 
@@ -75,10 +77,11 @@ def _use(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
 
 
 def _errors(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
+    what = "widths and densities" if table.device.block else "widths"
     yield from ("", "## How wrong it is", "")
     yield (
-        "Against pruned networks that were measured but not used: on the menu of widths, and at "
-        "any width. Beside the straight line in multiply-accumulates."
+        f"Against pruned networks that were measured but not used: on the menu of {what}, and at "
+        f"any {what}. Beside the straight line in multiply-accumulates."
     )
     yield ""
     yield from _head(
@@ -139,6 +142,23 @@ def _staircases(table: LatencyTable, networks: Sequence[Network]) -> Iterator[st
             text = f"{network.name}: time over width, and predicted against measured"
             yield f"![{text}]({network.name}.svg)"
             yield ""
+
+
+def _densities(table: LatencyTable, networks: Sequence[Network]) -> Iterator[str]:
+    yield from ("## What leaving out weights is worth", "")
+    yield (
+        "Speedups over the dense network without kernels, with dense widths and one density in "
+        "all layers that may be sparse; and in how many of those a lower density saves more than "
+        "noise."
+    )
+    yield ""
+    yield from _head("network", *(f"{density:g}" for density in reversed(DENSITIES)), "it pays in")
+    for network in networks:
+        stairs = Staircase(LatencyModel(network, table))
+        over = [stairs.model.dense_s / seconds for _, seconds in reversed(stairs.over_density())]
+        pays = f"{len(stairs.densities())} of {len(stairs.model.sparse_layers)} layers"
+        yield _row([network.name, *(f"{each:.2f}×" for each in over), pays])
+    yield ""
 
 
 def _device(table: LatencyTable) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A table as a picture: the staircases it found, and how well it predicts networks it never saw."""
+"""A table as a picture: its staircases, its densities, its predictions of networks it never saw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def plot(network: Network, table: LatencyTable, path: str | Path) -> None:
-    """Draw both to a file, SVG, PNG or PDF by its suffix; raises OptionError for another.
+    """Draw them to a file, SVG, PNG or PDF by its suffix; raises OptionError for another.
 
     The same table gives the same SVG, so that a version control system sees no change.
     """
@@ -34,9 +34,12 @@ def plot(network: Network, table: LatencyTable, path: str | Path) -> None:
     # Text stays text: smaller, and a reader can search it.
     plt.rcParams |= {"svg.hashsalt": "latprof", "svg.fonttype": "none"}
     model = LatencyModel(network, table)
-    figure, (steps, error) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    draw_steps(steps, Staircase(model))
-    draw_error(error, model, table)
+    stairs, count = Staircase(model), 2 + bool(model.sparse_layers)
+    figure, axes = plt.subplots(1, count, figsize=(5 * count, 4.2), layout="constrained")
+    draw_steps(axes[0], stairs)
+    draw_error(axes[-1], model, table)
+    if model.sparse_layers:
+        draw_densities(axes[1], stairs)
     figure.suptitle(f"{network.name} on {table.device.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -56,6 +59,16 @@ def draw_steps(axis, stairs: Staircase) -> None:
             "o", ms=3, color=line.get_color(),
         )  # fmt: skip
     axis.set(title="the staircase", xlabel="width, share of the group's", ylabel="the network, ms")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def draw_densities(axis, stairs: Staircase) -> None:
+    """The network's time over one density in all sparse layers, beside the dense network's."""
+    density, seconds = np.array(stairs.over_density()).T
+    axis.plot(density, seconds * 1e3, "o-", ms=3, lw=1, label="one density everywhere")
+    axis.axhline(stairs.model.dense_s * 1e3, color="#999", lw=0.8, label="dense, without kernels")
+    axis.set(title="leaving out weights", xlabel="share of weights kept", ylabel="the network, ms")
+    axis.set(xlim=(0, 1.02), ylim=(0, None))
     axis.legend(frameon=False, fontsize=8)
 
 

@@ -142,6 +142,18 @@ class Staircase:
                 found[name] = tuple(kept)
         return found
 
+    def over_density(self) -> list[tuple[float, float]]:
+        """(density, seconds of the network with it in all layers that may be sparse), ascending.
+
+        Widths are the dense network's. Empty for a table without densities.
+        """
+        if not self.model.sparse_layers:
+            return []
+        wide = list(self.network.widths(self.network.dense).values())
+        densities = np.repeat(np.array(DENSITIES)[:, None], len(self.model.sparse_layers), axis=1)
+        found = self.model.predict(np.tile(wide, (len(DENSITIES), 1)), densities=densities)
+        return list(zip(DENSITIES, found.latency_s.tolist(), strict=True))
+
     def _edges(self, group: ChannelGroup) -> tuple[int, ...]:
         edges = [s for s in self.steps(group) if s.edge and s.width >= group.choices[0]]
         most = MOST_CHOICES if self._most_coupled <= 3 else len(group.choices)

@@ -6,8 +6,9 @@ from latprof import OptionError
 from latprof.share.card import write_card
 from latprof.share.plot import plot
 from lookup_tables.table.store import repeats_path
-from tests.latprof.test_share import finished
-from tests.toys import DEVICE, chain
+from lookup_tables.model.latency_model import DENSITIES
+from tests.latprof.test_share import finished, judge
+from tests.toys import DEVICE, SPARSE_DEVICE, by_kept_weights, chain, synthetic_table
 
 NETWORK = chain(8, 16, 8, 8)
 
@@ -72,3 +73,20 @@ def test_a_picture_of_another_kind_is_refused(table, tmp_path):
         OptionError, match=r"the file's name must end in one of \.svg, \.png, \.pdf"
     ):
         plot(NETWORK, table, tmp_path / "picture.jpeg")
+
+
+def test_the_card_of_a_sparse_table_tells_what_densities_are_worth(tmp_path):
+    network = chain(32, 64, 32, 8)
+    table = synthetic_table(
+        tmp_path / "table", network, by_kept_weights, levels=4, device=SPARSE_DEVICE
+    )
+    judge(table, network.name)
+    card = write_card(table).read_text()
+    worth = card.partition("## What leaving out weights is worth")[2].partition("## Device")[0]
+    head, _, row = (line for line in worth.splitlines() if line.startswith("|"))
+    densities = [float(cell) for cell in head.split("|")[2:-2]]
+    speedups = [float(cell.strip(" ×")) for cell in row.split("|")[2:-2]]
+    assert densities == sorted(DENSITIES, reverse=True)
+    assert speedups == sorted(speedups) and speedups[-1] > 2 * speedups[0]
+    assert row.rstrip(" |").endswith("of 2 layers")
+    assert "leaving out weights" in (table.folder / "chain.svg").read_text()

@@ -1,6 +1,6 @@
 import pytest
 
-from lookup_tables.device import Device
+from lookup_tables.device import SHOWN, Device
 from lookup_tables.errors import DeviceMismatch, TableError
 from lookup_tables.table.store import LatencyTable
 from tests.toys import DEVICE
@@ -24,6 +24,14 @@ def test_a_table_of_another_device_is_refused_naming_what_differs(tmp_path, fiel
     expected = f"{field}: expected {value}, found {getattr(DEVICE, field)}"
     with pytest.raises(DeviceMismatch, match=expected):
         LatencyTable.create(tmp_path / "t", other)
+
+
+def test_of_a_very_different_device_the_first_differences_are_named_and_the_others_counted():
+    changes = {"processor": "another", "threads": 2, "batch": 8, "precision": "fp16", "method": 1}
+    with pytest.raises(DeviceMismatch) as refused:
+        DEVICE.require(DEVICE.model_copy(update=changes), "it")
+    assert str(refused.value).count("expected") == SHOWN
+    assert "; and 2 more)" in str(refused.value)
 
 
 def test_a_device_survives_being_written_and_read(tmp_path):

@@ -1,0 +1,116 @@
+"""What a pattern of zeros, a criterion and a schedule are worth: accuracy after a short training.
+
+    python -m benchmarks.sparse_training --weights FILE --data-dir FOLDER [--model resnet56] \\
+      [--block 16 …] [--mask second_order …] [--schedule one_shot …] [--density 0.3 …] [--epochs 2]
+
+One density in all layers that may be sparse, all combinations of what is given; blocks of 1 are
+unstructured masks. Trained without the held-out images and judged by them; the test set's accuracy
+stands beside. It can be interrupted: what the result file holds is not trained again, and a
+training goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import Tensor
+
+from benchmarks.pruning import DataDir, Weights
+from benchmarks.results import RESULTS, save
+from lookup_tables.architecture import Architecture
+from lookup_tables.device import Device
+from pruner.graph.masks import Thinning
+from pruner.graph.surgery import cut, keep_best
+from pruner.run.journey import Journey
+from pruner.run.settings import Settings
+from pruner.train.accuracy import accuracy, recalibrate
+from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.sparsity import Admm, Gradual, Held, Sparsity, in_blocks, whole
+
+RESULT = "sparse_training"
+PLACE = Path("runs/sparse_training")
+SCHEDULES = {"gradual": Gradual, "admm": Admm}
+
+
+def main(
+    weights: Weights,
+    data_dir: DataDir,
+    model: str = "resnet56",
+    block: Annotated[list[int] | None, typer.Option()] = None,
+    mask: Annotated[list[str] | None, typer.Option()] = None,
+    schedule: Annotated[list[str] | None, typer.Option()] = None,
+    density: Annotated[list[float] | None, typer.Option()] = None,
+    epochs: int = 2,
+    seed: int = 0,
+) -> None:
+    path = RESULTS / f"{RESULT}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    PLACE.mkdir(parents=True, exist_ok=True)
+    for values in product(
+        density or [0.3], schedule or ["one_shot"], mask or ["second_order"], block or [16]
+    ):
+        asked = dict(zip(("density", "schedule", "mask", "block"), values, strict=True))
+        asked = {"model": model, **asked, "epochs": epochs, "seed": seed}
+        if any(asked.items() <= row.items() for row in rows):
+            continue
+        rows.append(asked | trained(asked, weights, data_dir))
+        print(json.dumps(rows[-1]), flush=True)
+        save(RESULT, {"rows": rows})
+    print(path)
+
+
+def trained(asked: dict, weights: Path, data_dir: Path) -> dict[str, float]:
+    """Shares of right answers before and after the training."""
+    settings = Settings(
+        model=asked["model"], weights=str(weights), data="cifar10", data_dir=str(data_dir),
+        table="", speedup=1, mask=asked["mask"], seed=asked["seed"],
+    )  # fmt: skip
+    journey = Journey(settings, lambda *_: None)
+    network, block = journey.trace.network, asked["block"]
+    density = dict.fromkeys(network.sparse_layers, asked["density"])
+    whole_widths = keep_best(network, network.dense, journey.channel_importance)
+    thinning = Thinning(density, block, journey.judge)
+    refitted = journey.reconstruction.refit(whole_widths, (), thinning)
+    found = cut(refitted, Architecture(density=density), whole_widths)
+    recalibrate(found, journey.recalibrated_by, settings.recalibration_images, fast=True)
+    before = accuracy(found, journey.judged_by)
+    sparsity: Sparsity
+    if asked["schedule"] == "one_shot":
+        parameters = dict(found.named_parameters())
+        sparsity = Held({n: _mask(parameters[f"{n}.weight"], block) for n in density})
+    else:
+        found, sparsity = journey.dense, SCHEDULES[asked["schedule"]](density, block)
+    teacher = Journey(settings, lambda *_: None).dense
+    recipe = Recipe(asked["epochs"], distill=settings.distill, seed=asked["seed"])
+    checkpoint = PLACE / f"{'_'.join(map(str, asked.values()))}.pt"
+    fine_tune(found, journey.data.train, recipe, checkpoint, teacher, _say, sparsity=sparsity)
+    checkpoint.unlink(missing_ok=True)
+    kept = sum(int((p != 0).sum()) for n, p in found.named_parameters() if _of(n) in density)
+    full = sum(p.numel() for n, p in found.named_parameters() if _of(n) in density)
+    return {
+        "kept": kept / full,
+        "before": before,
+        "held_out": accuracy(found, journey.data.held_out),
+        "test": accuracy(found, journey.data.test),
+    }
+
+
+def _mask(weight: Tensor, block: int) -> Tensor:
+    return whole(in_blocks((weight.detach() != 0).flatten(1).float(), block) > 0, weight, block)
+
+
+def _of(parameter: str) -> str:
+    return parameter.removesuffix(".weight")
+
+
+def _say(step: int, total: int, text: str) -> None:
+    if step % 100 == 0:
+        print(f"{step}/{total} {text}", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
