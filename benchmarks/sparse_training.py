@@ -22,7 +22,6 @@ from torch import Tensor
 from benchmarks.pruning import DataDir, Weights
 from benchmarks.results import RESULTS, save
 from lookup_tables.architecture import Architecture
-from lookup_tables.device import Device
 from pruner.graph.masks import Thinning
 from pruner.graph.surgery import cut, keep_best
 from pruner.run.journey import Journey

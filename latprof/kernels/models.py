@@ -36,7 +36,7 @@ SHAPES = tuple(
                            (512, 4))
     for kernel in (3, 1)
 )  # fmt: skip
-_LONG_MACS, _FEWEST, _MOST = 4e7, 4, 32  # of a chain
+_LONG_MACS, _FEWEST, _MOST = 1e9, 8, 64  # of a chain
 
 
 def length(shape: Shape) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn import functional as F
 
-from latprof.kernels import CannotConvert, KernelsMissing, build, check, session
+from latprof.kernels import VERSION, CannotConvert, KernelsMissing, build, check, session
 from latprof.kernels.convert import convert, densities
 from latprof.kernels.encode import density, encode, memory_order, ungrouped
 from latprof.onnx.writer import build as written
@@ -73,6 +73,23 @@ def test_a_thousand_random_layers_give_what_pytorch_gives():
 def test_every_random_layer_gives_what_the_plain_runtime_gives(seed):
     rng = np.random.default_rng(seed)
     assert check.difference(check.random_case(rng), rng) < check.MOST_OFF
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "share"),
+    [(1, 1, 1, 0.1), (1, 2, 1, 0.5), (3, 1, 1, 0.05), (3, 2, 1, 0.02), (3, 1, 2, 0.02)],
+)
+def test_a_layer_whose_inputs_outgrow_the_first_cache(kernel, stride, dilation, share, threads):
+    rng = np.random.default_rng(kernel + stride + dilation)
+    weight = rng.standard_normal((40, 130, kernel, kernel), dtype=np.float32)
+    check.drop_taps(weight, share, 16, rng)
+    pads = (dilation * (kernel // 2),) * 4
+    case = check.Case(
+        weight, np.zeros(40, np.float32), 1, (stride, stride), pads, (dilation, dilation),
+        (29, 15), 3, "Relu", True, 16,
+    )  # fmt: skip
+    assert check.difference(case, rng, threads) < check.MOST_OFF
 
 
 def test_a_small_convolution_worked_by_hand():
@@ -539,7 +556,7 @@ def test_a_build_that_fails_leaves_nothing(monkeypatch, tmp_path):
 
 def test_a_library_tells_what_it_was_built_for(kernels):
     told = build.about(kernels)
-    assert told.version == "1"
+    assert told.version == VERSION
     assert told.vector_bytes in (16, 32, 64)
     with pytest.raises(KernelsMissing, match="is not a library of these kernels"):
         build.about(kernels.parent)

@@ -25,9 +25,18 @@ struct Activation {
 
 // NaN stays NaN: of two values that cannot be compared, the second is taken.
 template <typename Vector>
-inline Vector clip(Vector x, Vector low, Vector high) {
-  x = low > x ? low : x;
+inline Vector at_least(Vector x, Vector low) {
+  return low > x ? low : x;
+}
+
+template <typename Vector>
+inline Vector at_most(Vector x, Vector high) {
   return high < x ? high : x;
+}
+
+template <typename Vector>
+inline Vector clip(Vector x, Vector low, Vector high) {
+  return at_most(at_least(x, low), high);
 }
 
 // exp(x), within 2 units in the last place. After Cephes (Moshier): x = n·ln 2 + r, |r| ≤ ln 2 / 2,

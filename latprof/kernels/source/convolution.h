@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -22,6 +23,7 @@ namespace block_sparse {
 
 constexpr int kMostRuns = 7;
 constexpr int kPrefetched = 32;  // taps ahead
+constexpr int64_t kFirstCache = 28 * 1024;  // bytes of inputs that stay in it beside the weights
 
 // Of a tile whose pixels' inputs are so far apart; a network's input has long rows.
 constexpr int most_runs(int64_t step) { return step == 1 || step == 2 ? 2 : kMostRuns; }
@@ -100,8 +102,8 @@ struct Cut {
  private:
   int64_t step_ = 0;
 
-  // Cycles a tap, roughly: a multiply-add waits for the last one to the same sum, and every tile
-  // loads the weights.
+  // Cycles a tap, roughly: a multiply-add waits for the last one to the same sum, every tile loads
+  // the weights, and every run has an address of its own.
   int64_t cost(int64_t rows, int most_pixels, int vectors) const {
     constexpr int64_t kInFlight = 8, kOfATile = 2;
     int64_t total = 0;
@@ -110,7 +112,7 @@ struct Cut {
       const int64_t each = runs_of_tile(of.pixels, most_pixels);
       const auto tile = [&](int64_t count) {
         const int64_t work = count * of.pixels * vectors;
-        return (work < kInFlight ? kInFlight : work) + kOfATile * vectors;
+        return (work < kInFlight ? kInFlight : work) + kOfATile * vectors + count;
       };
       total += all / each * tile(each) + (all % each ? tile(all % each) : 0);
     }
@@ -142,6 +144,7 @@ class Convolution {
     step_ = in.lanes * window.stride_w;
     cut_ = Cut::of_row(out.width, out.height, step_, Block<Channels>::kPixels,
                        Block<Channels>::kVectors, has_runs<Channels>(step_));
+    band_ = band();
   }
 
   void run(const float* in, const float* residual, const Map& residual_map, float* out,
@@ -151,6 +154,18 @@ class Convolution {
                               static_cast<double>(rows * out_.width) * Block<Channels>::kVectors;
     const int64_t blocks = out_.blocks();
     int64_t tasks = tasks_worth(blocks * rows, operations);
+    if (band_ < rows) {
+      const int64_t bands = (rows + band_ - 1) / band_;
+      tasks = tasks < bands ? tasks : bands;
+      auto task = [&](int64_t i) {
+        for (int64_t band = bands * i / tasks; band < bands * (i + 1) / tasks; ++band)
+          for (int64_t block = 0; block < blocks; ++block)
+            run_block(block, band * band_, std::min(rows, (band + 1) * band_), in, residual,
+                      residual_map, out);
+      };
+      threads.run(tasks, task);
+      return;
+    }
     // A block is cut only where there are too few of them.
     const int64_t parts = tasks > blocks ? (tasks + blocks - 1) / blocks : 1;
     tasks = tasks > blocks ? blocks * parts : tasks;
@@ -168,6 +183,23 @@ class Convolution {
   }
 
  private:
+  // How many rows are finished for all blocks of outputs before the next ones begin: so many that
+  // their inputs stay in the first cache. All of them where reading the weights again for every band
+  // would cost more than reading the inputs again for every block.
+  int64_t band() const {
+    constexpr int64_t kAll = int64_t{1} << 40;
+    const int64_t of_a_row = in_.blocks() * in_.row() * static_cast<int64_t>(sizeof(float));
+    const int64_t reach = (window_.kernel_h - 1) * window_.dilation_h + 1;
+    const int64_t inputs = of_a_row * in_.height;
+    const int64_t fit = (kFirstCache / of_a_row - reach) / window_.stride_h + 1;
+    if (inputs <= kFirstCache || fit < 1 || out_.blocks() == 1) return kAll;
+    const int64_t weights = static_cast<int64_t>(starts_.back()) * Channels * sizeof(float);
+    const int64_t bands = (out_.height + fit - 1) / fit;
+    const int64_t rows = (out_.height + bands - 1) / bands;
+    const bool fills_tiles = 2 * rows * out_.width >= Block<Channels>::kPixels;
+    return fills_tiles && bands * weights < out_.blocks() * inputs ? rows : kAll;
+  }
+
   // Some rows of a block, counted through all images.
   void run_block(int64_t block, int64_t first, int64_t last, const float* in,
                  const float* residual, const Map& residual_map, float* out) const {
@@ -175,32 +207,39 @@ class Convolution {
     const Taps taps{weights_ + static_cast<int64_t>(starts_[b]) * Channels,
                     offsets_.data() + starts_[b], starts_[b + 1] - starts_[b]};
     const Epilogue end{bias_.data() + b * Channels, residual != nullptr, activation_};
-    for (int64_t row = first; row < last; ++row)
-      if (row % out_.height == 0)
-        clear_border(out_, out + row / out_.height * out_.image(), block, block + 1);
+    for (int64_t image = (first + out_.height - 1) / out_.height; image * out_.height < last;
+         ++image)
+      clear_border(out_, out + image * out_.image(), block, block + 1);
     for (const Cut::Runs& of : cut_.runs) {
       const int most = cut_.runs_of_tile(of.pixels, Block<Channels>::kPixels);
+      const TileFunction whole_tile = tile_function<Channels>(step_, most, of.pixels);
       Tile tile;
       int runs = 0;
-      const auto finish = [&] {
-        if (runs > 0) tile_function<Channels>(step_, runs, of.pixels)(taps, tile, end);
-        runs = 0;
-      };
+      int64_t image = first / out_.height, y = first % out_.height;
       for (int64_t row = first; row < last; ++row) {
-        const int64_t image = row / out_.height, y = row % out_.height;
+        const float* const in_row =
+            in + image * in_.image() +
+            in_.at(0, y * window_.stride_h - window_.pad_top, -window_.pad_left);
+        float* const out_row = out + image * out_.image() + out_.at(block, y, 0);
+        const float* const residual_row =
+            residual == nullptr
+                ? nullptr
+                : residual + image * residual_map.image() + residual_map.at(block, y, 0);
         for (const int64_t x : of.begin) {
-          const int r = runs++;
-          tile.in[r] = in + image * in_.image() +
-                       in_.at(0, y * window_.stride_h - window_.pad_top,
-                              x * window_.stride_w - window_.pad_left);
-          tile.out[r] = out + image * out_.image() + out_.at(block, y, x);
-          if (residual != nullptr)
-            tile.residual[r] =
-                residual + image * residual_map.image() + residual_map.at(block, y, x);
-          if (runs == most) finish();
+          tile.in[runs] = in_row + x * step_;
+          tile.out[runs] = out_row + x * Channels;
+          tile.residual[runs] = residual == nullptr ? nullptr : residual_row + x * Channels;
+          if (++runs == most) {
+            whole_tile(taps, tile, end);
+            runs = 0;
+          }
+        }
+        if (++y == out_.height) {
+          y = 0;
+          ++image;
         }
       }
-      finish();
+      if (runs > 0) tile_function<Channels>(step_, runs, of.pixels)(taps, tile, end);
     }
   }
 
@@ -213,6 +252,7 @@ class Convolution {
   std::vector<float> bias_;
   int64_t step_;
   Cut cut_;
+  int64_t band_;
 };
 
 }  // namespace block_sparse

@@ -48,11 +48,17 @@ __attribute__((noinline)) void convolve_tile(const Taps& taps, const Tile& tile,
           sums[r][p][v] += load<Vector>(tile.residual[r] + p * Channels + v * B::kLanes);
   if (end.activation.clips()) {
     const Vector low = broadcast<Vector>(end.activation.alpha);
-    const Vector high = broadcast<Vector>(end.activation.beta);
     WRITTEN_OUT for (int r = 0; r < Runs; ++r)
       WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
         WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
-          sums[r][p][v] = clip(sums[r][p][v], low, high);
+          sums[r][p][v] = at_least(sums[r][p][v], low);
+    if (end.activation.beta < std::numeric_limits<float>::infinity()) {
+      const Vector high = broadcast<Vector>(end.activation.beta);
+      WRITTEN_OUT for (int r = 0; r < Runs; ++r)
+        WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
+          WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
+            sums[r][p][v] = at_most(sums[r][p][v], high);
+    }
   }
   WRITTEN_OUT for (int r = 0; r < Runs; ++r) {
     float* const out = tile.out[r];
