@@ -37,11 +37,13 @@ SHAPES = tuple(
     for kernel in (3, 1)
 )  # fmt: skip
 _LONG_MACS, _FEWEST, _MOST = 1e9, 8, 64  # of a chain
+_LARGE = 2e7  # weights that a chain has at most, unless it were shorter than _FEWEST
 
 
 def length(shape: Shape) -> int:
     """How many layers make a chain so long that its ends do not matter."""
-    return int(np.clip(_LONG_MACS / shape.macs, _FEWEST, _MOST))
+    most = min(_MOST, _LARGE / (shape.channels**2 * shape.kernel**2))
+    return max(_FEWEST, int(min(_LONG_MACS / shape.macs, most)))
 
 
 def chain(shape: Shape, density: float = 1.0, block: int = 16, seed: int = 0) -> onnx.ModelProto:
