@@ -15,7 +15,7 @@ from latprof.kernels.convert import convert
 from latprof.kernels.session import register
 
 MOST_OFF = 1e-4  # of the largest output: sums are in another order
-_ACTIVATIONS: dict[str, dict[str, Any]] = {
+ACTIVATIONS: dict[str, dict[str, Any]] = {
     "": {}, "Relu": {}, "LeakyRelu": {"alpha": 0.1}, "Sigmoid": {}, "HardSigmoid": {"alpha": 0.2},
     "HardSwish": {},
 }  # fmt: skip
@@ -65,7 +65,7 @@ class Case:
             nodes.append(helper.make_node("Add", [last, "residual"], ["sum"], name="add"))
             last = "sum"
         if self.activation:
-            options = _ACTIVATIONS[self.activation]
+            options = ACTIVATIONS[self.activation]
             nodes.append(
                 helper.make_node(self.activation, [last], ["active"], name="act", **options)
             )
@@ -120,7 +120,7 @@ def random_case(rng: np.random.Generator) -> Case:
         dilation=dilation,
         size=size,
         batch=int(rng.integers(1, 4)),
-        activation=str(rng.choice([*_ACTIVATIONS])),
+        activation=str(rng.choice([*ACTIVATIONS])),
         residual=bool(rng.random() < 0.4),
         block=block,
     )  # fmt: skip

@@ -43,6 +43,36 @@ def encode(weight: np.ndarray, groups: int, block: int, planar: bool = False) ->
     )
 
 
+INPUTS = 4  # neighbouring input channels of a tap, in INT8
+BYTES_BLOCK = 16  # output channels of a block, in INT8
+
+
+def encode_bytes(weight: np.ndarray, groups: int, planar: bool = False) -> Encoded:
+    """The same of INT8 weights, whose taps are INPUTS neighbouring input channels at a place.
+
+    `weights` are (kept, BYTES_BLOCK, INPUTS) int8, `taps` INPUTS-fold channel · kernel height ·
+    kernel width + y · kernel width + x.
+    """
+    whole = ungrouped(weight, groups)
+    outputs, channels = whole.shape[:2]
+    blocks, fours = -(-outputs // BYTES_BLOCK), -(-channels // INPUTS)
+    places = whole.shape[2] * whole.shape[3]
+    padded = np.zeros((blocks * BYTES_BLOCK, fours * INPUTS, places), dtype=np.int8)
+    padded[:outputs, :channels] = whole.reshape(outputs, channels, places)
+    # (blocks, taps, outputs, inputs)
+    taps = padded.reshape(blocks, BYTES_BLOCK, fours, INPUTS, places).transpose(0, 2, 4, 1, 3)
+    taps = taps.reshape(blocks, fours * places, BYTES_BLOCK, INPUTS)
+    order = memory_order(fours, places, 1 if planar else BYTES_BLOCK // INPUTS)
+    kept = (taps != 0).any(axis=(2, 3))[:, order]
+    chosen = [order[of_block] for of_block in kept]
+    starts = np.concatenate([[0], np.cumsum([len(each) for each in chosen])])
+    return Encoded(
+        np.ascontiguousarray(np.concatenate([taps[b][each] for b, each in enumerate(chosen)])),
+        np.concatenate(chosen).astype(np.int32),
+        starts.astype(np.int32),
+    )
+
+
 def memory_order(channels: int, places: int, lanes: int) -> np.ndarray:
     """All taps, (channels · places,), by where a pixel's input of theirs lies.
 

@@ -23,7 +23,7 @@ constexpr uint32_t kApiVersion = 17;         // the first with ParallelFor
 constexpr uint32_t kApiVersionWithSize = 23;  // the first that tells a tensor's size at once
 
 enum class ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
-enum class ElementType : int { kFloat = 1, kInt32 = 6 };
+enum class ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kInt32 = 6 };
 enum class Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 
 struct ApiBase {

@@ -9,7 +9,7 @@
 
 namespace block_sparse {
 
-// In the order of `latprof/kernels/convert.py:ACTIVATIONS`.
+// In the order of `latprof/kernels/step.py:ACTIVATIONS`.
 enum class Kind : int64_t {
   kNone, kClip, kLeakyRelu, kSigmoid, kHardSigmoid, kHardSwish, kSilu, kCount
 };

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -31,22 +32,23 @@ struct Map {
   }
 };
 
-// Zeros into the border of some blocks of an image. The right end of a row and the left end of the
-// next lie side by side, so that between two rows there is one gap to fill.
-inline void clear_border(const Map& map, float* image, int64_t first, int64_t last) {
+// What stands for 0 into the border of some blocks of an image. The right end of a row and the left
+// end of the next lie side by side, so that between two rows there is one gap to fill.
+template <typename Element>
+void clear_border(const Map& map, Element* image, int64_t first, int64_t last, Element zero = 0) {
   if (map.border == 0) return;
   const int64_t side = map.border * map.lanes;
   const int64_t band = map.border * map.row();
   for (int64_t block = first; block < last; ++block) {
-    float* at = image + block * map.plane();
-    std::memset(at, 0, sizeof(float) * static_cast<size_t>(band + side));
+    Element* at = image + block * map.plane();
+    std::fill_n(at, band + side, zero);
     at += band + side;
     for (int64_t y = 1; y < map.height; ++y) {
       at += map.width * map.lanes;
-      for (int64_t i = 0; i < 2 * side; ++i) at[i] = 0.0f;
+      std::fill_n(at, 2 * side, zero);
       at += 2 * side;
     }
-    std::memset(at + map.width * map.lanes, 0, sizeof(float) * static_cast<size_t>(band + side));
+    std::fill_n(at + map.width * map.lanes, band + side, zero);
   }
 }
 

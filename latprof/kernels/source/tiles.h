@@ -1,18 +1,18 @@
-// The inner loops of the convolution, written out for every shape of tile.
+// The inner loops of the convolution in FP32, written out for every shape of tile.
 
 #pragma once
 
 #include <array>
 #include <utility>
 
-#include "convolution.h"
+#include "float_arithmetic.h"
 
 namespace block_sparse {
 
 // One tile: `Runs` runs of `Pixels` output pixels whose inputs are `Step` floats apart.
 template <int Channels, int Runs, int Pixels, int Step>
-__attribute__((noinline)) void convolve_tile(const Taps& taps, const Tile& tile,
-                                             const Epilogue& end) {
+__attribute__((noinline)) void convolve_tile(const Taps<float>& taps, const Tile<float>& tile,
+                                             const FloatEpilogue& end) {
   using B = Block<Channels>;
   using Vector = typename B::Vector;
   constexpr int kVectors = B::kVectors;
@@ -77,21 +77,23 @@ class TileFunctions {
  public:
   static constexpr int kPixels = Block<Channels>::kPixels;
 
-  static TileFunction of(int runs, int pixels) {
+  using Function = TileFunction<FloatArithmetic<Channels>>;
+
+  static Function of(int runs, int pixels) {
     static constexpr auto kTable = table(std::make_index_sequence<kMostRuns * kPixels>{});
     return kTable[static_cast<size_t>((runs - 1) * kPixels + pixels - 1)];
   }
 
  private:
   template <size_t... I>
-  static constexpr std::array<TileFunction, sizeof...(I)> table(std::index_sequence<I...>) {
+  static constexpr std::array<Function, sizeof...(I)> table(std::index_sequence<I...>) {
     return {entry<static_cast<int>(I) / kPixels + 1, static_cast<int>(I) % kPixels + 1>()...};
   }
 
   template <int Runs, int Pixels>
-  static constexpr TileFunction entry() {
-    if constexpr (Runs <= most_runs(Step) && Runs * Pixels <= kPixels &&
-                  (Pixels == 1) == (Step == 0))
+  static constexpr Function entry() {
+    constexpr int kMost = Step == 0 ? kMostRuns : FloatArithmetic<Channels>::most_runs(Step);
+    if constexpr (Runs <= kMost && Runs * Pixels <= kPixels && (Pixels == 1) == (Step == 0))
       return &convolve_tile<Channels, Runs, Pixels, Step>;
     else
       return nullptr;
@@ -99,7 +101,8 @@ class TileFunctions {
 };
 
 template <int Channels>
-TileFunction tile_function(int64_t step, int runs, int pixels) {
+TileFunction<FloatArithmetic<Channels>> FloatArithmetic<Channels>::tile(int64_t step, int runs,
+                                                                        int pixels) {
   if (pixels == 1) return TileFunctions<Channels, 0>::of(runs, 1);
   switch (step) {
     case 1:

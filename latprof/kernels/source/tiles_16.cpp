@@ -1,3 +1,3 @@
 #include "tiles.h"
 
-template block_sparse::TileFunction block_sparse::tile_function<16>(int64_t, int, int);
+template struct block_sparse::FloatArithmetic<16>;

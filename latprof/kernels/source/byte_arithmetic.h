@@ -1,0 +1,125 @@
+// What a convolution in INT8 is made of: UINT8 maps, INT8 weights, INT32 sums.
+//
+// A number q of a map stands for scale · (q − zero). Weights have a scale for every output channel
+// and no zero of their own. With x the inputs, r a residual and y the output,
+//
+//   y = clip(round(scale[c] · (bias[c] + Σ w x) + residual_scale · (r − residual_zero)) + zero),
+//
+// where bias holds what the inputs' zero adds to every sum, and borders hold that zero.
+// Ties go to the even number, products and sums are rounded to FP32 one by one.
+
+#pragma once
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "convolution.h"
+#include "vector.h"
+
+namespace block_sparse {
+
+// From FP32, in steps from the output's zero, to UINT8.
+struct Quantiser {
+  int32_t zero;
+  float low, high;        // bounds, in steps from zero
+  const uint8_t* lookup;  // (256,): what becomes of every output behind it; nullptr: nothing
+};
+
+struct ByteEpilogue {
+  const int32_t* bias;  // (B,)
+  const float* scale;   // (B,)
+  bool adds;
+  float residual_scale;
+  int32_t residual_zero;
+  Quantiser out;
+};
+
+template <int Channels>
+struct Lanes {
+  using B = Block<Channels>;
+  using Floats = typename B::Vector;
+  using Integers = typename B::Integers;
+  typedef uint8_t Bytes __attribute__((vector_size(B::kLanes)));
+
+  static Floats floats(const uint8_t* from) {
+    Bytes bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Floats);
+  }
+
+  // Rounded to the nearest, clipped, as bytes.
+  static Bytes bytes(Floats steps, const Quantiser& out) {
+    const Floats low = broadcast<Floats>(out.low), high = broadcast<Floats>(out.high);
+    steps = steps < low ? low : steps;
+    steps = steps > high ? high : steps;
+    steps += broadcast<Floats>(12582912.0f);  // 1.5 · 2²³: adding it rounds
+    Integers bits;
+    std::memcpy(&bits, &steps, sizeof bits);
+    return __builtin_convertvector(bits - 0x4B400000 + out.zero, Bytes);
+  }
+
+  static void store(uint8_t* to, Bytes value) { std::memcpy(to, &value, sizeof value); }
+};
+
+// The value itself, which the compiler may not join with what comes next into one multiply-add.
+template <typename Vector>
+inline Vector rounded(Vector value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
+inline void look_up(const uint8_t* lookup, uint8_t* at, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) at[i] = lookup[at[i]];
+}
+
+template <int Channels>
+struct ByteArithmetic {
+  using Element = uint8_t;
+  using Weight = int8_t;
+  using Epilogue = ByteEpilogue;
+  static constexpr int kChannels = Channels;
+  static constexpr int kInputs = 4;
+  static constexpr int kVectors = Block<Channels>::kVectors;
+  // More pixels of one vector each would fit, but the compiler then keeps their inputs as well.
+  static constexpr int kPixels = kVectors == 1 ? 14 : (kRegisters - kVectors - 4) / kVectors;
+
+  class Ends {
+   public:
+    Ends(std::vector<int32_t> bias, std::vector<float> scale, std::vector<uint8_t> lookup,
+         const ByteEpilogue& others)
+        : bias_(std::move(bias)), scale_(std::move(scale)), lookup_(std::move(lookup)),
+          others_(others) {}
+    Epilogue of(int64_t block, bool adds) const {
+      Epilogue end = others_;
+      end.bias = bias_.data() + block * Channels;
+      end.scale = scale_.data() + block * Channels;
+      end.adds = adds;
+      end.out.lookup = lookup_.empty() ? nullptr : lookup_.data();
+      return end;
+    }
+    uint8_t zero() const { return zero_; }
+    void set_zero(uint8_t zero) { zero_ = zero; }
+
+   private:
+    std::vector<int32_t> bias_;  // (blocks · B,)
+    std::vector<float> scale_;   // (blocks · B,)
+    std::vector<uint8_t> lookup_;
+    ByteEpilogue others_;
+    uint8_t zero_ = 0;  // of what is written, behind the lookup
+  };
+
+  static TileFunction<ByteArithmetic> tile(int64_t step, int runs, int pixels);
+
+  // A network's input has four channels a pixel, and long rows.
+  static constexpr int most_runs(int64_t step) {
+    if (step == kInputs || step == 2 * kInputs) return 2;
+    return step == Channels || step == 2 * Channels ? kMostRuns : 0;
+  }
+};
+
+}  // namespace block_sparse

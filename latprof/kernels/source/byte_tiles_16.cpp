@@ -1,0 +1,3 @@
+#include "byte_tiles.h"
+
+template struct block_sparse::ByteArithmetic<16>;
