@@ -77,7 +77,7 @@ kernels-check: setup ## The kernels' tests under address and undefined-behaviour
 	        '-fsanitize=address,undefined', '-fno-sanitize-recover=undefined'))"
 	ASAN_OPTIONS=detect_leaks=0 LATPROF_KERNELS=$(CURDIR)/build/sanitized.so \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  $(BIN)/pytest tests/latprof/test_kernels.py
+	  $(BIN)/pytest tests/latprof/test_kernels.py tests/latprof/test_quantised_kernels.py
 
 page-check: setup ## The reports in a real browser; needs Chromium, fails without
 	$(BIN)/python -m pip install -q -e '.[browser]'

@@ -106,6 +106,7 @@ def read_inside(node: NodeProto) -> set[str]:
 
 
 def attributes(node: NodeProto) -> dict:
+    """A node's attributes by name, as Python's values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.model.latency_model import PREDICTOR, LatencyModel
-from lookup_tables.network import ChannelGroup, Network
+from lookup_tables.network import Network
 from lookup_tables.table.home import DATA
 from lookup_tables.table.store import LatencyTable
 
@@ -42,8 +42,13 @@ def drawn(network: Network, lowest: dict[str, int]) -> list[Architecture]:
     return found
 
 
-def _least(group: ChannelGroup, lowest: dict[str, int]) -> int:
-    return max(lowest[group.name], group.width // 4)
+def thinned(architectures: list[Architecture], sparse: tuple[str, ...]) -> list[Architecture]:
+    """The same with densities, the dense one apart."""
+    rng = np.random.default_rng(2027)
+    return [architectures[0]] + [
+        one.model_copy(update={"density": {n: round(rng.uniform(0.1, 1), 3) for n in sparse}})
+        for one in architectures[1:]
+    ]
 
 
 def predictions(device: str, name: str) -> list[float]:
@@ -51,7 +56,9 @@ def predictions(device: str, name: str) -> list[float]:
     table = LatencyTable.open(DATA / device)
     network = table.load_network(name)
     model = LatencyModel(network, table)
-    return model.predict_architectures(drawn(network, model.lowest_widths)).latency_s.tolist()
+    asked = drawn(network, model.lowest_widths)
+    asked = thinned(asked, model.sparse_layers) if model.sparse_layers else asked
+    return model.predict_architectures(asked).latency_s.tolist()
 
 
 def main() -> None:
