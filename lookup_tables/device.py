@@ -43,7 +43,7 @@ class Device(BaseModel):
     provider_options: dict[str, str] = {}  # algorithm search, streams
     session_options: dict[str, str] = {}  # optimisation level, spinning, thread pools
     layout: Literal["nchw", "nhwc"] = "nchw"  # that kernels are asked to work in
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
     batch: Annotated[int, Field(gt=0)] = 1
     threads: Annotated[int, Field(gt=0)] = 1
     affinity: str | None = None  # the processors that the threads may run on, as in 0-3,8

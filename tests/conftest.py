@@ -37,6 +37,7 @@ def _own_cache(tmp_path_factory):
     patch.undo()
 
 
+USERS_CACHE = os.environ.get("XDG_CACHE_HOME")  # before it is exchanged
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the other cores
 
 
@@ -80,17 +81,16 @@ def pruner(monkeypatch):
 
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
-    """The operators' library, compiled once for all workers."""
+    """The operators' library: the user's, which is of these very sources, or compiled once."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    library = shared / "kernels" / build.LIBRARY
-    library.parent.mkdir(exist_ok=True)
-    with (library.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists() and "LATPROF_KERNELS" not in os.environ:
-            build.build(library)
     patch = pytest.MonkeyPatch()
-    patch.setenv("LATPROF_KERNELS", os.environ.get("LATPROF_KERNELS", str(library)))
+    with (shared / "kernels.lock").open("w") as lock, pytest.MonkeyPatch.context() as own:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        own.delenv("XDG_CACHE_HOME", raising=False)
+        if USERS_CACHE:
+            own.setenv("XDG_CACHE_HOME", USERS_CACHE)
+        patch.setenv("LATPROF_KERNELS", str(build.library()))
     yield Path(os.environ["LATPROF_KERNELS"])
     patch.undo()
 
@@ -128,7 +128,7 @@ def sparse_table(workshop, kernels):
     patch.setattr("latprof.profile.journey.TARGET_S", 0.02)
     made = command(
         patch, latprof_cli.main, "profile", "--network", workshop / "small_resnet.json",
-        "--kernels", "block_sparse", "--levels", "3", "--samples", "12",
+        "--kernels", "block_sparse", "--levels", "2", "--samples", "4",
         "--out", workshop / "sparse_table",
     )  # fmt: skip
     patch.undo()

@@ -60,7 +60,7 @@ VALUES = {  # option, value in a document → value here; None: the option is le
 }
 PLACES = {"s3://bucket/tables": "place", "https://host/tables": "place"}
 ADDED = {
-    "latprof profile": ["--levels", "3", "--samples", "12"],
+    "latprof profile": ["--levels", "2", "--samples", "4"],
     "latprof validate": ["--samples", "4"],
     "pruner prune": ["--episodes", "4", "--epochs", "0"],
     "pruner compare": ["--episodes", "4", "--epochs", "0"],

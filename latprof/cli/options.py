@@ -43,7 +43,7 @@ SamplesOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random choice of architectures.")]
-PrecisionOption = Annotated[str, typer.Option(help="fp32, or fp16 on a GPU.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32; int8 on a CPU, fp16 on a GPU.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 HOME_HELP = (
     "The table's folder. Default: lookup_tables/data/DEVICE in a checkout, else tables/DEVICE. A "

@@ -51,6 +51,16 @@ def described(cpuinfo: str) -> tuple[str, dict[str, str]]:
     }
 
 
+def byte_products() -> str:
+    """By which instructions this processor multiplies bytes; runtimes have kernels for each."""
+    cpuinfo = Path("/proc/cpuinfo")
+    known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
+    flags = {*re.findall(r"^(?:flags|Features)\s*:\s*(.+)$", facts, re.MULTILINE)[:1]}
+    present = {flag for line in flags for flag in line.split()}
+    return " ".join(flag for flag in known if flag in present)
+
+
 def _brand() -> str:
     """The processor's name on macOS; empty elsewhere."""
     if sys.platform != "darwin":

@@ -146,7 +146,8 @@ class _Quantiser:
         values = numpy_helper.to_array(self.values[name])
         if values.ndim > 1:
             flat = values.reshape(len(values), -1)
-            scale = np.maximum(np.abs(flat).max(axis=1), 1e-8).astype(np.float32) / np.float32(127)
+            largest = np.abs(flat).max(axis=1)
+            scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(127)
             whole = np.rint(flat / scale[:, None]).astype(np.int8).reshape(values.shape)
             self._of_weights = scale
         else:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from latprof.onnx.quantise import quantise
 from lookup_tables.architecture import Architecture
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Layer, Network
@@ -21,8 +22,14 @@ from lookup_tables.network import INPUT, Layer, Network
 OPSET, IR_VERSION = 17, 8
 BLOCK = 16  # output channels whose weights are left out together, unless told otherwise
 _DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
-NUMPY: dict[str, type[np.floating]] = {"fp32": np.float32, "fp16": np.float16}
-_ONNX = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16}
+BYTES_TAP = 4  # neighbouring input channels that are left out together in INT8
+# What a network reads; one in INT8 is written in floats, then quantised.
+NUMPY: dict[str, type[np.floating]] = {
+    "fp32": np.float32, "fp16": np.float16, "int8": np.float32,
+}  # fmt: skip
+_ONNX = {
+    "fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "int8": TensorProto.FLOAT,
+}  # fmt: skip
 _ACTIVATION_OPS = {
     "relu": ("Relu", {}),
     "leaky_relu": ("LeakyRelu", {"alpha": 0.1}),
@@ -44,9 +51,11 @@ def build(
 
     Weights are random and keep the scale of activations: zeros and denormals run at other
     speeds than real data. Those that a density leaves out are 0, in blocks of so many output
-    channels × one tap. Raises ArchitectureError.
+    channels × one tap, which in INT8 is BYTES_TAP neighbouring inputs. An INT8 network is one with
+    QuantizeLinear and DequantizeLinear (`quantise.py`). Raises ArchitectureError.
     """
-    writer = _Writer(seed, NUMPY[precision], block)
+    together = BYTES_TAP if precision == "int8" else 1
+    writer = _Writer(seed, NUMPY[precision], block, together)
     layers = network.layer_specs(architecture)
     for layer, spec in layers:
         writer.add(layer, spec)
@@ -64,20 +73,30 @@ def build(
         outputs,
         writer.weights,
     )
-    return _model(graph)
+    model = _model(graph)
+    return quantise(model, layers[0][0].name) if precision == "int8" else model
 
 
-def leave_out(weight: np.ndarray, density: float, block: int, rng: np.random.Generator) -> None:
+def leave_out(
+    weight: np.ndarray, density: float, block: int, rng: np.random.Generator, together: int = 1
+) -> None:
     """Keep this share of a weight's taps and set the others to 0, in place.
 
-    `weight`: (out channels, …). Taps go in blocks of so many output channels, and all blocks keep
-    as many, to within one.
+    `weight`: (out channels, in channels, …). Taps go in blocks of so many output channels, and all
+    blocks keep as many, to within one. A tap is so many neighbouring input channels at one place.
     """
-    flat = weight.reshape(len(weight), -1)
-    blocks, taps = -(-len(flat) // block), flat.shape[1]
+    outputs, inputs = weight.shape[:2]
+    places = weight[0, 0].size
+    blocks, taps = -(-outputs // block), -(-inputs // together) * places
     kept = max(1, round(density * blocks * taps))
+    by_place = weight.reshape(outputs, inputs, places)
     for i, count in enumerate(np.diff(np.arange(blocks + 1) * kept // blocks)):
-        flat[i * block : (i + 1) * block, rng.permutation(taps)[count:]] = 0
+        rows = by_place[i * block : (i + 1) * block]
+        for_inputs, at = np.divmod(rng.permutation(taps)[count:], places)
+        for first in range(together):
+            channels = for_inputs * together + first
+            known = channels < inputs
+            rows[:, channels[known], at[known]] = 0
 
 
 def random_input(network: Network, batch: int = 1, precision: str = "fp32") -> np.ndarray:
@@ -162,8 +181,10 @@ def _drawn(seed: int) -> np.ndarray:
 class _Writer:
     """Collects nodes and weights; `tensor` maps a layer to the tensor that holds its output."""
 
-    def __init__(self, seed: int, dtype: type[np.floating], block: int = BLOCK) -> None:
-        self.dtype, self.block = dtype, block
+    def __init__(
+        self, seed: int, dtype: type[np.floating], block: int = BLOCK, together: int = 1
+    ) -> None:
+        self.dtype, self.block, self.together = dtype, block, together
         self._rng = np.random.default_rng(seed)  # of masks
         self._drawn, self._start = _drawn(seed), 0
         self.nodes: list[onnx.NodeProto] = []
@@ -180,7 +201,7 @@ class _Writer:
         self._start = (self._start + drawn.size) % _DRAWN  # no two tensors begin alike
         values = (drawn * np.float32(scale / density**0.5)).astype(self.dtype)
         if density < 1:
-            leave_out(values, density, self.block, self._rng)
+            leave_out(values, density, self.block, self._rng, self.together)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 

@@ -157,9 +157,13 @@ def require_batch(path: Path, batch: int) -> None:
 
 
 def require_precision(path: Path, precision: str) -> None:
-    """Raise DeviceMismatch if the file reads floats of another precision."""
+    """Raise DeviceMismatch if the file reads floats of another precision.
+
+    A quantised network reads fp32.
+    """
+    read = "fp32" if precision == "int8" else precision
     for name, found in _inputs(path).items():
-        if found.precision not in (None, precision):
+        if found.precision not in (None, read):
             raise DeviceMismatch(
                 f"{path}: its input {name} is {found.precision}, but the device computes in "
                 f"{precision}; export the file in that precision to time it there"

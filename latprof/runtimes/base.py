@@ -17,7 +17,7 @@ from lookup_tables.table.rows import Conditions, LayerTime
 
 GRAPH = "enable_cuda_graph"
 SEARCHES = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 ONNX_RUNTIME, SPARSE_RUNTIME = "onnxruntime", "ort_sparse"
 BLOCK_SPARSE = "block_sparse"  # the kernels that are registered with the second
 

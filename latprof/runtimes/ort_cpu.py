@@ -20,10 +20,10 @@ from latprof import CannotRun, DeviceNotHere, OptionError
 from latprof.kernels.session import needs_kernels, register
 from latprof.machine.generations import generation_of
 from latprof.machine.load import Waits
-from latprof.machine.processor import affinity, slug
+from latprof.machine.processor import affinity, byte_products, slug
 from latprof.machine.processor import processor as processor_here
 from latprof.onnx.attribution import NodeTime, attribute
-from latprof.runtimes.base import ONNX_RUNTIME, SEARCHES, Feed, Usage
+from latprof.runtimes.base import ONNX_RUNTIME, PRECISIONS, SEARCHES, Feed, Usage
 from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.network import Network
@@ -187,14 +187,13 @@ class OrtCpu:
     runtime, kind, on_processor = ONNX_RUNTIME, "cpu", True
 
     def identify(self, asked: str, usage: Usage) -> Device | None:
-        threads, batch = usage.threads, usage.batch
-        here = _cpu(1, 1)
+        here = _cpu(usage)
         short = slug(here.processor)
-        plain = f"{short}_{threads}t" if batch == 1 else f"{short}_{threads}t_b{batch}"
-        if asked not in {"cpu", here.processor, short, plain, _cpu(threads, batch).name}:
+        plain = short + _suffix(usage)
+        if asked not in {"cpu", here.processor, short, plain, here.name}:
             return None
         _require_possible(usage)
-        return _cpu(threads, batch)
+        return here
 
     def like(self, device: Device) -> Device:
         found = self.identify("cpu", Usage.of(device))
@@ -202,7 +201,7 @@ class OrtCpu:
         return found
 
     def here(self, usage: Usage) -> list[str]:
-        device = _cpu(1, 1)
+        device = _cpu(Usage())
         return [f"CPU {device.processor!r} (--device cpu, table {device.name})"]
 
     def options(self, device: Device) -> list[str]:
@@ -235,20 +234,32 @@ def _require_possible(usage: Usage) -> None:
     )
     if not 1 <= usage.threads <= cores:
         raise DeviceNotHere(f"--threads {usage.threads}: this process may use only {cores} cores")
-    if usage.precision != "fp32":
-        raise DeviceNotHere(f"precision {usage.precision} is not supported on CPU; use fp32")
+    if usage.precision not in PRECISIONS:
+        raise DeviceNotHere(
+            f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
+        )
+    if usage.precision == "fp16":
+        raise DeviceNotHere("--precision fp16 is measured on GPUs only; use fp32 or int8 on a CPU")
     if usage.cuda_graph:
         raise DeviceNotHere("CUDA graphs need a GPU: name one with --device")
     if usage.algorithm_search != SEARCHES[0]:
         raise DeviceNotHere("--algorithm-search applies to cuDNN only; name a GPU with --device")
 
 
-def _cpu(threads: int, batch: int) -> Device:
+def _suffix(usage: Usage) -> str:
+    """What a device's name says of its use."""
+    parts = [f"{usage.threads}t", f"b{usage.batch}" if usage.batch != 1 else ""]
+    parts += [usage.precision if usage.precision != "fp32" else ""]
+    return "".join(f"_{part}" for part in parts if part)
+
+
+def _cpu(usage: Usage) -> Device:
     processor, detail = processor_here()
-    words = [slug(processor), generation_of(processor, detail), f"{threads}t"]
-    name = "_".join(filter(None, words))
+    if usage.precision == "int8":
+        detail |= {"byte_products": byte_products()}
+    words = [slug(processor), generation_of(processor, detail)]
     return Device(
-        name=name if batch == 1 else f"{name}_b{batch}",
+        name="_".join(filter(None, words)) + _suffix(usage),
         kind="cpu",
         processor=processor,
         processor_detail=detail,
@@ -260,8 +271,9 @@ def _cpu(threads: int, batch: int) -> Device:
             "thread_pool": "one a process",
             "spinning": "on",
         },
-        batch=batch,
-        threads=threads,
+        precision=usage.precision,
+        batch=usage.batch,
+        threads=usage.threads,
         affinity=affinity(),
         tool_version=version("latprof-pruner"),
     )

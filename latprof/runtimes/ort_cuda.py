@@ -124,6 +124,8 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
         raise DeviceNotHere(
             f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
         )
+    if usage.precision == "int8":
+        raise DeviceNotHere("--precision int8 is measured on CPUs only; use fp32 or fp16 on a GPU")
     if usage.algorithm_search not in SEARCHES:
         raise DeviceNotHere(
             f"--algorithm-search {usage.algorithm_search}: expected one of {', '.join(SEARCHES)}"

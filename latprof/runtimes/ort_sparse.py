@@ -12,6 +12,7 @@ from latprof import DeviceNotHere
 from latprof.kernels import BLOCKS, VERSION, KernelsMissing
 from latprof.kernels.build import about, library
 from latprof.kernels.convert import convert
+from latprof.kernels.encode import BYTES_BLOCK
 from latprof.runtimes.base import BLOCK_SPARSE, SPARSE_RUNTIME, Usage
 from latprof.runtimes.ort_cpu import OrtCpu
 from lookup_tables.device import BLOCK_OPTION, Device
@@ -32,6 +33,8 @@ class OrtSparse(OrtCpu):
             raise DeviceNotHere(
                 f"--block {usage.block}: expected one of {', '.join(map(str, BLOCKS))}"
             )
+        if usage.precision == "int8" and usage.block != BYTES_BLOCK:
+            raise DeviceNotHere(f"--block {usage.block}: INT8 kernels have blocks of {BYTES_BLOCK}")
         try:
             built = about(library())
         except KernelsMissing as error:

@@ -24,7 +24,7 @@ WORTH = 0.001  # of the dense network's latency: what a narrower width must save
 DENSITY_NOISE = 0.03  # of a layer's time: what a lower density must save to be offered
 _NEAR_FLOOR = 2.0  # times the cheapest weighted layer's time: bound by launching it
 _BUSY = 0.5  # share of the best rate seen on the device
-_BYTES = {"fp32": 4, "fp16": 2}
+_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True)

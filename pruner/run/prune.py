@@ -83,6 +83,11 @@ def _require_possible(journey: Journey) -> None:
             f"{journey.settings.architecture} leaves out weights, which --criterion "
             f"{journey.settings.criterion} cannot do; use another criterion"
         )
+    if journey.latency.device.precision == "int8":
+        raise RunError(
+            f"{journey.settings.table} prices networks in INT8, but a run does not quantise what it "
+            "hands back yet; give a table in fp32"
+        )
     if journey.settings.density and not journey.latency.device.block:
         beside = journey.table.network_path(journey.priced.name)
         network = str(beside) if beside.exists() else journey.priced.name

@@ -37,7 +37,9 @@ def test_more_threads_than_cores_are_refused():
 
 
 def test_half_precision_is_refused_on_cpu():
-    with pytest.raises(DeviceNotHere, match="fp16 is not supported on CPU"):
+    with pytest.raises(
+        DeviceNotHere, match="fp16 is measured on GPUs only; use fp32 or int8 on a CPU"
+    ):
         this_device("cpu", Usage(precision="fp16"))
 
 
