@@ -85,8 +85,8 @@ def _require_possible(journey: Journey) -> None:
         )
     if journey.latency.device.precision == "int8":
         raise RunError(
-            f"{journey.settings.table} prices networks in INT8, but a run does not quantise what it "
-            "hands back yet; give a table in fp32"
+            f"{journey.settings.table} prices networks in INT8, but a run does not quantise what "
+            "it hands back yet; give a table in fp32"
         )
     if journey.settings.density and not journey.latency.device.block:
         beside = journey.table.network_path(journey.priced.name)

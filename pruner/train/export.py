@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from pruner import ExportError
 
+Precision = Literal["fp32", "fp16", "int8"]
 INPUT, OUTPUT = "input", "output"
 OPSET = 18
 # Largest difference, relative to the largest output.
@@ -30,14 +31,16 @@ def export_onnx(
     input_shape: tuple[int, int, int],
     path: str | Path,
     batch: int = 1,
-    precision: Literal["fp32", "fp16"] = "fp32",
+    precision: Precision = "fp32",
 ) -> float:
     """Write (batch, *input_shape) → outputs as ONNX and compare it with the model numerically.
 
     In `fp16` inputs, weights and outputs are half-precision floats. Returns the largest difference
-    relative to the largest output; raises ExportError if it exceeds TOLERANCE. The file appears
-    only when it is right.
+    relative to the largest output; raises ExportError if it exceeds TOLERANCE, and for `int8`. The
+    file appears only when it is right.
     """
+    if precision not in TOLERANCE:
+        raise ExportError(f"{path}: networks are exported in {' or '.join(TOLERANCE)}")
     path = Path(path)
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format).eval()
     dtype = torch.float16 if precision == "fp16" else torch.float32
@@ -64,9 +67,7 @@ def export_onnx(
     return difference
 
 
-def require_alike(
-    difference: float, found: Path, name: str, precision: Literal["fp32", "fp16"] = "fp32"
-) -> None:
+def require_alike(difference: float, found: Path, name: str, precision: Precision = "fp32") -> None:
     """Raise ExportError for a file `found` that is too far from PyTorch to be called `name`."""
     if not difference <= TOLERANCE[precision]:  # also refuses NaN
         raise ExportError(
