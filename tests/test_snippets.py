@@ -60,11 +60,12 @@ VALUES = {  # option, value in a document → value here; None: the option is le
 }
 PLACES = {"s3://bucket/tables": "place", "https://host/tables": "place"}
 ADDED = {
-    "latprof profile": ["--levels", "2", "--samples", "4"],
+    "latprof profile": ["--levels", "3", "--samples", "12"],
     "latprof validate": ["--samples", "4"],
     "pruner prune": ["--episodes", "4", "--epochs", "0"],
     "pruner compare": ["--episodes", "4", "--epochs", "0"],
 }
+FEWER = ["--levels", "2", "--samples", "4"]  # of a table that was not begun
 # Minutes even when small; tests/journeys and test_repeat.py run them.
 ONLY_PARSED = ("latprof repeat", "latprof transfer")
 LEFT_OUT = ("latprof kernels build",)  # compiles for ten seconds; test_kernels.py does
@@ -136,7 +137,8 @@ def small(words: list[str], device: str) -> list[str]:
         elif (now := values.get((word, value), value)) is not None:
             answer += [word, now]
     ended = ["--budget", "1s"] if "--error" in rest else []  # else it measures until it is there
-    return [name, *answer, *ended, *ADDED.get(f"{program} {name}", [])]
+    added = FEWER if "--kernels" in rest else ADDED.get(f"{program} {name}", [])
+    return [name, *answer, *ended, *added]
 
 
 def takes_value(program: str, names: list[str], option: str) -> bool:

@@ -83,7 +83,7 @@ def _require_possible(journey: Journey) -> None:
             f"{journey.settings.architecture} leaves out weights, which --criterion "
             f"{journey.settings.criterion} cannot do; use another criterion"
         )
-    if journey.latency.device.precision == "int8":
+    if journey.table.device.precision == "int8":
         raise RunError(
             f"{journey.settings.table} prices networks in INT8, but a run does not quantise what "
             "it hands back yet; give a table in fp32"
