@@ -528,9 +528,12 @@ def kernels(block: int = 16, built_for: str = "native", threads: int = 1) -> Ite
         ]
 
 
-def sparse_networks() -> Iterator[Row]:
-    """Whole networks at one density: the speedup over plain ONNX Runtime."""
-    rows = _read("sparse_networks")["rows"]
+def sparse_networks(result: str = "sparse_networks") -> Iterator[Row]:
+    """Whole networks at one density: the speedup over plain ONNX Runtime.
+
+    In INT8 over the dense network in FP32, then over the quantised one.
+    """
+    rows = _read(result)["rows"]
     densities = sorted({row["density"] for row in rows}, reverse=True)
     yield ["network", "threads", "block", "dense ms", *(f"{density:g}" for density in densities)]
     keys = dict.fromkeys((row["network"], row["threads"], row["block"]) for row in rows)
@@ -538,8 +541,13 @@ def sparse_networks() -> Iterator[Row]:
         of = {r["density"]: r for r in rows if (r["network"], r["threads"], r["block"]) == key}
         name, threads, block = key
         dense_ms = float(np.median([row["dense_ms"] for row in of.values()]))
-        cells = [f"{of[d]['speedup']:.2f}×" if d in of else "" for d in densities]
+        cells = [_over(of[d]) if d in of else "" for d in densities]
         yield [NETWORKS[name], str(threads), str(block), _three(dense_ms), *cells]
+
+
+def _over(row: dict) -> str:
+    over_fp32 = f"{row['over_fp32']:.2f} / " if "over_fp32" in row else ""
+    return f"{over_fp32}{row['speedup']:.2f}×"
 
 
 def sparse_tables() -> Iterator[Row]:
@@ -623,6 +631,7 @@ MAKERS = {
         sparse_training,
     )
 }
+MAKERS["sparse_networks_int8"] = partial(sparse_networks, "sparse_networks_int8")
 MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
 MAKERS["found_amd_epyc_zen5"] = partial(found, "amd_epyc_1t_26")

@@ -1,9 +1,10 @@
 """Whole networks at one density in all sparse layers, against the dense ones in ONNX Runtime.
 
-    python -m benchmarks.sparse_networks [--threads 1] [--block 16] [NETWORK …]
+    python -m benchmarks.sparse_networks [--threads 1] [--block 16] [--precision fp32] [NETWORK …]
 
-Random masks: nothing is said of accuracy. Pairs as `latprof compare` takes them. It can be
-interrupted: what the result file holds is not measured again.
+Random masks: nothing is said of accuracy. Pairs as `latprof compare` takes them. In INT8 the dense
+network is the quantised one, and the dense one in FP32 is compared as well. It can be interrupted:
+what the result file holds is not measured again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import onnx
 import typer
 
 from benchmarks.results import RESULTS, save
+from latprof.kernels import VERSION
 from latprof.kernels.convert import convert
 from latprof.onnx.writer import build
 from latprof.profile.compare import compare_files
@@ -35,8 +37,10 @@ def main(
     networks: Annotated[list[str] | None, typer.Argument()] = None,
     threads: int = 1,
     block: int = 16,
+    precision: str = "fp32",
 ) -> None:
-    path = RESULTS / f"{RESULT}.json"
+    result = RESULT if precision == "fp32" else f"{RESULT}_{precision}"
+    path = RESULTS / f"{result}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     have = {(r["network"], r["threads"], r["block"], r["density"]) for r in rows}
     device = this_device("cpu", Usage(threads))
@@ -45,22 +49,35 @@ def main(
             if (name, threads, block, density) in have:
                 continue
             row = {"network": name, "threads": threads, "block": block, "density": density}
-            rows.append(row | timed(Network.load(name), density, block, device))
+            rows.append(row | timed(Network.load(name), density, block, device, precision))
             print(json.dumps(rows[-1]), flush=True)
-            save(RESULT, {"device": device.name, "rows": rows})
+            save(result, {"kernels": VERSION, "device": device.name, "rows": rows})
     print(path)
 
 
-def timed(network: Network, density: float, block: int, device: Device) -> dict[str, float]:
+def timed(
+    network: Network, density: float, block: int, device: Device, precision: str
+) -> dict[str, float]:
     """The network on the kernels beside the dense one without them."""
     sparse = Architecture(density=dict.fromkeys(network.sparse_layers, density))
+    over_fp32 = {}
     with tempfile.TemporaryDirectory(prefix="latprof-") as folder:
         files = [Path(folder) / name for name in ("dense.onnx", "sparse.onnx")]
-        onnx.save(build(network, network.dense), str(files[0]))
-        onnx.save(convert(build(network, sparse, block=block), block), str(files[1]))
+        onnx.save(build(network, network.dense, precision=precision), str(files[0]))
+        model = build(network, sparse, block=block, precision=precision)
+        onnx.save(convert(model, block), str(files[1]))
         found = compare_files(*files, device)
         sizes = [file.stat().st_size for file in files]
-    return {
+        if precision != "fp32":
+            onnx.save(build(network, network.dense), str(files[0]))
+            float_ = compare_files(*files, device)
+            over_fp32 = {
+                "fp32_ms": float_.dense_s * 1e3,
+                "over_fp32": float_.speedup,
+                "over_fp32_low": float_.speedup_low,
+                "over_fp32_high": float_.speedup_high,
+            }
+    return over_fp32 | {
         "dense_ms": found.dense_s * 1e3,
         "sparse_ms": found.latency_s * 1e3,
         "speedup": found.speedup,
