@@ -48,16 +48,27 @@ struct Lanes {
     return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Floats);
   }
 
-  // Rounded to the nearest, clipped, as bytes.
-  static Bytes bytes(Floats steps, const Quantiser& out) {
-    const Floats low = broadcast<Floats>(out.low), high = broadcast<Floats>(out.high);
-    steps = steps < low ? low : steps;
-    steps = steps > high ? high : steps;
-    steps += broadcast<Floats>(12582912.0f);  // 1.5 · 2²³: adding it rounds
-    Integers bits;
-    std::memcpy(&bits, &steps, sizeof bits);
-    return __builtin_convertvector(bits - 0x4B400000 + out.zero, Bytes);
-  }
+  // Rounded to the nearest, clipped, as bytes. Made before a loop: what a byte is stored to might be
+  // anything, so that what lies in memory would be read again behind every store.
+  class Rounding {
+   public:
+    explicit Rounding(const Quantiser& out)
+        : low_(broadcast<Floats>(out.low)), high_(broadcast<Floats>(out.high)),
+          zero_(Integers{} + (out.zero - 0x4B400000)) {}
+
+    Bytes operator()(Floats steps) const {
+      steps = steps < low_ ? low_ : steps;
+      steps = steps > high_ ? high_ : steps;
+      steps += broadcast<Floats>(12582912.0f);  // 1.5 · 2²³: adding it rounds
+      Integers bits;
+      std::memcpy(&bits, &steps, sizeof bits);
+      return __builtin_convertvector(bits + zero_, Bytes);
+    }
+
+   private:
+    Floats low_, high_;
+    Integers zero_;
+  };
 
   static void store(uint8_t* to, Bytes value) { std::memcpy(to, &value, sizeof value); }
 };

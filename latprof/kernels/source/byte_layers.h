@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -129,7 +129,8 @@ class ByteDepthwise {
                     sizeof weight);
         sum += __builtin_convertvector(bytes, Integers) * __builtin_convertvector(weight, Integers);
       }
-      finish(sum, end, v, out);
+      finish(sum, load<Floats>(end.scale + v * B::kLanes), typename L::Rounding(end.out),
+             out + v * B::kLanes);
     }
   }
 
@@ -139,10 +140,9 @@ class ByteDepthwise {
     return sum;
   }
 
-  static void finish(Integers sum, const ByteEpilogue& end, int v, uint8_t* out) {
-    const Floats scale = load<Floats>(end.scale + v * B::kLanes);
-    const Floats steps = rounded(__builtin_convertvector(sum, Floats) * scale);
-    L::store(out + v * B::kLanes, L::bytes(steps, end.out));
+  static void finish(Integers sum, Floats scale, const typename L::Rounding& rounding,
+                     uint8_t* out) {
+    L::store(out, rounding(rounded(__builtin_convertvector(sum, Floats) * scale)));
   }
 
 #if defined(BLOCK_SPARSE_FOUR_PIXELS)
@@ -163,9 +163,11 @@ class ByteDepthwise {
         sums[i][1] = dot(sums[i][1], four, second);
       }
     }
+    const Floats scale = load<Floats>(end.scale);
+    const typename L::Rounding rounding(end.out);
     WRITTEN_OUT for (int i = 0; i < Pairs; ++i)
       WRITTEN_OUT for (int j = 0; j < 2; ++j)
-        finish(sums[i][j], end, 0, out + (2 * i + j) * Channels);
+        finish(sums[i][j], scale, rounding, out + (2 * i + j) * Channels);
   }
 
   void row_in_pairs(const uint8_t* in, const int8_t* rows, const ByteEpilogue& end,
@@ -189,7 +191,10 @@ class ByteDepthwise {
       WRITTEN_OUT for (int i = 0; i < Pixels; ++i)
         sums[i] = dot(sums[i], four_pixels(in + 2 * i * Channels), weight);
     }
-    WRITTEN_OUT for (int i = 0; i < Pixels; ++i) finish(sums[i], end, 0, out + i * Channels);
+    const Floats scale = load<Floats>(end.scale);
+    const typename L::Rounding rounding(end.out);
+    WRITTEN_OUT for (int i = 0; i < Pixels; ++i)
+      finish(sums[i], scale, rounding, out + i * Channels);
   }
 
   // Of stride 2. The last output looks at the four inputs that end with its own last one.
@@ -269,7 +274,20 @@ class BytePool {
   }
 
   void largest(const uint8_t* in, int64_t block, int64_t top, int64_t left, uint8_t* to) const {
+    const int64_t bottom = top + (window_.kernel_h - 1) * window_.dilation_h;
+    const int64_t right = left + (window_.kernel_w - 1) * window_.dilation_w;
     Pixel answer{};
+    if (top >= 0 && left >= 0 && bottom < in_.height && right < in_.width) {
+      const uint8_t* row = in + in_.at(block, top, left);
+      for (int64_t i = 0; i < window_.kernel_h; ++i, row += window_.dilation_h * in_.row())
+        for (int64_t j = 0; j < window_.kernel_w; ++j) {
+          Pixel value;
+          std::memcpy(&value, row + j * window_.dilation_w * Channels, sizeof value);
+          answer = value > answer ? value : answer;
+        }
+      std::memcpy(to, &answer, sizeof answer);
+      return;
+    }
     for_taps(top, left, [&](int64_t y, int64_t x) {
       Pixel value;
       std::memcpy(&value, in + in_.at(block, y, x), sizeof value);
@@ -290,7 +308,7 @@ class BytePool {
       const int64_t count = counts_padding_ ? all : (seen > 0 ? seen : 1);
       const auto steps = __builtin_convertvector(sum, typename B::Vector) *
                          (from_.scale / static_cast<float>(count));
-      L::store(to + v * B::kLanes, L::bytes(steps, to_));
+      L::store(to + v * B::kLanes, typename L::Rounding(to_)(steps));
     }
   }
 
@@ -321,7 +339,7 @@ void byte_mean(const Map& in, const uint8_t* from, const Rescale& rescale, const
         }
       }
       const auto steps = __builtin_convertvector(sum, typename B::Vector) * scale;
-      L::store(to + out.at(block, 0, 0) + v * B::kLanes, L::bytes(steps, quantiser));
+      L::store(to + out.at(block, 0, 0) + v * B::kLanes, typename L::Rounding(quantiser)(steps));
     }
   clear_border(out, to, 0, out.blocks(), static_cast<uint8_t>(quantiser.zero));
 }
@@ -339,6 +357,7 @@ void combine_bytes(const Map& map, const uint8_t* left, const Map& left_map, con
   const bool one_pixel = right_map.height * right_map.width == 1;
   const Floats left_zero = broadcast<Floats>(static_cast<float>(of_left.zero));
   const Floats right_zero = broadcast<Floats>(static_cast<float>(of_right.zero));
+  const typename L::Rounding rounding(quantiser);
   for (int64_t y = 0; y < map.height; ++y) {
     const uint8_t* a = left + left_map.at(block, y, 0);
     const uint8_t* b = right + right_map.at(block, one_pixel ? 0 : y, 0);
@@ -348,7 +367,7 @@ void combine_bytes(const Map& map, const uint8_t* left, const Map& left_map, con
       const Floats z = L::floats(b + (one_pixel ? i % Channels : i)) - right_zero;
       const Floats steps = multiplies ? rounded(x * z) * of_left.scale
                                       : rounded(x * of_left.scale) + rounded(z * of_right.scale);
-      L::store(to + i, L::bytes(steps, quantiser));
+      L::store(to + i, rounding(steps));
     }
   }
 }
@@ -387,30 +406,47 @@ void place_bytes(const Map& in, const uint8_t* from, const uint8_t* lookup, cons
   }
 }
 
+// Some numbers of a row as bytes: x / scale, rounded to the nearest.
+inline void quantise_row(const float* from, int64_t count, float scale, int32_t zero, uint8_t* to) {
+  const float low = static_cast<float>(-zero), high = static_cast<float>(255 - zero);
+  for (int64_t x = 0; x < count; ++x) {
+    float steps = from[x] / scale;
+    steps = steps > low ? steps : low;  // a NaN becomes the lowest
+    steps = steps < high ? steps : high;
+    steps += 12582912.0f;  // 1.5 · 2²³: adding it rounds
+    int32_t bits;
+    std::memcpy(&bits, &steps, sizeof bits);
+    to[x] = static_cast<uint8_t>(bits - 0x4B400000 + zero);
+  }
+}
+
 // One image of [channels, height, width] in FP32 into some blocks of a map, and bytes back.
 inline void enter_bytes(const float* from, const Map& out, float scale, int32_t zero, uint8_t* to,
                         int64_t first, int64_t last) {
+  constexpr int64_t kPart = 256, kMostLanes = 16;
+  uint8_t rows[kMostLanes][kPart];
   clear_border(out, to, first, last, static_cast<uint8_t>(zero));
   const int64_t pixels = out.height * out.width;
-  const float low = static_cast<float>(-zero), high = static_cast<float>(255 - zero);
   for (int64_t block = first; block < last; ++block) {
     const int64_t channel = block * out.lanes;
-    for (int64_t y = 0; y < out.height; ++y) {
-      uint8_t* into = to + out.at(block, y, 0);
-      for (int64_t lane = 0; lane < out.lanes; ++lane) {
-        const float* row = from + (channel + lane) * pixels + y * out.width;
-        const bool known = channel + lane < out.channels;
-        for (int64_t x = 0; x < out.width; ++x) {
-          float steps = known ? row[x] / scale : 0.0f;
-          steps = steps > low ? steps : low;  // a NaN becomes the lowest
-          steps = steps < high ? steps : high;
-          const float shifted = steps + 12582912.0f;
-          int32_t bits;
-          std::memcpy(&bits, &shifted, sizeof bits);
-          into[x * out.lanes + lane] = static_cast<uint8_t>(bits - 0x4B400000 + zero);
+    for (int64_t lane = 0; lane < out.lanes; ++lane)
+      if (channel + lane >= out.channels) std::memset(rows[lane], zero, kPart);
+    for (int64_t y = 0; y < out.height; ++y)
+      for (int64_t x = 0; x < out.width; x += kPart) {
+        const int64_t count = std::min(kPart, out.width - x);
+        for (int64_t lane = 0; lane < out.lanes && channel + lane < out.channels; ++lane)
+          quantise_row(from + (channel + lane) * pixels + y * out.width + x, count, scale, zero,
+                       rows[lane]);
+        uint8_t* into = to + out.at(block, y, x);
+        if (out.lanes == 4) {
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t lane = 0; lane < 4; ++lane) into[i * 4 + lane] = rows[lane][i];
+        } else {
+          for (int64_t i = 0; i < count; ++i)
+            for (int64_t lane = 0; lane < out.lanes; ++lane)
+              into[i * out.lanes + lane] = rows[lane][i];
         }
       }
-    }
   }
 }
 

@@ -51,24 +51,34 @@ __attribute__((noinline)) void convolve_bytes(const Taps<int8_t>& taps, const Ti
       }
   }
 
-  Floats scale[kVectors];
-  WRITTEN_OUT for (int v = 0; v < kVectors; ++v) scale[v] = load<Floats>(end.scale + v * B::kLanes);
-  WRITTEN_OUT for (int r = 0; r < Runs; ++r) {
-    uint8_t* const out = tile.out[r];
-    WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
-      WRITTEN_OUT for (int v = 0; v < kVectors; ++v) {
-        const int at = p * Channels + v * B::kLanes;
-        Floats steps = rounded(__builtin_convertvector(sums[r][p][v], Floats) * scale[v]);
-        if (end.adds) {
-          const Floats other = L::floats(tile.residual[r] + at) -
-                               broadcast<Floats>(static_cast<float>(end.residual_zero));
-          steps += rounded(other * end.residual_scale);
-        }
-        L::store(out + at, L::bytes(steps, end.out));
-      }
+  Floats steps[Runs][Pixels][kVectors];
+  WRITTEN_OUT for (int v = 0; v < kVectors; ++v) {
+    const Floats scale = load<Floats>(end.scale + v * B::kLanes);
+    WRITTEN_OUT for (int r = 0; r < Runs; ++r)
+      WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
+        steps[r][p][v] = rounded(__builtin_convertvector(sums[r][p][v], Floats) * scale);
   }
-  if (end.out.lookup != nullptr)
-    for (int r = 0; r < Runs; ++r) look_up(end.out.lookup, tile.out[r], Pixels * Channels);
+  if (end.adds) {
+    const Floats zero = broadcast<Floats>(static_cast<float>(end.residual_zero));
+    const Floats scale = broadcast<Floats>(end.residual_scale);
+    WRITTEN_OUT for (int r = 0; r < Runs; ++r) {
+      const uint8_t* const residual = tile.residual[r];
+      WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
+        WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
+          steps[r][p][v] +=
+              rounded((L::floats(residual + p * Channels + v * B::kLanes) - zero) * scale);
+    }
+  }
+  const uint8_t* const lookup = end.out.lookup;
+  const typename L::Rounding rounding(end.out);
+  uint8_t* outs[Runs];
+  WRITTEN_OUT for (int r = 0; r < Runs; ++r) outs[r] = tile.out[r];
+  WRITTEN_OUT for (int r = 0; r < Runs; ++r)
+    WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
+      WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
+        L::store(outs[r] + p * Channels + v * B::kLanes, rounding(steps[r][p][v]));
+  if (lookup != nullptr)
+    for (int r = 0; r < Runs; ++r) look_up(lookup, outs[r], Pixels * Channels);
 }
 
 // The functions for all runs × pixels that fit into the registers; nullptr for the others.
