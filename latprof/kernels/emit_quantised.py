@@ -8,7 +8,7 @@ from onnx import NodeProto, TensorProto
 from latprof.kernels import CannotConvert
 from latprof.kernels.emit import Emitter
 from latprof.kernels.encode import encode_bytes
-from latprof.kernels.graph import fresh
+from latprof.kernels.graph import fresh, read_inside
 from latprof.kernels.quantised import QuantisedGraph, Scale
 from latprof.kernels.step import Activation, Step
 
@@ -33,7 +33,7 @@ class QuantisedEmitter(Emitter):
         """The node as it was in the file, behind what it reads."""
         assert step.node is not None
         original = self.graph.original[id(step.node)]
-        for name in original.input:
+        for name in (*original.input, *read_inside(original)):
             self._provide(name)
         self.nodes.append(original)
 

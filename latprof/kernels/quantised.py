@@ -15,12 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from latprof.kernels.graph import Graph, attributes
 from latprof.kernels.step import Activation, Step
-
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ class QuantisedGraph(Graph):
         self.pairs: dict[str, tuple[NodeProto, NodeProto]] = {}  # by what the second one writes
         self.dequantised: dict[str, NodeProto] = {}  # of constants, by what they write
         self.original: dict[int, NodeProto] = {}  # by the view's nodes
-        self._written_by = {name: node for node in self.nodes for name in node.output}
         self._find_pairs()
         self._find_constants()
         self._without_pairs()
@@ -103,16 +100,15 @@ class QuantisedGraph(Graph):
 
     def _find_pairs(self) -> None:
         found: dict[str, set[Scale]] = {}
-        for node in self.nodes:
-            if node.op_type != "DequantizeLinear":
+        for first in self.nodes:
+            scale = self._scale(first) if first.op_type == "QuantizeLinear" else None
+            if scale is None or first.output[0] in self.outputs:
                 continue
-            first = self._written_by.get(node.input[0])
-            if first is None or first.op_type != "QuantizeLinear":
-                continue
-            scale = self._scale(node)
-            if scale is None or scale != self._scale(first):
-                continue
-            self.pairs[node.output[0]] = first, node
+            seconds = self.readers[first.output[0]]
+            if any(node.op_type != "DequantizeLinear" or self._scale(node) != scale
+                   for node in seconds):  # fmt: skip
+                continue  # something reads the bytes themselves
+            self.pairs |= {node.output[0]: (first, node) for node in seconds}
             found.setdefault(first.input[0], set()).add(scale)
         firsts = {id(first) for first, _ in self.pairs.values()}
         for name, scales in found.items():
@@ -178,7 +174,3 @@ class QuantisedGraph(Graph):
     def _has_weights(self, source: NodeProto) -> bool:
         bias = source.input[2] if len(source.input) > 2 else ""
         return source.input[1] in self.integers and (not bias or bias in self.constants)
-
-    def map_of(self, name: str) -> tuple[int, int, int] | None:
-        """Of the float tensors only: bytes between a pair are no maps of this network."""
-        return super().map_of(name) if self.types.get(name) == TensorProto.FLOAT else None

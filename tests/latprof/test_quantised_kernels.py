@@ -195,6 +195,36 @@ def test_a_convolution_without_scales_stays_as_it_was():
     assert np.array_equal(run(made, feed), run(model, feed))
 
 
+def test_a_tensor_whose_bytes_are_read_stays_plain():
+    model = one_layer(np.ones((4, 4, 1, 1), np.int8)).model()
+    read = helper.make_node("Cast", ["conv/quantised"], ["steps"], to=TensorProto.FLOAT)
+    model.graph.node.append(read)
+    model.graph.output.append(
+        helper.make_tensor_value_info("steps", TensorProto.FLOAT, (1, 4, 2, 2))
+    )
+    with pytest.raises(CannotConvert, match="no convolution of this model can be converted"):
+        convert(model)
+
+
+def test_a_branch_reads_what_operators_wrote():
+    case = one_layer(np.ones((4, 4, 1, 1), np.int8))
+    model = case.model()
+    last = model.graph.output[0].name
+    info = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, (1, 4, 2, 2))
+    node = helper.make_node("Neg", [last], ["chosen"])
+    branch = helper.make_graph([node], "branch", [], [info])
+    model.graph.input.append(helper.make_tensor_value_info("turn", TensorProto.BOOL, ()))
+    model.graph.node.append(
+        helper.make_node("If", ["turn"], ["out"], then_branch=branch, else_branch=branch)
+    )
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("out", TensorProto.FLOAT, (1, 4, 2, 2)))
+    feed = case.feed(np.random.default_rng(0)) | {"turn": np.array(True)}
+    made = convert(model)
+    assert "QSparseConv" in {node.op_type for node in made.graph.node}
+    assert np.array_equal(run(made, feed), run(model, feed))
+
+
 def replaced(part, change):
     """The model with one of a convolution's constants changed."""
 
