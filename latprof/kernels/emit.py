@@ -22,6 +22,7 @@ class Emitter:
 
     element: int = TensorProto.FLOAT  # of blocked tensors
     planar_lanes = 1  # of a pixel of a network's input
+    kind = ""  # what operators' names begin with
 
     def __init__(self, graph: Graph, steps: list[Step], block: int) -> None:
         self.graph, self.block = graph, block
@@ -96,10 +97,14 @@ class Emitter:
             }
         self._write(step, step.op, inputs, attributes)
 
+    def _meaning(self, name: str) -> dict[str, int | float]:
+        """What an operator that converts a plain tensor must know of its numbers."""
+        return {}
+
     def _write(self, step: Step, op: str, inputs: list[str], attributes: dict) -> None:
         """The node of a step, and what it writes."""
         output = fresh(f"{step.output}/blocked", self.graph.names)
-        self._node(op, inputs, output, step.name, attributes)
+        self._node(f"{self.kind}{op}", inputs, output, step.name, attributes)
         self._describe(output, step.output, int(attributes["out_border"]), self.block)
 
     def _geometry(self, step: Step) -> dict:
@@ -138,11 +143,14 @@ class Emitter:
         return [inputs[0], *(self._weight(step, name, value) for name, value in parts), *residual]
 
     def _depthwise(self, step: Step, inputs: list[str]) -> list[str]:
-        places = math.prod(step.weight.shape[2:])
-        taps = self._filled(step.weight.reshape(len(step.weight), places))
-        taps = taps.reshape(-1, self.block, places).transpose(0, 2, 1)
-        weight = self._weight(step, "weights", np.ascontiguousarray(taps))
+        weight = self._weight(step, "weights", self._by_places(step.weight))
         return [*inputs, weight, self._weight(step, "bias", self._filled(step.bias))]
+
+    def _by_places(self, weight: np.ndarray) -> np.ndarray:
+        """A depthwise weight, (channels, 1, height, width), as (blocks, places, block)."""
+        places = math.prod(weight.shape[2:])
+        taps = self._filled(weight.reshape(len(weight), places))
+        return np.ascontiguousarray(taps.reshape(-1, self.block, places).transpose(0, 2, 1))
 
     def _filled(self, values: np.ndarray) -> np.ndarray:
         """Values of channels, (channels, …), with 0 for those that fill up the last block."""
@@ -170,22 +178,27 @@ class Emitter:
         if (name, planar) not in self._converted:
             self._converted.add((name, planar))
             border = self.borders[name, planar]
-            attributes = {"block": self.block, "planar": int(planar), "in_border": border}
-            attributes |= self._map_attributes(name)
-            kind = "to_planar" if planar else "to_blocked"
-            self._node("ToBlocked", [name], converted, f"{name}/{kind}", attributes)
+            attributes: dict = {"block": self.block, "planar": int(planar), "in_border": border}
+            attributes |= self._map_attributes(name) | self._meaning(name)
+            label = f"{name}/{'to_planar' if planar else 'to_blocked'}"
+            self._node(f"{self.kind}ToBlocked", [name], converted, label, attributes)
             self._describe(converted, name, border, self.planar_lanes if planar else self.block)
         return converted
 
     def _leave(self, name: str) -> None:
         """Convert a tensor back, once, if operators wrote it."""
+        self._unblocked(name, name)
+
+    def _unblocked(self, name: str, plain: str) -> None:
+        """Write what operators wrote of a tensor under a name of plain layout, once."""
         if name not in self.written or name in self._left:
             return
         self._left.add(name)
         attributes = {"block": self.block, "in_border": self.borders[name, False]}
         attributes |= self._map_attributes(name)
         blocked = fresh(f"{name}/blocked", self.graph.names)
-        self._node("FromBlocked", [blocked], name, f"{name}/from_blocked", attributes)
+        label = f"{name}/from_blocked"
+        self._node(f"{self.kind}FromBlocked", [blocked], plain, label, attributes)
 
     def _map(self, name: str) -> tuple[int, int, int]:
         found = self.graph.map_of(name)

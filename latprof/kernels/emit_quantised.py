@@ -7,25 +7,26 @@ from onnx import NodeProto, TensorProto
 
 from latprof.kernels import CannotConvert
 from latprof.kernels.emit import Emitter
-from latprof.kernels.encode import encode_bytes
+from latprof.kernels.encode import BYTES_BLOCK, INPUTS, encode_bytes
 from latprof.kernels.graph import fresh, read_inside
 from latprof.kernels.quantised import QuantisedGraph, Scale
 from latprof.kernels.step import Activation, Step
-
-BLOCK = 16  # the only one that the operators in INT8 know
 
 
 class QuantisedEmitter(Emitter):
     """Blocked tensors are UINT8; whatever stays plain keeps its QuantizeLinear and Dequantize."""
 
     element = TensorProto.UINT8
-    planar_lanes = 4
+    planar_lanes = INPUTS
+    kind = "Q"
     graph: QuantisedGraph
 
     def __init__(self, graph: QuantisedGraph, steps: list[Step], block: int) -> None:
-        """Raises CannotConvert for blocks of another width than BLOCK."""
-        if block != BLOCK:
-            raise CannotConvert(f"block {block}: a quantised network runs in blocks of {BLOCK}")
+        """Raises CannotConvert for blocks of another width than BYTES_BLOCK."""
+        if block != BYTES_BLOCK:
+            raise CannotConvert(
+                f"block {block}: a quantised network runs in blocks of {BYTES_BLOCK}"
+            )
         super().__init__(graph, steps, block)
         self._emitted: set[str] = set()  # what pairs and constants wrote
 
@@ -60,41 +61,16 @@ class QuantisedEmitter(Emitter):
 
     def _leave(self, name: str) -> None:
         """Convert a tensor back to bytes, once, if operators wrote it."""
-        if name not in self.written:
-            if name in self.graph.outputs:
-                self._provide(name)
-            return
-        if name in self._left:
-            return
-        self._left.add(name)
-        attributes = {"block": self.block, "in_border": self.borders[name, False]}
-        attributes |= self._map_attributes(name)
-        blocked = fresh(f"{name}/blocked", self.graph.names)
-        out = self._bytes_of(name)
-        self._node("QFromBlocked", [blocked], out, f"{name}/from_blocked", attributes)
+        if name not in self.written and name in self.graph.outputs:
+            self._provide(name)
+        self._unblocked(name, self._bytes_of(name))
 
     def _bytes_of(self, name: str) -> str:
         return fresh(f"{name}/bytes", self.graph.names)
 
-    def _blocked(self, step: Step, number: int) -> str:
-        """The blocked form of an input; plain ones are quantised when first read."""
-        name = step.inputs[number]
-        if name in self.written:
-            return fresh(f"{name}/blocked", self.graph.names)
-        planar = self._planar(step, number)
-        converted = fresh(f"{name}/planar" if planar else f"{name}/blocked", self.graph.names)
-        if (name, planar) not in self._converted:
-            self._converted.add((name, planar))
-            border, scale = self.borders[name, planar], self.graph.scales[name]
-            attributes: dict[str, int | float] = {
-                "block": self.block, "planar": int(planar), "in_border": border,
-            }  # fmt: skip
-            attributes |= self._map_attributes(name)
-            attributes |= {"out_scale": scale.scale, "out_zero": scale.zero}
-            kind = "to_planar" if planar else "to_blocked"
-            self._node("QToBlocked", [name], converted, f"{name}/{kind}", attributes)
-            self._describe(converted, name, border, self.planar_lanes if planar else self.block)
-        return converted
+    def _meaning(self, name: str) -> dict[str, int | float]:
+        scale = self.graph.scales[name]
+        return {"out_scale": scale.scale, "out_zero": scale.zero}
 
     def _emit(self, step: Step) -> None:
         inputs = [self._blocked(step, number) for number in range(len(step.inputs))]
@@ -122,7 +98,7 @@ class QuantisedEmitter(Emitter):
                 source = self.graph.scales[step.inputs[0]]
                 attributes |= self._ends(step.activation, scale)
                 attributes |= {"left_scale": source.scale / scale.scale, "left_zero": source.zero}
-        self._write(step, f"Q{op}", inputs, attributes)
+        self._write(step, op, inputs, attributes)
 
     def _ends(self, activation: Activation, scale: Scale) -> dict[str, int]:
         """Of a step's outputs before they are looked up: their zero and their bounds."""
@@ -146,10 +122,8 @@ class QuantisedEmitter(Emitter):
             self._weight(step, "lookup", table),
         ]
         if step.op == "DepthwiseConv":
-            places = int(np.prod(weights.values.shape[2:]))
-            taps = self._filled(weights.values.reshape(len(weights.values), places))
-            taps = taps.reshape(-1, self.block, places).transpose(0, 2, 1)
-            return [*inputs, self._weight(step, "weights", np.ascontiguousarray(taps)), *tail]
+            taps = self._weight(step, "weights", self._by_places(weights.values))
+            return [*inputs, taps, *tail]
         planar, residual = self._planar(step, 0), inputs[1:]
         encoded = encode_bytes(weights.values, step.groups, planar)
         attributes |= {"planar": int(planar), "out_channels": len(weights.values),

@@ -42,7 +42,7 @@ def described(cpuinfo: str) -> tuple[str, dict[str, str]]:
 
     64-bit ARM cores have numbers in place of a name; a board may add its own.
     """
-    facts: dict[str, str] = dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo, re.MULTILINE))
+    facts = _facts(cpuinfo)
     keys = ("cpu family", "model", "stepping", "cache size", *ARM_KEYS)
     detail = {key.replace(" ", "_").lower(): facts[key] for key in keys if key in facts}
     vectors = [f for f in ("avx2", "avx512f", "amx_tile", "asimd") if f in _flags(facts)]
@@ -54,11 +54,9 @@ def described(cpuinfo: str) -> tuple[str, dict[str, str]]:
 def byte_products() -> str:
     """By which instructions this processor multiplies bytes; runtimes have kernels for each."""
     cpuinfo = Path("/proc/cpuinfo")
+    flags = _flags(_facts(cpuinfo.read_text() if cpuinfo.exists() else ""))
     known = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-    facts = cpuinfo.read_text() if cpuinfo.exists() else ""
-    flags = {*re.findall(r"^(?:flags|Features)\s*:\s*(.+)$", facts, re.MULTILINE)[:1]}
-    present = {flag for line in flags for flag in line.split()}
-    return " ".join(flag for flag in known if flag in present)
+    return " ".join(flag for flag in known if flag in flags)
 
 
 def _brand() -> str:
@@ -67,6 +65,10 @@ def _brand() -> str:
         return ""
     command = ["sysctl", "-n", "machdep.cpu.brand_string"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _facts(cpuinfo: str) -> dict[str, str]:
+    return dict(re.findall(r"^([^\t:\n]+)\s*:\s*(.+)$", cpuinfo, re.MULTILINE))
 
 
 def _flags(facts: dict[str, str]) -> list[str]:
