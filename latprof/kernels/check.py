@@ -23,8 +23,8 @@ _OPSET, _IR = 17, 8
 
 
 @dataclass(frozen=True)
-class Case:
-    """One convolution with what follows it; sizes are (height, width)."""
+class Layer:
+    """Any convolution; sizes are (height, width)."""
 
     weight: np.ndarray  # (out channels, in channels / groups, height, width)
     bias: np.ndarray
@@ -35,8 +35,6 @@ class Case:
     size: tuple[int, int]
     batch: int
     activation: str
-    residual: bool
-    block: int
 
     @property
     def in_channels(self) -> int:
@@ -51,15 +49,34 @@ class Case:
         )  # fmt: skip
         return height, width
 
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return (self.batch, len(self.weight), *self.out_size)
+
+    def shapes(self, adds: bool) -> dict[str, tuple[int, ...]]:
+        """Of the inputs; `adds`: a residual too."""
+        shapes: dict[str, tuple[int, ...]] = {"input": (self.batch, self.in_channels, *self.size)}
+        return shapes | ({"residual": self.out_shape} if adds else {})
+
+    def window(self) -> dict[str, Any]:
+        """The attributes of its node."""
+        return {
+            "kernel_shape": self.weight.shape[2:], "strides": self.stride, "pads": self.pads,
+            "dilations": self.dilation, "group": self.groups,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case(Layer):
+    """One in FP32, with what follows it."""
+
+    residual: bool
+    block: int
+
     def model(self) -> onnx.ModelProto:
         """As plain ONNX."""
         names = ["input", "weight", "bias"]
-        nodes = [
-            helper.make_node(
-                "Conv", names, ["conv"], name="conv", kernel_shape=self.weight.shape[2:],
-                strides=self.stride, pads=self.pads, dilations=self.dilation, group=self.groups,
-            )
-        ]  # fmt: skip
+        nodes = [helper.make_node("Conv", names, ["conv"], name="conv", **self.window())]
         last = "conv"
         if self.residual:
             nodes.append(helper.make_node("Add", [last, "residual"], ["sum"], name="add"))
@@ -70,10 +87,7 @@ class Case:
                 helper.make_node(self.activation, [last], ["active"], name="act", **options)
             )
             last = "active"
-        shapes = {"input": (self.batch, self.in_channels, *self.size)}
-        out_shape = (self.batch, len(self.weight), *self.out_size)
-        if self.residual:
-            shapes["residual"] = out_shape
+        shapes, out_shape = self.shapes(self.residual), self.out_shape
         graph = helper.make_graph(
             nodes, "case",
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()],
@@ -85,9 +99,7 @@ class Case:
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR)
 
     def feed(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        shapes = {"input": (self.batch, self.in_channels, *self.size)}
-        if self.residual:
-            shapes["residual"] = (self.batch, len(self.weight), *self.out_size)
+        shapes = self.shapes(self.residual)
         return {n: rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
 
 
@@ -100,14 +112,9 @@ def random_case(rng: np.random.Generator) -> Case:
         groups = out_channels = in_channels
     elif groups > 1:
         in_channels, out_channels = in_channels * groups, out_channels * groups
-    kernel = (1, 1) if rng.random() < 0.3 else _two(rng, 1, 5)
-    dilation = (1, 1) if rng.random() < 0.7 else _two(rng, 1, 3)
-    stride = (1, 1) if rng.random() < 0.5 else _two(rng, 1, 3)
-    pads = (*_two(rng, 0, 3), *_two(rng, 0, 3))
-    least = [dilation[i] * (kernel[i] - 1) + 1 - pads[i] - pads[i + 2] for i in (0, 1)]
-    more = _two(rng, 0, 23)
-    size = (max(1, least[0]) + more[0], max(1, least[1]) + more[1])
-    weight = rng.standard_normal((out_channels, in_channels // groups, *kernel), dtype=np.float32)
+    window = random_window(rng)
+    shape = (out_channels, in_channels // groups, *window.pop("kernel"))
+    weight = rng.standard_normal(shape, dtype=np.float32)
     block = int(rng.choice(BLOCKS))
     if groups in (1, in_channels) or rng.random() < 0.5:
         drop_taps(weight, float(rng.uniform(0, 1)), block, rng)
@@ -115,15 +122,27 @@ def random_case(rng: np.random.Generator) -> Case:
         weight=weight,
         bias=rng.standard_normal(out_channels, dtype=np.float32),
         groups=groups,
-        stride=stride,
-        pads=pads,
-        dilation=dilation,
-        size=size,
+        **window,
         batch=int(rng.integers(1, 4)),
         activation=str(rng.choice([*ACTIVATIONS])),
         residual=bool(rng.random() < 0.4),
         block=block,
     )  # fmt: skip
+
+
+def random_window(
+    rng: np.random.Generator, kernel: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """A kernel, any where none is given, and a map that it fits on, as fields of a Layer."""
+    if kernel is None:
+        kernel = (1, 1) if rng.random() < 0.3 else _two(rng, 1, 5)
+    dilation = (1, 1) if rng.random() < 0.7 else _two(rng, 1, 3)
+    stride = (1, 1) if rng.random() < 0.5 else _two(rng, 1, 3)
+    pads = (*_two(rng, 0, 3), *_two(rng, 0, 3))
+    least = [dilation[i] * (kernel[i] - 1) + 1 - pads[i] - pads[i + 2] for i in (0, 1)]
+    more = _two(rng, 0, 23)
+    size = (max(1, least[0]) + more[0], max(1, least[1]) + more[1])
+    return {"kernel": kernel, "stride": stride, "pads": pads, "dilation": dilation, "size": size}
 
 
 def _two(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from latprof.kernels.check import ACTIVATIONS, drop_taps, run
+from latprof.kernels.check import ACTIVATIONS, Layer, drop_taps, random_window, run
 from latprof.kernels.convert import convert
 from latprof.kernels.encode import BYTES_BLOCK
 from latprof.kernels.quantised import Scale
@@ -26,47 +26,19 @@ _CURVED = {
 
 
 @dataclass(frozen=True)
-class QuantisedCase:
-    """One convolution in INT8 with what follows it; sizes are (height, width)."""
+class QuantisedCase(Layer):
+    """One in INT8, weights INT8 and bias INT32, with what follows it."""
 
-    weight: np.ndarray  # (out channels, in channels / groups, height, width) int8
     scale: np.ndarray  # (out channels,) of weights
-    bias: np.ndarray  # (out channels,) int32
-    groups: int
-    stride: tuple[int, int]
-    pads: tuple[int, int, int, int]  # top, left, bottom, right
-    dilation: tuple[int, int]
-    size: tuple[int, int]
-    batch: int
-    activation: str
     read: Scale
     added: Scale | None  # of a residual
     before: Scale  # of what an activation reads, where it is curved
     written: Scale
 
-    @property
-    def in_channels(self) -> int:
-        return self.weight.shape[1] * self.groups
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        height, width = (
-            (self.size[i] + self.pads[i] + self.pads[i + 2]
-             - self.dilation[i] * (self.weight.shape[2 + i] - 1) - 1) // self.stride[i] + 1
-            for i in (0, 1)
-        )  # fmt: skip
-        return height, width
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the inputs."""
-        shapes: dict[str, tuple[int, ...]] = {"input": (self.batch, self.in_channels, *self.size)}
-        if self.added:
-            shapes["residual"] = (self.batch, len(self.weight), *self.out_size)
-        return shapes
-
     def feed(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Inputs that fall beyond both ends of their scales now and then."""
-        return {n: 2 * rng.standard_normal(s, dtype=np.float32) for n, s in self.shapes().items()}
+        shapes = self.shapes(self.added is not None)
+        return {n: 2 * rng.standard_normal(s, dtype=np.float32) for n, s in shapes.items()}
 
     def model(self) -> onnx.ModelProto:
         """As ONNX Runtime's quantiser writes it."""
@@ -75,10 +47,7 @@ class QuantisedCase:
         bias_scale = (np.float32(self.read.scale) * self.scale).astype(np.float32)
         weight = graph.constant("weight", self.weight, self.scale)
         bias = graph.constant("bias", self.bias, bias_scale)
-        last = graph.node(
-            "Conv", [x, weight, bias], "conv", kernel_shape=self.weight.shape[2:],
-            strides=self.stride, pads=self.pads, dilations=self.dilation, group=self.groups,
-        )  # fmt: skip
+        last = graph.node("Conv", [x, weight, bias], "conv", **self.window())
         if self.added:
             last = graph.pair(last, self.before)
             last = graph.node("Add", [last, graph.pair("residual", self.added)], "sum")
@@ -86,11 +55,9 @@ class QuantisedCase:
             last = graph.pair(last, self.before) if self.activation in _CURVED else last
             last = graph.node(self.activation, [last], "active", **ACTIVATIONS[self.activation])
         last = graph.pair(last, self.written)
-        inputs = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in self.shapes().items()
-        ]
-        out = (self.batch, len(self.weight), *self.out_size)
-        output = helper.make_tensor_value_info(last, TensorProto.FLOAT, out)
+        shapes = self.shapes(self.added is not None)
+        inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in shapes.items()]
+        output = helper.make_tensor_value_info(last, TensorProto.FLOAT, self.out_shape)
         made = helper.make_graph(graph.nodes, "case", inputs, [output], graph.weights)
         opsets = [helper.make_opsetid("", _OPSET)]
         return helper.make_model(made, opset_imports=opsets, ir_version=_IR)
@@ -182,32 +149,21 @@ def random_case(rng: np.random.Generator) -> QuantisedCase:
         groups = out_channels = in_channels
     elif groups > 1:
         in_channels, out_channels = in_channels * groups, out_channels * groups
-    kernel = (1, 1) if rng.random() < 0.3 else _two(rng, 1, 5)
-    if groups == in_channels and rng.random() < 0.7:
-        kernel = (3, 3)
-    dilation = (1, 1) if rng.random() < 0.7 else _two(rng, 1, 3)
-    stride = (1, 1) if rng.random() < 0.5 else _two(rng, 1, 3)
-    pads = (*_two(rng, 0, 3), *_two(rng, 0, 3))
-    least = [dilation[i] * (kernel[i] - 1) + 1 - pads[i] - pads[i + 2] for i in (0, 1)]
-    more = _two(rng, 0, 23)
-    size = (max(1, least[0]) + more[0], max(1, least[1]) + more[1])
-    shape = (out_channels, in_channels // groups, *kernel)
+    is_depthwise = groups == in_channels == out_channels > 1
+    window = random_window(rng, (3, 3) if is_depthwise and rng.random() < 0.7 else None)
+    shape = (out_channels, in_channels // groups, *window.pop("kernel"))
     weight = rng.integers(-127, 128, shape).astype(np.int8)
     if groups in (1, in_channels) or rng.random() < 0.5:
         drop_taps(weight, float(rng.uniform(0, 1)), BYTES_BLOCK, rng)
     activation = ["", "", "Relu", *_CURVED][rng.integers(0, 3 + len(_CURVED))]
-    depthwise = groups == in_channels == out_channels > 1
-    adds = not depthwise and rng.random() < 0.4
+    adds = not is_depthwise and rng.random() < 0.4
     wide = float(np.sqrt(np.prod(shape[1:]))) * 60 * 0.02  # of outputs, roughly
     return QuantisedCase(
         weight=weight,
         scale=rng.uniform(0.005, 0.03, out_channels).astype(np.float32),
         bias=rng.integers(-3000, 3000, out_channels).astype(np.int32),
         groups=groups,
-        stride=stride,
-        pads=pads,
-        dilation=dilation,
-        size=size,
+        **window,
         batch=int(rng.integers(1, 4)),
         activation=activation,
         read=_scale(rng, 4.0),
@@ -220,7 +176,3 @@ def random_case(rng: np.random.Generator) -> QuantisedCase:
 def _scale(rng: np.random.Generator, wide: float) -> Scale:
     zero = (0, 128, int(rng.integers(0, 256)))[rng.integers(0, 3)]
     return Scale(float(np.float32(wide / 255 * rng.uniform(0.5, 2))), zero)
-
-
-def _two(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
-    return int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1))

@@ -77,7 +77,9 @@ def test_kernels_tell_of_themselves_and_are_checked(latprof, capsys, kernels):
     assert told["library"] == str(kernels)
     assert told["vector_bytes"] in (16, 32, 64)
     assert latprof("kernels", "check", "--layers", "20", "--threads", "2") == 0
-    assert "20 layers agree" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "20 layers agree" in said
+    assert "20 layers in INT8 agree to the last bit" in said
 
 
 @pytest.mark.parametrize(
