@@ -126,11 +126,11 @@ struct ByteArithmetic {
 
   static TileFunction<ByteArithmetic> tile(int64_t step, int runs, int pixels);
 
-  // A network's input has four channels a pixel, and long rows.
-  static constexpr int most_runs(int64_t step) {
-    if (step == kInputs || step == 2 * kInputs) return 2;
-    return step == Channels || step == 2 * Channels ? kMostRuns : 0;
-  }
+  // One tile: `Runs` runs of `Pixels` output pixels whose inputs are `Step` bytes apart.
+  template <int Runs, int Pixels, int Step>
+  __attribute__((noinline)) static void convolve(const Taps<int8_t>& taps,
+                                                 const Tile<uint8_t>& tile,
+                                                 const ByteEpilogue& end);
 };
 
 }  // namespace block_sparse

@@ -1,5 +1,5 @@
 // The layers of UINT8 maps without sparse weights: depthwise convolution, pools, addition,
-// concatenation, upsampling, a table of outputs, and the ways into the blocked layout and out of it.
+// concatenation, and the way into the blocked layout.
 
 #pragma once
 
@@ -372,20 +372,6 @@ void combine_bytes(const Map& map, const uint8_t* left, const Map& left_map, con
   }
 }
 
-// Every pixel becomes factor_h × factor_w pixels.
-template <int Channels>
-void enlarge_bytes(const Map& in, const uint8_t* from, int64_t factor_h, int64_t factor_w,
-                   const Map& out, uint8_t* to, int64_t block, uint8_t zero) {
-  clear_border(out, to, block, block + 1, zero);
-  for (int64_t y = 0; y < out.height; ++y) {
-    const uint8_t* row = from + in.at(block, y / factor_h, 0);
-    uint8_t* into = to + out.at(block, y, 0);
-    for (int64_t x = 0; x < in.width; ++x)
-      for (int64_t f = 0; f < factor_w; ++f, into += Channels)
-        std::memcpy(into, row + x * Channels, Channels);
-  }
-}
-
 // The channels of `in` become those from `start` on of `out`, each byte by a table.
 template <int Channels>
 void place_bytes(const Map& in, const uint8_t* from, const uint8_t* lookup, const Map& out,
@@ -420,7 +406,7 @@ inline void quantise_row(const float* from, int64_t count, float scale, int32_t 
   }
 }
 
-// One image of [channels, height, width] in FP32 into some blocks of a map, and bytes back.
+// One image of [channels, height, width] in FP32 into some blocks of a map.
 inline void enter_bytes(const float* from, const Map& out, float scale, int32_t zero, uint8_t* to,
                         int64_t first, int64_t last) {
   constexpr int64_t kPart = 256, kMostLanes = 16;
@@ -447,21 +433,6 @@ inline void enter_bytes(const float* from, const Map& out, float scale, int32_t 
               into[i * out.lanes + lane] = rows[lane][i];
         }
       }
-  }
-}
-
-inline void leave_bytes(const Map& in, const uint8_t* from, uint8_t* to, int64_t first,
-                        int64_t last) {
-  const int64_t pixels = in.height * in.width;
-  for (int64_t block = first; block < last; ++block) {
-    const int64_t channel = block * in.lanes;
-    const int64_t known = in.channels - channel < in.lanes ? in.channels - channel : in.lanes;
-    for (int64_t y = 0; y < in.height; ++y) {
-      const uint8_t* row = from + in.at(block, y, 0);
-      uint8_t* into = to + channel * pixels + y * in.width;
-      for (int64_t lane = 0; lane < known; ++lane)
-        for (int64_t x = 0; x < in.width; ++x) into[lane * pixels + x] = row[x * in.lanes + lane];
-    }
   }
 }
 

@@ -2,26 +2,23 @@
 
 #pragma once
 
-#include <array>
-#include <utility>
-
 #include "byte_arithmetic.h"
 #include "dot.h"
+#include "tile_table.h"
 
 namespace block_sparse {
 
 constexpr int kBytesPrefetched = 96;  // taps ahead
 
-// One tile: `Runs` runs of `Pixels` output pixels whose inputs are `Step` bytes apart.
-template <int Channels, int Runs, int Pixels, int Step>
-__attribute__((noinline)) void convolve_bytes(const Taps<int8_t>& taps, const Tile<uint8_t>& tile,
-                                              const ByteEpilogue& end) {
+template <int Channels>
+template <int Runs, int Pixels, int Step>
+void ByteArithmetic<Channels>::convolve(const Taps<int8_t>& taps, const Tile<uint8_t>& tile,
+                                        const ByteEpilogue& end) {
   using B = Block<Channels>;
   using L = Lanes<Channels>;
   using Floats = typename B::Vector;
   using Integers = typename B::Integers;
-  constexpr int kVectors = B::kVectors;
-  constexpr int kTap = Channels * ByteArithmetic<Channels>::kInputs;
+  constexpr int kTap = Channels * kInputs;
 
   Integers sums[Runs][Pixels][kVectors];
   const uint8_t* in[Runs];
@@ -81,51 +78,10 @@ __attribute__((noinline)) void convolve_bytes(const Taps<int8_t>& taps, const Ti
     for (int r = 0; r < Runs; ++r) look_up(lookup, outs[r], Pixels * Channels);
 }
 
-// The functions for all runs × pixels that fit into the registers; nullptr for the others.
-template <int Channels, int Step>
-class ByteTileFunctions {
-  using Arithmetic = ByteArithmetic<Channels>;
-  using Function = TileFunction<Arithmetic>;
-  static constexpr int kPixels = Arithmetic::kPixels;
-
- public:
-  static Function of(int runs, int pixels) {
-    static constexpr auto kTable = table(std::make_index_sequence<kMostRuns * kPixels>{});
-    return kTable[static_cast<size_t>((runs - 1) * kPixels + pixels - 1)];
-  }
-
- private:
-  template <size_t... I>
-  static constexpr std::array<Function, sizeof...(I)> table(std::index_sequence<I...>) {
-    return {entry<static_cast<int>(I) / kPixels + 1, static_cast<int>(I) % kPixels + 1>()...};
-  }
-
-  template <int Runs, int Pixels>
-  static constexpr Function entry() {
-    constexpr int kMost = Step == 0 ? kMostRuns : Arithmetic::most_runs(Step);
-    if constexpr (Runs <= kMost && Runs * Pixels <= kPixels && (Pixels == 1) == (Step == 0))
-      return &convolve_bytes<Channels, Runs, Pixels, Step>;
-    else
-      return nullptr;
-  }
-};
-
 template <int Channels>
 TileFunction<ByteArithmetic<Channels>> ByteArithmetic<Channels>::tile(int64_t step, int runs,
                                                                       int pixels) {
-  if (pixels == 1) return ByteTileFunctions<Channels, 0>::of(runs, 1);
-  switch (step) {
-    case 4:
-      return ByteTileFunctions<Channels, 4>::of(runs, pixels);
-    case 8:
-      return ByteTileFunctions<Channels, 8>::of(runs, pixels);
-    case Channels:
-      return ByteTileFunctions<Channels, Channels>::of(runs, pixels);
-    case 2 * Channels:
-      return ByteTileFunctions<Channels, 2 * Channels>::of(runs, pixels);
-    default:
-      return nullptr;
-  }
+  return tile_of<ByteArithmetic>(step, runs, pixels);
 }
 
 }  // namespace block_sparse

@@ -48,12 +48,19 @@ struct Tile {
 //   kPixels, kVectors  of a tile at most; of a block
 //   Ends               what is done with the sums of a layer: of(block, adds) → Epilogue of a block
 //   tile(step, runs, pixels)  the function for so many runs of so many pixels, `step` elements
-//                      apart; nullptr where there is none
-//   most_runs(step)    of several pixels, in one tile; 0 where there are no functions for them
+//                      apart; nullptr where there is none (tile_table.h)
 template <class Arithmetic>
 using TileFunction = void (*)(const Taps<typename Arithmetic::Weight>&,
                               const Tile<typename Arithmetic::Element>&,
                               const typename Arithmetic::Epilogue&);
+
+// How many runs of several pixels a tile may have; 0 where there are no functions for them. Pixels of
+// a network's input are one tap's inputs apart, and have long rows.
+template <class Arithmetic>
+constexpr int most_runs(int64_t step) {
+  if (step == Arithmetic::kInputs || step == 2 * Arithmetic::kInputs) return 2;
+  return step == Arithmetic::kChannels || step == 2 * Arithmetic::kChannels ? kMostRuns : 0;
+}
 
 // How the rows of an output are cut into runs: by length, where those of that length begin.
 struct Cut {
@@ -140,7 +147,7 @@ class Convolution {
                                               x * in.lanes + channel % in.lanes));
     }
     step_ = in.lanes * window.stride_w;
-    cut_ = Cut::of_row(out.width, out.height, Arithmetic::most_runs(step_), Arithmetic::kPixels,
+    cut_ = Cut::of_row(out.width, out.height, most_runs<Arithmetic>(step_), Arithmetic::kPixels,
                        Arithmetic::kVectors);
     band_ = band();
   }

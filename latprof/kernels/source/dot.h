@@ -18,16 +18,6 @@
 
 namespace block_sparse {
 
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr const char* kProducts = "vnni";
-#elif defined(__AVX2__)
-constexpr const char* kProducts = "maddubs";
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
-constexpr const char* kProducts = "usdot";
-#else
-constexpr const char* kProducts = "generic";
-#endif
-
 // `inputs` and `weights`: four bytes a lane. Any vector, by shifts and products of integers.
 template <typename Integers>
 inline Integers dot_by_shifts(Integers sums, Integers inputs, Integers weights) {

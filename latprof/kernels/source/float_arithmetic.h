@@ -44,11 +44,10 @@ struct FloatArithmetic {
   // Of each width of blocks a unit of its own is compiled: tiles_4.cpp, tiles_8.cpp, tiles_16.cpp.
   static TileFunction<FloatArithmetic> tile(int64_t step, int runs, int pixels);
 
-  // A network's input, whose pixels are one or two floats apart, has long rows.
-  static constexpr int most_runs(int64_t step) {
-    if (step == 1 || step == 2) return 2;
-    return step == Channels || step == 2 * Channels ? kMostRuns : 0;
-  }
+  // One tile: `Runs` runs of `Pixels` output pixels whose inputs are `Step` floats apart.
+  template <int Runs, int Pixels, int Step>
+  __attribute__((noinline)) static void convolve(const Taps<float>& taps, const Tile<float>& tile,
+                                                 const FloatEpilogue& end);
 };
 
 }  // namespace block_sparse

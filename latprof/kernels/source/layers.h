@@ -1,5 +1,5 @@
-// The layers without sparse weights: depthwise convolution, pools, addition, concatenation,
-// upsampling, and the ways into the blocked layout and out of it.
+// The layers without sparse weights: depthwise convolution, pools, addition, concatenation, and the
+// way into the blocked layout.
 
 #pragma once
 
@@ -241,21 +241,7 @@ void place_channels(const Map& in, const float* from, const Map& out, float* to,
   }
 }
 
-// Every pixel becomes factor_h × factor_w pixels.
-template <int Channels>
-void enlarge(const Map& in, const float* from, int64_t factor_h, int64_t factor_w, const Map& out,
-             float* to, int64_t block) {
-  clear_border(out, to, block, block + 1);
-  for (int64_t y = 0; y < out.height; ++y) {
-    const float* row = from + in.at(block, y / factor_h, 0);
-    float* into = to + out.at(block, y, 0);
-    for (int64_t x = 0; x < in.width; ++x)
-      for (int64_t f = 0; f < factor_w; ++f, into += Channels)
-        std::memcpy(into, row + x * Channels, sizeof(float) * Channels);
-  }
-}
-
-// One image of [channels, height, width] into some blocks of a map, and back.
+// One image of [channels, height, width] into some blocks of a map.
 inline void enter(const float* from, const Map& out, float* to, int64_t first, int64_t last) {
   clear_border(out, to, first, last);
   const int64_t pixels = out.height * out.width;
@@ -272,20 +258,6 @@ inline void enter(const float* from, const Map& out, float* to, int64_t first, i
       for (int64_t x = 0; x < out.width; ++x)
         for (int64_t lane = 0; lane < out.lanes; ++lane)
           into[x * out.lanes + lane] = lane < known ? row[lane * pixels + x] : 0.0f;
-    }
-  }
-}
-
-inline void leave(const Map& in, const float* from, float* to, int64_t first, int64_t last) {
-  const int64_t pixels = in.height * in.width;
-  for (int64_t block = first; block < last; ++block) {
-    const int64_t channel = block * in.lanes;
-    const int64_t known = in.channels - channel < in.lanes ? in.channels - channel : in.lanes;
-    for (int64_t y = 0; y < in.height; ++y) {
-      const float* row = from + in.at(block, y, 0);
-      float* into = to + channel * pixels + y * in.width;
-      for (int64_t lane = 0; lane < known; ++lane)
-        for (int64_t x = 0; x < in.width; ++x) into[lane * pixels + x] = row[x * in.lanes + lane];
     }
   }
 }

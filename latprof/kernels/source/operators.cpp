@@ -5,6 +5,7 @@
 
 #include "float_arithmetic.h"
 #include "layers.h"
+#include "moves.h"
 #include "runtime.h"
 
 namespace block_sparse {
@@ -15,30 +16,26 @@ class SparseConv : public Kernel {
   using Arithmetic = FloatArithmetic<Channels>;
 
  public:
-  explicit SparseConv(const Info& info) {
-    in_ = info.map("in", info.number("planar", 0, 1) ? 1 : Channels);
-    const Window window = info.window();
-    out_ = slide(in_, window, info.number("out_channels", 1, 1 << 20),
-                 info.number("out_border", 0, 1024), Channels, true);
-    residual_ = out_;
-    residual_.border = info.number("residual_border", 0, 1024);
-    Info::require_possible(residual_);
-    const auto kept = kept_weights<Arithmetic>(info, in_, out_, window);
-    const auto bias = info.constant<float>(4, "bias", out_.blocks() * Channels);
+  explicit SparseConv(const Info& info) : maps_(info, Channels, 1) {
+    const auto kept = kept_weights<Arithmetic>(info, maps_.in, maps_.out, maps_.window);
+    const auto bias = info.constant<float>(4, "bias", maps_.out.blocks() * Channels);
     typename Arithmetic::Ends ends({bias.values, bias.values + bias.count}, info.activation());
-    made_ = std::make_unique<Convolution<Arithmetic>>(in_, out_, window, kept.weights, kept.taps,
-                                                      kept.starts, std::move(ends));
+    made_ = std::make_unique<Convolution<Arithmetic>>(maps_.in, maps_.out, maps_.window,
+                                                      kept.weights, kept.taps, kept.starts,
+                                                      std::move(ends));
   }
 
   void run(Call& call) const override {
     int64_t images = -1;
-    const float* in = call.input(0, in_.image(), &images);
-    const float* residual = call.inputs() > 5 ? call.input(5, residual_.image(), &images) : nullptr;
-    made_->run(in, residual, residual_, call.output(out_, images), images, call.threads());
+    const float* in = call.input(0, maps_.in.image(), &images);
+    const float* residual =
+        call.inputs() > 5 ? call.input(5, maps_.residual.image(), &images) : nullptr;
+    made_->run(in, residual, maps_.residual, call.output(maps_.out, images), images,
+               call.threads());
   }
 
  private:
-  Map in_, out_, residual_;
+  ConvolutionMaps maps_;
   std::unique_ptr<Convolution<Arithmetic>> made_;
 };
 
@@ -101,30 +98,25 @@ template <int Channels>
 class Combine : public Kernel {
  public:
   explicit Combine(const Info& info)
-      : left_(info.map("in", Channels)), right_(left_), out_(left_),
-        multiplies_(info.number("multiplies", 0, 1) == 1), activation_(info.activation()) {
-    out_.border = info.number("out_border", 0, 1024);
-    right_.border = info.number("right_border", 0, 1024);
-    if (info.number("right_is_one_pixel", 0, 1)) right_.height = right_.width = 1;
-    Info::require_possible(out_);
-    Info::require_possible(right_);
-  }
+      : maps_(info, Channels), multiplies_(info.number("multiplies", 0, 1) == 1),
+        activation_(info.activation()) {}
 
   void run(Call& call) const override {
     int64_t images = -1;
-    const float* left = call.input(0, left_.image(), &images);
-    const float* right = call.inputs() > 1 ? call.input(1, right_.image(), &images) : nullptr;
-    float* out = call.output(out_, images);
-    call.for_blocks(out_, images, [&](int64_t image, int64_t block) {
-      combine<Channels>(out_, left + image * left_.image(), left_,
-                        right ? right + image * right_.image() : nullptr, right_, multiplies_,
-                        right == nullptr, activation_, out + image * out_.image(), block,
-                        block + 1);
+    const float* left = call.input(0, maps_.left.image(), &images);
+    const float* right =
+        call.inputs() > 1 ? call.input(1, maps_.right.image(), &images) : nullptr;
+    float* out = call.output(maps_.out, images);
+    call.for_blocks(maps_.out, images, [&](int64_t image, int64_t block) {
+      combine<Channels>(maps_.out, left + image * maps_.left.image(), maps_.left,
+                        right ? right + image * maps_.right.image() : nullptr, maps_.right,
+                        multiplies_, right == nullptr, activation_,
+                        out + image * maps_.out.image(), block, block + 1);
     });
   }
 
  private:
-  Map left_, right_, out_;
+  CombinedMaps maps_;
   bool multiplies_;
   Activation activation_;
 };
@@ -132,83 +124,22 @@ class Combine : public Kernel {
 template <int Channels>
 class Concat : public Kernel {
  public:
-  explicit Concat(const Info& info) {
-    const Map shape = info.map("in", Channels);
-    const auto parts = info.constant<int32_t>(0, "parts");
-    require(parts.count >= 2 && parts.count % 2 == 0,
-            [] { return "parts must hold the channels and the border of every input"; });
-    out_ = shape;
-    out_.border = info.number("out_border", 0, 1024);
-    out_.channels = 0;
-    for (int64_t i = 0; i < parts.count; i += 2) {
-      Map part = shape;
-      part.channels = parts.values[i];
-      part.border = parts.values[i + 1];
-      require(part.channels >= 1 && part.channels <= 1 << 20 && part.border >= 0 &&
-                  part.border <= 1024,
-              [] { return "parts has a channel count or border that cannot be"; });
-      Info::require_possible(part);
-      parts_.push_back(part);
-      out_.channels += part.channels;
-    }
-    Info::require_possible(out_);
-  }
+  explicit Concat(const Info& info) : joined_(info, Channels, 1) {}
 
   void run(Call& call) const override {
-    require(call.inputs() == parts_.size() + 1, [&] {
-      return "there are " + std::to_string(call.inputs() - 1) + " inputs to join, expected " +
-             std::to_string(parts_.size());
-    });
-    int64_t images = -1;
-    std::vector<const float*> inputs;
-    for (size_t i = 0; i < parts_.size(); ++i)
-      inputs.push_back(call.input(i + 1, parts_[i].image(), &images));
-    float* out = call.output(out_, images);
-    for (int64_t image = 0; image < images; ++image) {
-      float* to = out + image * out_.image();
-      clear_border(out_, to, 0, out_.blocks());
-      if (out_.channels % Channels != 0)  // lanes of the last block that no channel fills
-        std::memset(to + (out_.blocks() - 1) * out_.plane(), 0,
-                    sizeof(float) * static_cast<size_t>(out_.plane()));
-      int64_t start = 0;
-      for (size_t i = 0; i < parts_.size(); ++i) {
-        place_channels<Channels>(parts_[i], inputs[i] + image * parts_[i].image(), out_, to, start);
-        start += parts_[i].channels;
-      }
-    }
+    joined_.run(call, [](size_t, const Map& map, const float* from, const Map& out, float* to,
+                         int64_t start) { place_channels<Channels>(map, from, out, to, start); });
   }
 
  private:
-  std::vector<Map> parts_;
-  Map out_;
+  Joined<float> joined_;
 };
 
 template <int Channels>
-class Upsample : public Kernel {
- public:
-  explicit Upsample(const Info& info)
-      : in_(info.map("in", Channels)), out_(in_), factor_h_(info.number("factor_h", 1, 1024)),
-        factor_w_(info.number("factor_w", 1, 1024)) {
-    out_.height *= factor_h_;
-    out_.width *= factor_w_;
-    out_.border = info.number("out_border", 0, 1024);
-    Info::require_possible(out_);
-  }
+using FloatUpsample = Upsample<Channels, float>;
 
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const float* in = call.input(0, in_.image(), &images);
-    float* out = call.output(out_, images);
-    call.for_blocks(out_, images, [&](int64_t image, int64_t block) {
-      enlarge<Channels>(in_, in + image * in_.image(), factor_h_, factor_w_, out_,
-                        out + image * out_.image(), block);
-    });
-  }
-
- private:
-  Map in_, out_;
-  int64_t factor_h_, factor_w_;
-};
+template <int Channels>
+using FloatFromBlocked = FromBlocked<Channels, float>;
 
 // From [images, channels, height, width] into the blocked layout, or into the planar one.
 template <int Channels>
@@ -224,26 +155,6 @@ class ToBlocked : public Kernel {
     float* out = call.output(map_, images);
     call.for_blocks(map_, images, [&](int64_t i, int64_t block) {
       enter(in + i * image, map_, out + i * map_.image(), block, block + 1);
-    });
-  }
-
- private:
-  Map map_;
-};
-
-template <int Channels>
-class FromBlocked : public Kernel {
- public:
-  explicit FromBlocked(const Info& info) : map_(info.map("in", Channels)) {}
-
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const float* in = call.input(0, map_.image(), &images);
-    const int64_t dims[] = {images, map_.channels, map_.height, map_.width};
-    float* out = call.output(dims, 4);
-    const int64_t image = map_.channels * map_.height * map_.width;
-    call.for_blocks(map_, images, [&](int64_t i, int64_t block) {
-      leave(map_, in + i * map_.image(), out + i * image, block, block + 1);
     });
   }
 
@@ -267,9 +178,9 @@ void add_operators(Operators* all) {
   add("GlobalPool", {kMaps}, &with_block<GlobalPool>);
   add("Combine", {kMaps, kMaybe}, &with_block<Combine>);
   add("Concat", {kIntegers, several(kFloat)}, &with_block<Concat>);
-  add("Upsample", {kMaps}, &with_block<Upsample>);
+  add("Upsample", {kMaps}, &with_block<FloatUpsample>);
   add("ToBlocked", {kMaps}, &with_block<ToBlocked>);
-  add("FromBlocked", {kMaps}, &with_block<FromBlocked>);
+  add("FromBlocked", {kMaps}, &with_block<FloatFromBlocked>);
 }
 
 }  // namespace block_sparse

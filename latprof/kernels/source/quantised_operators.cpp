@@ -4,13 +4,13 @@
 
 #include "byte_arithmetic.h"
 #include "byte_layers.h"
+#include "moves.h"
 #include "runtime.h"
 
 namespace block_sparse {
 namespace {
 
 constexpr int kBlock = 16;  // channels that the operators in INT8 know
-constexpr int kPlanar = 4;  // channels of a pixel of a network's input
 using Arithmetic = ByteArithmetic<kBlock>;
 
 void require_block(const Info& info) {
@@ -65,37 +65,30 @@ Arithmetic::Ends ends(const Info& info, size_t first, int64_t channels, bool may
   }
   Arithmetic::Ends made({bias.values, bias.values + channels},
                         {scales.values, scales.values + channels}, std::move(table), others);
-  made.set_zero(static_cast<uint8_t>(byte(info, "written_zero")));
+  made.set_zero(zero_of<uint8_t>(info));
   return made;
 }
 
 class QSparseConv : public Kernel {
  public:
-  explicit QSparseConv(const Info& info) {
-    in_ = info.map("in", info.number("planar", 0, 1) ? kPlanar : kBlock);
-    const Window window = info.window();
-    out_ = slide(in_, window, info.number("out_channels", 1, 1 << 20),
-                 info.number("out_border", 0, 1024), kBlock, true);
-    residual_ = out_;
-    residual_.border = info.number("residual_border", 0, 1024);
-    Info::require_possible(residual_);
-    const auto kept = kept_weights<Arithmetic>(info, in_, out_, window);
+  explicit QSparseConv(const Info& info) : maps_(info, kBlock, Arithmetic::kInputs) {
+    const auto kept = kept_weights<Arithmetic>(info, maps_.in, maps_.out, maps_.window);
     made_ = std::make_unique<Convolution<Arithmetic>>(
-        in_, out_, window, kept.weights, kept.taps, kept.starts,
-        ends(info, 4, out_.blocks() * kBlock, true));
+        maps_.in, maps_.out, maps_.window, kept.weights, kept.taps, kept.starts,
+        ends(info, 4, maps_.out.blocks() * kBlock, true));
   }
 
   void run(Call& call) const override {
     int64_t images = -1;
-    const uint8_t* in = call.input<uint8_t>(0, in_.image(), &images);
+    const uint8_t* in = call.input<uint8_t>(0, maps_.in.image(), &images);
     const uint8_t* residual =
-        call.inputs() > 7 ? call.input<uint8_t>(7, residual_.image(), &images) : nullptr;
-    made_->run(in, residual, residual_, call.output<uint8_t>(out_, images), images,
+        call.inputs() > 7 ? call.input<uint8_t>(7, maps_.residual.image(), &images) : nullptr;
+    made_->run(in, residual, maps_.residual, call.output<uint8_t>(maps_.out, images), images,
                call.threads());
   }
 
  private:
-  Map in_, out_, residual_;
+  ConvolutionMaps maps_;
   std::unique_ptr<Convolution<Arithmetic>> made_;
 };
 
@@ -152,30 +145,23 @@ class QGlobalPool : public Kernel {
 class QCombine : public Kernel {
  public:
   explicit QCombine(const Info& info)
-      : left_(info.map("in", kBlock)), right_(left_), out_(left_),
-        multiplies_(info.number("multiplies", 0, 1) == 1), of_left_(rescale(info, "left")),
-        of_right_(rescale(info, "right")), to_(quantiser(info)) {
-    out_.border = info.number("out_border", 0, 1024);
-    right_.border = info.number("right_border", 0, 1024);
-    if (info.number("right_is_one_pixel", 0, 1)) right_.height = right_.width = 1;
-    Info::require_possible(out_);
-    Info::require_possible(right_);
-  }
+      : maps_(info, kBlock), multiplies_(info.number("multiplies", 0, 1) == 1),
+        of_left_(rescale(info, "left")), of_right_(rescale(info, "right")), to_(quantiser(info)) {}
 
   void run(Call& call) const override {
     int64_t images = -1;
-    const uint8_t* left = call.input<uint8_t>(0, left_.image(), &images);
-    const uint8_t* right = call.input<uint8_t>(1, right_.image(), &images);
-    uint8_t* out = call.output<uint8_t>(out_, images);
-    call.for_blocks(out_, images, [&](int64_t i, int64_t block) {
-      combine_bytes<kBlock>(out_, left + i * left_.image(), left_, of_left_,
-                            right + i * right_.image(), right_, of_right_, multiplies_, to_,
-                            out + i * out_.image(), block);
+    const uint8_t* left = call.input<uint8_t>(0, maps_.left.image(), &images);
+    const uint8_t* right = call.input<uint8_t>(1, maps_.right.image(), &images);
+    uint8_t* out = call.output<uint8_t>(maps_.out, images);
+    call.for_blocks(maps_.out, images, [&](int64_t i, int64_t block) {
+      combine_bytes<kBlock>(maps_.out, left + i * maps_.left.image(), maps_.left, of_left_,
+                            right + i * maps_.right.image(), maps_.right, of_right_, multiplies_,
+                            to_, out + i * maps_.out.image(), block);
     });
   }
 
  private:
-  Map left_, right_, out_;
+  CombinedMaps maps_;
   bool multiplies_;
   Rescale of_left_, of_right_;
   Quantiser to_;
@@ -186,7 +172,7 @@ class QLookup : public Kernel {
  public:
   explicit QLookup(const Info& info)
       : in_(info.map("in", kBlock)), out_(in_), table_(lookup(info, 1)),
-        zero_(static_cast<uint8_t>(byte(info, "written_zero"))) {
+        zero_(zero_of<uint8_t>(info)) {
     out_.border = info.number("out_border", 0, 1024);
     Info::require_possible(out_);
     require(!table_.empty(), [] { return std::string("lookup must have 256 entries"); });
@@ -215,89 +201,21 @@ class QLookup : public Kernel {
 
 class QConcat : public Kernel {
  public:
-  explicit QConcat(const Info& info) : tables_(info.constant<uint8_t>(1, "lookups")) {
-    const Map shape = info.map("in", kBlock);
-    const auto parts = info.constant<int32_t>(0, "parts");
-    require(parts.count >= 2 && parts.count % 2 == 0,
-            [] { return "parts must hold the channels and the border of every input"; });
-    require(tables_.count == parts.count / 2 * 256,
-            [] { return "lookups must hold 256 entries for every input"; });
-    out_ = shape;
-    out_.border = info.number("out_border", 0, 1024);
-    out_.channels = 0;
-    zero_ = static_cast<uint8_t>(byte(info, "written_zero"));
-    for (int64_t i = 0; i < parts.count; i += 2) {
-      Map part = shape;
-      part.channels = parts.values[i];
-      part.border = parts.values[i + 1];
-      require(part.channels >= 1 && part.channels <= 1 << 20 && part.border >= 0 &&
-                  part.border <= 1024,
-              [] { return "parts has a channel count or border that cannot be"; });
-      Info::require_possible(part);
-      parts_.push_back(part);
-      out_.channels += part.channels;
-    }
-    Info::require_possible(out_);
+  explicit QConcat(const Info& info)
+      : joined_(info, kBlock, 2),
+        tables_(info.constant<uint8_t>(1, "lookups", static_cast<int64_t>(joined_.count()) * 256)) {
   }
 
   void run(Call& call) const override {
-    require(call.inputs() == parts_.size() + 2, [&] {
-      return "there are " + std::to_string(call.inputs() - 2) + " inputs to join, expected " +
-             std::to_string(parts_.size());
+    joined_.run(call, [&](size_t i, const Map& map, const uint8_t* from, const Map& out,
+                          uint8_t* to, int64_t start) {
+      place_bytes<kBlock>(map, from, tables_.values + 256 * i, out, to, start);
     });
-    int64_t images = -1;
-    std::vector<const uint8_t*> inputs;
-    for (size_t i = 0; i < parts_.size(); ++i)
-      inputs.push_back(call.input<uint8_t>(i + 2, parts_[i].image(), &images));
-    uint8_t* out = call.output<uint8_t>(out_, images);
-    for (int64_t image = 0; image < images; ++image) {
-      uint8_t* to = out + image * out_.image();
-      if (out_.channels % kBlock != 0)  // lanes of the last block that no channel fills
-        std::memset(to + (out_.blocks() - 1) * out_.plane(), zero_,
-                    static_cast<size_t>(out_.plane()));
-      clear_border(out_, to, 0, out_.blocks(), zero_);
-      int64_t start = 0;
-      for (size_t i = 0; i < parts_.size(); ++i) {
-        place_bytes<kBlock>(parts_[i], inputs[i] + image * parts_[i].image(),
-                            tables_.values + 256 * i, out_, to, start);
-        start += parts_[i].channels;
-      }
-    }
   }
 
  private:
-  std::vector<Map> parts_;
+  Joined<uint8_t> joined_;
   Constant<uint8_t> tables_;
-  Map out_;
-  uint8_t zero_;
-};
-
-class QUpsample : public Kernel {
- public:
-  explicit QUpsample(const Info& info)
-      : in_(info.map("in", kBlock)), out_(in_), factor_h_(info.number("factor_h", 1, 1024)),
-        factor_w_(info.number("factor_w", 1, 1024)),
-        zero_(static_cast<uint8_t>(byte(info, "written_zero"))) {
-    out_.height *= factor_h_;
-    out_.width *= factor_w_;
-    out_.border = info.number("out_border", 0, 1024);
-    Info::require_possible(out_);
-  }
-
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const uint8_t* in = call.input<uint8_t>(0, in_.image(), &images);
-    uint8_t* out = call.output<uint8_t>(out_, images);
-    call.for_blocks(out_, images, [&](int64_t i, int64_t block) {
-      enlarge_bytes<kBlock>(in_, in + i * in_.image(), factor_h_, factor_w_, out_,
-                            out + i * out_.image(), block, zero_);
-    });
-  }
-
- private:
-  Map in_, out_;
-  int64_t factor_h_, factor_w_;
-  uint8_t zero_;
 };
 
 // From [images, channels, height, width] in FP32 into bytes of the blocked layout, or of the planar
@@ -305,7 +223,7 @@ class QUpsample : public Kernel {
 class QToBlocked : public Kernel {
  public:
   explicit QToBlocked(const Info& info)
-      : map_(info.map("in", info.number("planar", 0, 1) ? kPlanar : kBlock)),
+      : map_(info.map("in", info.number("planar", 0, 1) ? Arithmetic::kInputs : kBlock)),
         scale_(scale(info, "out_scale")), zero_(byte(info, "out_zero")) {}
 
   void run(Call& call) const override {
@@ -322,25 +240,6 @@ class QToBlocked : public Kernel {
   Map map_;
   float scale_;
   int32_t zero_;
-};
-
-class QFromBlocked : public Kernel {
- public:
-  explicit QFromBlocked(const Info& info) : map_(info.map("in", kBlock)) {}
-
-  void run(Call& call) const override {
-    int64_t images = -1;
-    const uint8_t* in = call.input<uint8_t>(0, map_.image(), &images);
-    const int64_t dims[] = {images, map_.channels, map_.height, map_.width};
-    uint8_t* out = call.output<uint8_t>(dims, 4);
-    const int64_t image = map_.channels * map_.height * map_.width;
-    call.for_blocks(map_, images, [&](int64_t i, int64_t block) {
-      leave_bytes(map_, in + i * map_.image(), out + i * image, block, block + 1);
-    });
-  }
-
- private:
-  Map map_;
 };
 
 template <class Made>
@@ -369,9 +268,9 @@ void add_quantised_operators(Operators* all) {
   add("QCombine", {kBytes, kBytes}, &made<QCombine>);
   add("QLookup", {kBytes, kBytes}, &made<QLookup>);
   add("QConcat", {kIntegers, kBytes, kSeveral}, &made<QConcat>);
-  add("QUpsample", {kBytes}, &made<QUpsample>);
+  add("QUpsample", {kBytes}, &made<Upsample<kBlock, uint8_t>>);
   add("QToBlocked", {kFloats}, &made<QToBlocked>);
-  add("QFromBlocked", {kBytes}, &made<QFromBlocked>);
+  add("QFromBlocked", {kBytes}, &made<FromBlocked<kBlock, uint8_t>>);
 }
 
 }  // namespace block_sparse

@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -205,6 +206,15 @@ inline Map slide(const Map& in, const Window& window, int64_t channels, int64_t 
             });
   }
   return out;
+}
+
+// What stands for 0 in what a node writes.
+template <typename Element>
+Element zero_of(const Info& info) {
+  if constexpr (std::is_same_v<Element, float>)
+    return 0.0f;
+  else
+    return static_cast<Element>(info.number("written_zero", 0, 255));
 }
 
 // What a sparse convolution keeps, as its node's inputs 1 to 3 have it.

@@ -2,20 +2,17 @@
 
 #pragma once
 
-#include <array>
-#include <utility>
-
 #include "float_arithmetic.h"
+#include "tile_table.h"
 
 namespace block_sparse {
 
-// One tile: `Runs` runs of `Pixels` output pixels whose inputs are `Step` floats apart.
-template <int Channels, int Runs, int Pixels, int Step>
-__attribute__((noinline)) void convolve_tile(const Taps<float>& taps, const Tile<float>& tile,
-                                             const FloatEpilogue& end) {
+template <int Channels>
+template <int Runs, int Pixels, int Step>
+void FloatArithmetic<Channels>::convolve(const Taps<float>& taps, const Tile<float>& tile,
+                                         const FloatEpilogue& end) {
   using B = Block<Channels>;
   using Vector = typename B::Vector;
-  constexpr int kVectors = B::kVectors;
 
   Vector sums[Runs][Pixels][kVectors];
   const float* in[Runs];
@@ -71,51 +68,10 @@ __attribute__((noinline)) void convolve_tile(const Taps<float>& taps, const Tile
       apply<Channels>(end.activation, tile.out[r], Pixels);
 }
 
-// The functions for all runs × pixels that fit into the registers; nullptr for the others.
-template <int Channels, int Step>
-class TileFunctions {
- public:
-  static constexpr int kPixels = Block<Channels>::kPixels;
-
-  using Function = TileFunction<FloatArithmetic<Channels>>;
-
-  static Function of(int runs, int pixels) {
-    static constexpr auto kTable = table(std::make_index_sequence<kMostRuns * kPixels>{});
-    return kTable[static_cast<size_t>((runs - 1) * kPixels + pixels - 1)];
-  }
-
- private:
-  template <size_t... I>
-  static constexpr std::array<Function, sizeof...(I)> table(std::index_sequence<I...>) {
-    return {entry<static_cast<int>(I) / kPixels + 1, static_cast<int>(I) % kPixels + 1>()...};
-  }
-
-  template <int Runs, int Pixels>
-  static constexpr Function entry() {
-    constexpr int kMost = Step == 0 ? kMostRuns : FloatArithmetic<Channels>::most_runs(Step);
-    if constexpr (Runs <= kMost && Runs * Pixels <= kPixels && (Pixels == 1) == (Step == 0))
-      return &convolve_tile<Channels, Runs, Pixels, Step>;
-    else
-      return nullptr;
-  }
-};
-
 template <int Channels>
 TileFunction<FloatArithmetic<Channels>> FloatArithmetic<Channels>::tile(int64_t step, int runs,
                                                                         int pixels) {
-  if (pixels == 1) return TileFunctions<Channels, 0>::of(runs, 1);
-  switch (step) {
-    case 1:
-      return TileFunctions<Channels, 1>::of(runs, pixels);
-    case 2:
-      return TileFunctions<Channels, 2>::of(runs, pixels);
-    case Channels:
-      return TileFunctions<Channels, Channels>::of(runs, pixels);
-    case 2 * Channels:
-      return TileFunctions<Channels, 2 * Channels>::of(runs, pixels);
-    default:
-      return nullptr;
-  }
+  return tile_of<FloatArithmetic>(step, runs, pixels);
 }
 
 }  // namespace block_sparse
