@@ -121,6 +121,8 @@ bench: setup ## Rerun the benchmarks behind the documents' figures, on an idle m
 	$(BIN)/python -m benchmarks.found
 	$(BIN)/python -m benchmarks.one_channel
 	$(BIN)/python -m benchmarks.sparse_networks
+	$(BIN)/python -m benchmarks.sparse_networks --threads 2
+	$(BIN)/python -m benchmarks.sparse_networks --precision int8
 	$(BIN)/python -m benchmarks.sparse_tables
 	$(BIN)/python -m benchmarks.kernels
 ifdef ANCHORS_DIR

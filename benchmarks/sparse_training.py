@@ -11,24 +11,24 @@ training goes on from its checkpoint.
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch import Tensor
 
 from benchmarks.pruning import DataDir, Weights
 from benchmarks.results import RESULTS, save
 from lookup_tables.architecture import Architecture
-from pruner.graph.masks import Thinning
+from pruner.graph.masks import Thinning, masks_of
 from pruner.graph.surgery import cut, keep_best
 from pruner.run.journey import Journey
 from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy, recalibrate
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.sparsity import Admm, Gradual, Held, Sparsity, in_blocks, whole
+from pruner.train.sparsity import Admm, Gradual, Held, Sparsity
 
 RESULT = "sparse_training"
 PLACE = Path("runs/sparse_training")
@@ -74,19 +74,20 @@ def trained(asked: dict, weights: Path, data_dir: Path) -> dict[str, float]:
     whole_widths = keep_best(network, network.dense, journey.channel_importance)
     thinning = Thinning(density, block, journey.judge)
     refitted = journey.reconstruction.refit(whole_widths, (), thinning)
-    found = cut(refitted, Architecture(density=density), whole_widths)
+    architecture = Architecture(density=density)
+    found = cut(refitted, architecture, whole_widths)
     recalibrate(found, journey.recalibrated_by, settings.recalibration_images, fast=True)
     before = accuracy(found, journey.judged_by)
     sparsity: Sparsity
     if asked["schedule"] == "one_shot":
-        parameters = dict(found.named_parameters())
-        sparsity = Held({n: _mask(parameters[f"{n}.weight"], block) for n in density})
+        sparsity = Held(masks_of(found, architecture, block))
     else:
-        found, sparsity = journey.dense, SCHEDULES[asked["schedule"]](density, block)
-    teacher = Journey(settings, lambda *_: None).dense
+        found = copy.deepcopy(journey.dense)
+        sparsity = SCHEDULES[asked["schedule"]](density, block)
     recipe = Recipe(asked["epochs"], distill=settings.distill, seed=asked["seed"])
     checkpoint = PLACE / f"{'_'.join(map(str, asked.values()))}.pt"
-    fine_tune(found, journey.data.train, recipe, checkpoint, teacher, _say, sparsity=sparsity)
+    train, teacher = journey.data.train, journey.dense
+    fine_tune(found, train, recipe, checkpoint, teacher, _say, sparsity=sparsity)
     checkpoint.unlink(missing_ok=True)
     kept = sum(int((p != 0).sum()) for n, p in found.named_parameters() if _of(n) in density)
     full = sum(p.numel() for n, p in found.named_parameters() if _of(n) in density)
@@ -96,10 +97,6 @@ def trained(asked: dict, weights: Path, data_dir: Path) -> dict[str, float]:
         "held_out": accuracy(found, journey.data.held_out),
         "test": accuracy(found, journey.data.test),
     }
-
-
-def _mask(weight: Tensor, block: int) -> Tensor:
-    return whole(in_blocks((weight.detach() != 0).flatten(1).float(), block) > 0, weight, block)
 
 
 def _of(parameter: str) -> str:
