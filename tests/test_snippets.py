@@ -68,7 +68,7 @@ ADDED = {
 FEWER = ["--levels", "2", "--samples", "4"]  # of a table that was not begun
 # Minutes even when small; tests/journeys and test_repeat.py run them.
 ONLY_PARSED = ("latprof repeat", "latprof transfer")
-LEFT_OUT = ("latprof kernels build",)  # compiles for ten seconds; test_kernels.py does
+LEFT_OUT = ("latprof kernels build",)  # compiles for a while; test_kernels.py does
 SMALLER = {
     "goal=Goal(budget_s=90)": "goal=Goal(samples=12), levels=3",
     'Network.load("digits_resnet")': 'Network.load("small_resnet.json")',

@@ -4,8 +4,8 @@ Activations go through a QuantizeLinear and a DequantizeLinear, weights and bias
 DequantizeLinear. Seen without them it is a plain network whose tensors have scales; what the
 operators do not run keeps them.
 
-Deviations from what the file says: a convolution that takes an addition or an activation along is
-not rounded in between, so its outputs are nearer to those of the float network.
+Deviation from what the file says: a convolution that takes an addition along is not rounded in
+between.
 """
 
 from __future__ import annotations

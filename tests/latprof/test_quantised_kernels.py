@@ -154,7 +154,7 @@ def test_taps_hold_every_weight_that_is_not_0(outputs, inputs, kernel, planar, s
     "name", ["digits_resnet", "resnet20", "mobilenet_v1_32", "mobilenet_v2_32"]
 )
 def test_a_network_is_as_near_to_its_float_form_as_the_runtimes_own(name):
-    """Nearer, if anything: between an addition's two parts the operators do not round."""
+    """To a fifth: between an addition's two parts the operators do not round."""
     network = Network.load(name)
     plain = written(network, network.dense, batch=16)
     model = quantise(plain, network.layers[0].name)
