@@ -5,8 +5,8 @@
 
 One density in all layers that may be sparse, all combinations of what is given; blocks of 1 are
 unstructured masks. Trained without the held-out images and judged by them; the test set's accuracy
-stands beside. (Published weights were trained on the held-out images too.) It can be interrupted: what the result file holds is not trained again, and a
-training goes on from its checkpoint.
+stands beside. (Published weights were trained on the held-out images too.) It can be interrupted:
+what the result file holds is not trained again, and a training goes on from its checkpoint.
 """
 
 from __future__ import annotations
