@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import os
+from functools import cache
 from pathlib import Path
 
 # Before numpy is imported, here and in every worker: small matrices of two workers at once, each
@@ -13,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import matplotlib
 import pytest
 import torch
+from torch.onnx._internal.exporter import _registration as exporter_registration
 
 from latprof import cli as latprof_cli
 from latprof.kernels import build
@@ -41,10 +43,28 @@ USERS_CACHE = os.environ.get("XDG_CACHE_HOME")  # before it is exchanged
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # the others have the other cores
 
 
+torch.set_num_threads(THREADS)  # also for what several tests share
+
+
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _less_of_what_takes_long():
+    """Fewer images are measured before a search, and PyTorch's exporter lists what it knows once.
+
+    The list takes it half a second at every export.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr("pruner.graph.compensation.IMAGES", 256)
+    lists = getattr(exporter_registration, "onnxscript_apis", None)
+    if hasattr(lists, "get_torchlib_ops"):  # PyTorch's own affair, and other in other versions
+        patch.setattr(lists, "get_torchlib_ops", cache(lists.get_torchlib_ops))
+    yield
+    patch.undo()
 
 
 _exported: dict[str, tuple[bytes, float]] = {}  # network → its file, and how it differs

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import onnx
@@ -70,7 +71,7 @@ FEWER = ["--levels", "2", "--samples", "4"]  # of a table that was not begun
 ONLY_PARSED = ("latprof repeat", "latprof transfer")
 LEFT_OUT = ("latprof kernels build",)  # compiles for a while; test_kernels.py does
 SMALLER = {
-    "goal=Goal(budget_s=90)": "goal=Goal(samples=12), levels=3",
+    "goal=Goal(budget_s=90)": "goal=Goal(samples=4), levels=2",
     'Network.load("digits_resnet")': 'Network.load("small_resnet.json")',
     'model="digits_resnet"': f'model="{FACTORY}"',
     "speedup=1.5": "speedup=1.2",
@@ -137,8 +138,16 @@ def small(words: list[str], device: str) -> list[str]:
         elif (now := values.get((word, value), value)) is not None:
             answer += [word, now]
     ended = ["--budget", "1s"] if "--error" in rest else []  # else it measures until it is there
-    added = FEWER if "--kernels" in rest else ADDED.get(f"{program} {name}", [])
+    added = ADDED.get(f"{program} {name}", [])
+    if name == "profile" and _begins(answer):
+        added = FEWER
     return [name, *answer, *ended, *added]
+
+
+def _begins(profile: list[str]) -> bool:
+    """Whether it begins a table: what was begun goes on with the options of its beginning."""
+    out = next((value for word, value in pairwise(profile) if word == "--out"), None)
+    return out is not None and not Path(out, "device.json").exists()
 
 
 def takes_value(program: str, names: list[str], option: str) -> bool:

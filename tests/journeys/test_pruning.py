@@ -140,10 +140,8 @@ def test_prune_leaves_a_complete_run(workshop, tmp_path, pruner, capsys):
     assert epoch["steps"] == len(load_data("digits").all_training) // 128
 
 
-@pytest.mark.timed
-def test_the_report_stands_alone_and_tells_the_whole_story(workshop, tmp_path, pruner, capsys):
-    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
-    report = (tmp_path / "run" / "report.html").read_text()
+def test_the_report_stands_alone_and_tells_the_whole_story(tuned_run, pruner, capsys):
+    report = (tuned_run / "report.html").read_text()
     assert "http" not in report  # nothing is fetched
     for told in (
         "Where the time went", "layer1.0.conv1", "The widths chosen", "What the search tried",
@@ -153,11 +151,11 @@ def test_the_report_stands_alone_and_tells_the_whole_story(workshop, tmp_path, p
     assert report.count("<svg") == 5
 
     command = html.unescape(re.search("<pre><code>(.*?)</code></pre>", report, re.DOTALL)[1])
-    program, *words = shlex.split(command.replace(" RUN", f" {tmp_path / 'run'}"))
+    program, *words = shlex.split(command.replace(" RUN", f" {tuned_run}"))
     assert program == "pruner"
     capsys.readouterr()
     assert pruner(*words, "--json") == 0  # the same settings: the finished run is found
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((tuned_run / "result.json").read_text())
     assert json.loads(capsys.readouterr().out) == result
 
 
@@ -205,11 +203,11 @@ def test_a_budget_close_to_the_dense_network_still_gets_one_that_is_surely_faste
     assert result["predicted"]["high_ms"] < result["asked"]["dense_ms"]
 
 
-def test_a_result_says_which_layers_bought_the_time(workshop, tmp_path, pruner, capsys):
-    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
+def test_a_result_says_which_layers_bought_the_time(workshop, uniform_run, pruner, capsys):
+    options = prune_arguments(workshop, uniform_run, method="uniform", epochs=0)
     assert pruner("prune", *options) == 0
     assert "time saved, by layer: " in capsys.readouterr().out
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((uniform_run / "result.json").read_text())
     saved = [row["dense_ms"] - row["pruned_ms"] for row in result["bought"]]
     assert saved == sorted(saved, reverse=True)
     difference = result["predicted"]["dense_ms"] - result["predicted"]["latency_ms"]
@@ -217,12 +215,11 @@ def test_a_result_says_which_layers_bought_the_time(workshop, tmp_path, pruner, 
 
 
 def test_a_run_outlives_its_tables_judgement_but_not_another_way_to_read_it(
-    workshop, tmp_path, pruner, capsys, monkeypatch
+    workshop, uniform_run, tmp_path, pruner, capsys, monkeypatch
 ):
     table = tmp_path / "table"
     shutil.copytree(workshop / "table", table)
-    options = prune_arguments(workshop, tmp_path / "run", table=table, method="uniform", epochs=0)
-    assert pruner("prune", *options) == 0
+    options = prune_arguments(workshop, uniform_run, table=table, method="uniform", epochs=0)
     opened = LatencyTable.open(table)
     opened.append("small_resnet", [opened.validation("small_resnet")])
     opened.seal("small_resnet")
@@ -347,23 +344,21 @@ def test_a_budget_in_milliseconds_is_met(workshop, tmp_path, pruner):
     assert result["predicted"]["latency_ms"] <= dense_ms / 1.3 * (1 + 1e-6)
 
 
-def test_a_runs_numbers_are_those_of_its_networks(workshop, tmp_path, pruner, capsys):
-    options = prune_arguments(workshop, tmp_path / "run", method="random")
-    assert pruner("prune", *options, "--json") == 0
-    result = json.loads(capsys.readouterr().out)
+def test_a_runs_numbers_are_those_of_its_networks(workshop, tuned_run):
+    result = json.loads((tuned_run / "result.json").read_text())
     net = Network.load(workshop / "small_resnet.json")
-    architecture = Architecture.load(tmp_path / "run" / "architecture.json")
+    architecture = Architecture.load(tuned_run / "architecture.json")
     assert result["macs"] == {
         "dense": net.macs_of(net.dense), "pruned": net.macs_of(architecture)
     }  # fmt: skip
-    dense, pruned = small_resnet(), load_run(tmp_path / "run")
+    dense, pruned = small_resnet(), load_run(tuned_run)
     assert result["parameters"] == {
         "dense": sum(p.numel() for p in dense.parameters()),
         "pruned": sum(p.numel() for p in pruned.parameters()),
     }
     load_weights(dense, workshop / "dense.safetensors")
-    cut = load_run(tmp_path / "run")
-    load_weights(cut, tmp_path / "run" / "cut.safetensors")
+    cut = load_run(tuned_run)
+    load_weights(cut, tuned_run / "cut.safetensors")
     test = load_data("digits").test
     for name, model in (("dense", dense), ("pruned", cut), ("fine_tuned", pruned)):
         assert result["accuracy"][name] == pytest.approx(accuracy(model, test)), name
@@ -394,14 +389,12 @@ def test_the_test_set_is_read_at_the_end_only(workshop, tmp_path, monkeypatch, c
     assert pruner_prune.prune(settings, tmp_path / "run", report)["accuracy"]["fine_tuned"] > 0.3
 
 
-def test_a_run_is_exported_for_several_images_at_once(workshop, tmp_path, pruner, capsys):
-    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
-    assert pruner("prune", *options) == 0
+def test_a_run_is_exported_for_several_images_at_once(uniform_run, tmp_path, pruner, capsys):
     out = tmp_path / "four.onnx"
-    assert pruner("export", "--run", tmp_path / "run", "--out", out, "--batch", 4) == 0
+    assert pruner("export", "--run", uniform_run, "--out", out, "--batch", 4) == 0
     shape = onnx.load(out).graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value for d in shape] == [4, 1, 8, 8]
-    assert pruner("export", "--run", tmp_path / "run", "--out", tmp_path / "four.pb") == 1
+    assert pruner("export", "--run", uniform_run, "--out", tmp_path / "four.pb") == 1
     assert "end it in .onnx" in capsys.readouterr().err
 
 
@@ -452,15 +445,13 @@ def test_a_table_serves_fewer_classes_than_it_was_measured_for(
     assert latprof("steps", *asked) == 0
 
 
-def test_a_run_that_an_earlier_version_finished_is_shown(workshop, tmp_path, pruner, capsys):
-    options = prune_arguments(workshop, tmp_path / "run", method="uniform", epochs=0)
-    assert pruner("prune", *options) == 0
+def test_a_run_that_an_earlier_version_finished_is_shown(workshop, uniform_run, pruner, capsys):
+    options = prune_arguments(workshop, uniform_run, method="uniform", epochs=0)
     for name, since in (("result.json", "table_error"), ("settings.json", "architecture")):
-        content = json.loads((tmp_path / "run" / name).read_text())
+        content = json.loads((uniform_run / name).read_text())
         del content[since]
         content.get("settings", {}).pop("architecture", None)
-        (tmp_path / "run" / name).write_text(json.dumps(content))
-    capsys.readouterr()
+        (uniform_run / name).write_text(json.dumps(content))
     assert pruner("prune", *options) == 0
     assert "uniform" in capsys.readouterr().out
 
@@ -472,27 +463,25 @@ def test_tracing_says_which_layers_keep_their_width(tmp_path, pruner, capsys):
     )
 
 
-def test_a_finished_run_is_loaded_and_evaluated(workshop, tmp_path, pruner, capsys):
-    assert pruner("prune", *prune_arguments(workshop, tmp_path / "run")) == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    model = load_run(tmp_path / "run")
+def test_a_finished_run_is_loaded_and_evaluated(tuned_run, pruner, capsys):
+    result = json.loads((tuned_run / "result.json").read_text())
+    model = load_run(tuned_run)
     x, _ = load_data("digits").test.batch(torch.arange(4))
     assert model(x).shape == (4, 10)
     capsys.readouterr()
-    assert pruner("evaluate", "--run", tmp_path / "run", "--data", "digits", "--json") == 0
+    assert pruner("evaluate", "--run", tuned_run, "--data", "digits", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["accuracy"] == result["accuracy"]["fine_tuned"]
     assert answer["onnx_accuracy"] == result["accuracy"]["exported"]
-    both = ["--run", tmp_path / "run", "--model", FACTORY]
+    both = ["--run", tuned_run, "--model", FACTORY]
     assert pruner("evaluate", *both, "--data", "digits") == 1
     assert "either --model with --weights, or --run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["search", "fine-tune"])
 def test_an_interrupted_run_continues_to_the_same_answer(
-    workshop, tmp_path, pruner, monkeypatch, stage
+    workshop, tuned_run, tmp_path, pruner, monkeypatch, stage
 ):
-    assert pruner("prune", *prune_arguments(workshop, tmp_path / "whole")) == 0
     monkeypatch.setattr("pruner.train.finetune.SAVE_EVERY", 2)
     real = progress.Stages.__call__
 
@@ -514,7 +503,7 @@ def test_an_interrupted_run_continues_to_the_same_answer(
     assert result["seconds"]["search"] >= sum(json.loads(row)["evaluation_s"] for row in scored)
     assert result["seconds"]["fine_tune"] >= learned > 0
     for name in ("architecture.json", "model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut" / name).read_bytes() == (tuned_run / name).read_bytes()
 
 
 @pytest.mark.parametrize("patience", [0, 1])
@@ -534,12 +523,12 @@ def test_held_out_images_are_trained_on_unless_they_end_the_training(
 
 
 def test_a_run_goes_on_with_the_same_weights_wherever_they_lie_and_with_no_others(
-    workshop, tmp_path, pruner, capsys
+    workshop, uniform_run, tmp_path, pruner, capsys
 ):
     weights = tmp_path / "w.safetensors"
     shutil.copy(workshop / "dense.safetensors", weights)
     run = lambda file: pruner(  # noqa: E731
-        "prune", *prune_arguments(workshop, tmp_path / "run", weights=file, method="uniform")
+        "prune", *prune_arguments(workshop, uniform_run, weights=file, method="uniform", epochs=0)
     )
     assert run(weights) == 0
     assert run(workshop / "dense.safetensors") == 0

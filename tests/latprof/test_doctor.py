@@ -16,6 +16,7 @@ def system(tmp_path, monkeypatch):
     """A machine described by files; what is not written it does not tell."""
     monkeypatch.setattr(doctor, "_CPU", tmp_path)
     monkeypatch.setattr(doctor, "_PROC", tmp_path)
+    monkeypatch.setattr(doctor, "PACE_S", 0.0)
     monkeypatch.setattr(doctor, "quota_cores", lambda: None)
     monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr(
@@ -55,7 +56,6 @@ def test_a_core_that_something_shares_is_doubtful_and_told_with_how_often(system
     paces = cycle([1.0, 1.0, 1.8])
     monkeypatch.setattr(doctor.Pace, "now", lambda _: next(paces))
     monkeypatch.setattr(doctor.Pace, "remember", lambda _: None)
-    monkeypatch.setattr(doctor, "PACE_S", 0.0)
     assert states(monkeypatch)["shared core"] == "doubtful"
     finding = doctor._shared_core()
     assert "arithmetic takes 80% longer" in finding.found
@@ -63,7 +63,6 @@ def test_a_core_that_something_shares_is_doubtful_and_told_with_how_often(system
 
 
 def test_a_core_of_our_own_is_good(system, monkeypatch):
-    monkeypatch.setattr(doctor, "PACE_S", 0.0)
     monkeypatch.setattr(doctor.Pace, "now", lambda _: 1.02)
     assert states(monkeypatch)["shared core"] == "good"
 
