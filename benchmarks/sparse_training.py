@@ -1,12 +1,14 @@
 """What a pattern of zeros, a criterion and a schedule are worth: accuracy after a short training.
 
     python -m benchmarks.sparse_training --weights FILE --data-dir FOLDER [--model resnet56] \\
-      [--block 16 …] [--mask second_order …] [--schedule one_shot …] [--density 0.3 …] [--epochs 2]
+      [--block 16 …] [--inputs 1 …] [--mask second_order …] [--schedule one_shot …] \\
+      [--density 0.3 …] [--epochs 2]
 
 One density in all layers that may be sparse, all combinations of what is given; blocks of 1 are
-unstructured masks. Trained without the held-out images and judged by them; the test set's accuracy
-stands beside. (Published weights were trained on the held-out images too.) It can be interrupted:
-what the result file holds is not trained again, and a training goes on from its checkpoint.
+unstructured masks, and `--inputs 4` gives the blocks of INT8. Trained without the held-out images
+and judged by them; the test set's accuracy stands beside. (Published weights were trained on the
+held-out images too.) It can be interrupted: what the result file holds is not trained again, and a
+training goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pruner.run.journey import Journey
 from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy, recalibrate
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.sparsity import Admm, Gradual, Held, Sparsity
+from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, Sparsity
 
 RESULT = "sparse_training"
 PLACE = Path("runs/sparse_training")
@@ -40,6 +42,7 @@ def main(
     data_dir: DataDir,
     model: str = "resnet56",
     block: Annotated[list[int] | None, typer.Option()] = None,
+    inputs: Annotated[list[int] | None, typer.Option()] = None,
     mask: Annotated[list[str] | None, typer.Option()] = None,
     schedule: Annotated[list[str] | None, typer.Option()] = None,
     density: Annotated[list[float] | None, typer.Option()] = None,
@@ -50,9 +53,13 @@ def main(
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     PLACE.mkdir(parents=True, exist_ok=True)
     for values in product(
-        density or [0.3], schedule or ["one_shot"], mask or ["second_order"], block or [16]
+        density or [0.3],
+        schedule or ["one_shot"],
+        mask or ["second_order"],
+        block or [16],
+        inputs or [1],
     ):
-        asked = dict(zip(("density", "schedule", "mask", "block"), values, strict=True))
+        asked = dict(zip(("density", "schedule", "mask", "block", "inputs"), values, strict=True))
         asked = {"model": model, **asked, "epochs": epochs, "seed": seed}
         if any(asked.items() <= row.items() for row in rows):
             continue
@@ -69,7 +76,7 @@ def trained(asked: dict, weights: Path, data_dir: Path) -> dict[str, float]:
         table="", speedup=1, mask=asked["mask"], seed=asked["seed"],
     )  # fmt: skip
     journey = Journey(settings, lambda *_: None)
-    network, block = journey.trace.network, asked["block"]
+    network, block = journey.trace.network, BlockShape(asked["block"], asked["inputs"])
     density = dict.fromkeys(network.sparse_layers, asked["density"])
     whole_widths = keep_best(network, network.dense, journey.channel_importance)
     thinning = Thinning(density, block, journey.judge)

@@ -17,6 +17,7 @@ FORMAT = 2
 NAME = re.compile(DEVICE_NAME)
 SHOWN = 3  # differences in a message
 BLOCK_OPTION = "block"  # the option of a device whose kernels leave out weights
+BYTES_TAP = 4  # neighbouring input channels whose weights such kernels leave out together in INT8
 METHOD = 2  # of measuring: raised whenever a latency comes to mean something else
 
 
@@ -55,6 +56,11 @@ class Device(BaseModel):
         """Output channels whose weights are kept together; None where no weights are left out."""
         told = self.provider_options.get(BLOCK_OPTION)
         return int(told) if told else None
+
+    @property
+    def tap(self) -> int:
+        """Neighbouring input channels whose weights are kept together, where any are left out."""
+        return BYTES_TAP if self.precision == "int8" else 1
 
     def differences(self, other: Device) -> dict[str, tuple[object, object]]:
         """Field → (here, there) for everything that decides a latency and differs.

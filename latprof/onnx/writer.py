@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latprof.onnx.quantise import quantise
 from lookup_tables.architecture import Architecture
+from lookup_tables.device import BYTES_TAP
 from lookup_tables.layer import LayerSpec
 from lookup_tables.network import INPUT, Layer, Network
 
 OPSET, IR_VERSION = 17, 8
 BLOCK = 16  # output channels whose weights are left out together, unless told otherwise
 _DRAWN = 999_983  # random numbers that weights repeat (a prime): drawing millions takes seconds
-BYTES_TAP = 4  # neighbouring input channels that are left out together in INT8
 # What a network reads; one in INT8 is written in floats, then quantised.
 NUMPY: dict[str, type[np.floating]] = {
     "fp32": np.float32, "fp16": np.float16, "int8": np.float32,

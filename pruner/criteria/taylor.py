@@ -23,11 +23,12 @@ from pruner.data.images import Images, batches
 from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
-from pruner.train.sparsity import in_blocks
+from pruner.train.sparsity import BlockShape, places_of
 from pruner.train.tasks.base import VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
 
 BATCH, IMAGES = 50, 2000
+SINGLE = BlockShape(1)  # every weight for itself
 PARTS = 100  # of a layer's weights
 
 
@@ -57,12 +58,11 @@ def importance(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> d
 
 
 def weights_importance(
-    trace: Trace, images: Images, task: VisionTask, block: int
+    trace: Trace, images: Images, task: VisionTask, block: BlockShape
 ) -> dict[str, Tensor]:
     """What the weights of sparse layers are worth, on the scale of channels: layer → (100,).
 
-    By blocks of so many output channels × one tap, added up over each hundredth of a layer's, the
-    best first.
+    By blocks, added up over each hundredth of a layer's, the best first.
     """
     return {
         name: _hundredths(values)
@@ -71,9 +71,9 @@ def weights_importance(
 
 
 def squared_changes(
-    trace: Trace, images: Images, task: VisionTask, block: int = 1
+    trace: Trace, images: Images, task: VisionTask, block: BlockShape = SINGLE
 ) -> dict[str, Tensor]:
-    """Σ (w ∂E/∂w)² over batches, w ∂E/∂w added up by so many filters: layer → (blocks, inputs)."""
+    """Σ (w ∂E/∂w)² over batches, w ∂E/∂w added up by blocks: layer → (blocks, taps)."""
     found: dict[str, Tensor] = {}
     _squares(trace, images, task, block, found)
     return found
@@ -92,13 +92,12 @@ def _squares(
     trace: Trace,
     images: Images,
     task: VisionTask,
-    block: int | None = None,
+    block: BlockShape | None = None,
     thinned: dict[str, Tensor] | None = None,
 ) -> dict[nn.Module, Tensor]:
     """(∂E/∂g)² of every layer's channels, added up over batches.
 
-    With a `block` the same of sparse layers' taps, by so many output channels, is put into
-    `thinned`: layer → (blocks, inputs).
+    With a `block` the same of sparse layers' taps is put into `thinned`: layer → (blocks, taps).
     """
     model = trace.module.eval()
     squares: dict[nn.Module, Tensor] = {}
@@ -116,7 +115,8 @@ def _squares(
                 assert block is not None
                 assert thinned is not None
                 change = (weight.detach() * weight.grad).flatten(1).cpu()
-                thinned[name] = thinned.get(name, 0) + in_blocks(change, block) ** 2
+                sums = block.sums(change, places_of(weight))
+                thinned[name] = thinned.get(name, 0) + sums**2
     model.zero_grad(set_to_none=True)
     return squares
 

@@ -46,7 +46,7 @@ from pruner.graph.shortcuts import Heir, heirs
 from pruner.graph.surgery import Kept, positions
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
-from pruner.train.sparsity import in_blocks, keep_highest, whole
+from pruner.train.sparsity import keep_highest, places_of
 
 IMAGES, BATCH = 1024, 128
 PATCHES = 24  # of each image and layer, at random places
@@ -128,6 +128,7 @@ class Reconstruction:
                     gain=_gain(refitted, path)[writes],
                     filters=writes,
                     inputs=_inputs(layer, reads),
+                    places=places_of(layer.weight),
                 ),
                 thinning, moment, wanted[:, writes], intercept,
             )  # fmt: skip
@@ -193,9 +194,13 @@ def leave_out(trace: Trace, path: str, kept: Kept, thinning: Thinning) -> None:
     reads, writes = positions(channels.reads, kept), positions(channels.writes, kept)
     inputs = _inputs(layer, reads)
     weight = layer.weight.detach().flatten(1)[writes][:, inputs]
-    judged = Weighed(path, weight, None, _gain(trace, path)[writes], writes, inputs)
-    scores = in_blocks(thinning.judge(judged), thinning.block)
-    mask = whole(keep_highest(scores, thinning.density[path]), weight, thinning.block)
+    judged = Weighed(
+        path, weight, None, _gain(trace, path)[writes], writes, inputs, places_of(layer.weight)
+    )
+    block, places = thinning.block, judged.places
+    kept_taps = keep_highest(block.sums(thinning.judge(judged), places), thinning.density[path])
+    mask = block.widened(kept_taps, weight.shape[1], places)
+    mask = mask.repeat_interleave(block.outputs, dim=0)[: len(weight)]
     kept_weight = torch.zeros(len(writes), layer.weight[0].numel())
     kept_weight[:, inputs] = weight * mask
     with torch.no_grad():
@@ -368,10 +373,11 @@ def _thinned(
     `moment`: (inputs + 1, inputs + 1) of the dense layer, `wanted`: (inputs + 1, filters).
     """
     density, block = thinning.density[layer.path], thinning.block
-    masks = keep_highest(in_blocks(thinning.judge(layer), block), density)
+    kept = keep_highest(block.sums(thinning.judge(layer), layer.places), density)
+    masks = block.widened(kept, len(layer.inputs), layer.places)
     fitted = torch.zeros(len(layer.weight), len(layer.inputs) + intercept)
     for number, mask in enumerate(masks):
-        rows = slice(number * block, (number + 1) * block)
+        rows = slice(number * block.outputs, (number + 1) * block.outputs)
         taps = layer.inputs[mask]
         solved = _solve(taps, moment, wanted[:, rows], intercept)
         fitted[rows, : len(layer.inputs)][:, mask] = solved[:, : len(taps)]

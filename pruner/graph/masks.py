@@ -1,8 +1,9 @@
-"""Masks: which weights of a sparse layer stay, in blocks of output channels × one tap.
+"""Masks: which weights of a sparse layer stay, in blocks of output channels × a tap.
 
-A tap is an input channel at a place of the kernel. A layer's density is the share of all its
-(block, tap) pairs that stay; the best ones of the whole layer do, so that blocks may keep more or
-less than their share. What was left out is 0 in the weights, and masks are read from them again.
+A tap is an input channel at a place of the kernel, in INT8 four neighbouring ones. A layer's
+density is the share of all its (block, tap) pairs that stay; the best ones of the whole layer do,
+so that blocks may keep more or less than their share. What was left out is 0 in the weights, and
+masks are read from them again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lookup_tables.architecture import Architecture
-from pruner.train.sparsity import in_blocks, whole
+from pruner.train.sparsity import BlockShape, places_of
 
 Masks = dict[str, Tensor]  # layer → which of its weights stay, in their shape
 
@@ -29,6 +30,7 @@ class Weighed:
     gain: Tensor  # (filters,): by how much a BatchNorm behind it multiplies its outputs
     filters: Tensor  # (filters,): which of the dense layer's they are
     inputs: Tensor  # (inputs,): which of the dense layer's they are, places of the kernel counted
+    places: int  # of the kernel
 
 
 class Judge(Protocol):
@@ -42,7 +44,7 @@ class Thinning:
     """How weights are left out of some layers."""
 
     density: Mapping[str, float]  # layer → share that stays
-    block: int  # output channels whose weights go together
+    block: BlockShape
     judge: Judge
 
     @property
@@ -50,13 +52,12 @@ class Thinning:
         return [name for name, share in self.density.items() if share < 1]
 
 
-def masks_of(model: nn.Module, architecture: Architecture, block: int) -> Masks:
+def masks_of(model: nn.Module, architecture: Architecture, block: BlockShape) -> Masks:
     """The masks of an architecture's sparse layers, read from the zeros of its weights."""
     found = {}
     for name, share in architecture.density.items():
         if share < 1 and (layer := dict(model.named_modules()).get(name)) is not None:
             weight = layer.weight.detach()
-            found[name] = whole(
-                in_blocks((weight != 0).flatten(1).float(), block) > 0, weight, block
-            )
+            kept = block.sums((weight != 0).flatten(1).float(), places_of(weight)) > 0
+            found[name] = block.whole(kept, weight)
     return found

@@ -37,7 +37,7 @@ from pruner.search.problem import SearchProblem
 from pruner.search.space import SearchSpace
 from pruner.train.accuracy import accuracy, recalibrate, score
 from pruner.train.reading import ReadOnce
-from pruner.train.sparsity import Admm, Gradual, Held, Sparsity
+from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, Sparsity
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
 from pruner.train.weights import load_weights
@@ -169,11 +169,17 @@ class Journey:
         """By what the weights are chosen that stay in sparse layers."""
         return MASKS[self.settings.mask].make(self.trace, self.data.train, self.task)
 
+    @property
+    def block(self) -> BlockShape:
+        """Weights that the table's kernels leave out together."""
+        device = self.latency.device
+        return BlockShape(device.block or 1, device.tap)
+
     def thinning(self, architecture: Architecture) -> Thinning | None:
         """How an architecture's weights are left out, None where none are."""
         if not any(share < 1 for share in architecture.density.values()):
             return None
-        return Thinning(architecture.density, self.latency.device.block or 1, self.judge)
+        return Thinning(architecture.density, self.block, self.judge)
 
     def thinned_in_training(
         self, model: nn.Module, architecture: Architecture
@@ -183,14 +189,13 @@ class Journey:
         `model`: the one whose weights were left out already. Where they leave in training, it
         begins with all of them.
         """
-        block = self.latency.device.block or 1
         if self.settings.schedule == "one_shot":
-            return model, Held(masks_of(model, architecture, block))
+            return model, Held(masks_of(model, architecture, self.block))
         present = dict(model.named_modules())
         density = {n: d for n, d in architecture.density.items() if d < 1 and n in present}
         leaving = {"gradual": Gradual, "admm": Admm}[self.settings.schedule]
         whole = architecture.model_copy(update={"density": {}})
-        return self.cut(whole), leaving(density, block)
+        return self.cut(whole), leaving(density, self.block)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -225,9 +230,7 @@ class Journey:
             weights_importance=lambda: _kept(
                 kept,
                 "weights_importance",
-                lambda: weights_importance(
-                    self.trace, self.data.train, self.task, self.latency.device.block or 1
-                ),
+                lambda: weights_importance(self.trace, self.data.train, self.task, self.block),
             ),
             magnitudes=lambda: _kept(kept, "magnitudes", lambda: coupled_magnitude(self.trace)),
         )

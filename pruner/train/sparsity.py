@@ -8,7 +8,7 @@
   cut there (Zhang et al. 2018, "A Systematic DNN Weight Pruning Framework using Alternating
   Direction Method of Multipliers", arXiv 1804.03294, equations 7 to 9).
 
-In all of them weights go in blocks of output channels × one tap, each layer by its own density.
+In all of them weights go in blocks (`BlockShape`), each layer by its own density.
 
 Deviations:
 1. Of *gradual* and *admm*, all of it happens in the first SHARE of the steps; the rest is training
@@ -19,6 +19,7 @@ Deviations:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,40 @@ UPDATES = 50  # of masks, or of what weights are drawn to
 RHO = 1e-3  # of the penalty, for a weight
 
 Move = Callable[[Any], Any]  # to where the model trains
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Weights that stay or go together: of neighbouring output × neighbouring input channels.
+
+    All are at one place of the kernel. The last blocks have what is left.
+    """
+
+    outputs: int
+    inputs: int = 1
+
+    def sums(self, values: Tensor, places: int) -> Tensor:
+        """(filters, channels · places) added up by blocks: (blocks of filters, taps)."""
+        by_place = values.reshape(len(values), -1, places)
+        missing = -by_place.shape[1] % self.inputs, -len(values) % self.outputs
+        filled = F.pad(by_place, (0, 0, 0, missing[0], 0, missing[1]))
+        shape = (len(filled) // self.outputs, self.outputs, -1, self.inputs, places)
+        return filled.reshape(shape).sum(dim=(1, 3)).flatten(1)
+
+    def widened(self, kept: Tensor, inputs: int, places: int) -> Tensor:
+        """(blocks of filters, taps) → (blocks of filters, inputs), of channels · places inputs."""
+        by_place = kept.reshape(len(kept), -1, 1, places).expand(-1, -1, self.inputs, -1)
+        return by_place.reshape(len(kept), -1)[:, :inputs]
+
+    def whole(self, kept: Tensor, weight: Tensor) -> Tensor:
+        """A mask of a weight's own shape, from its (blocks of filters, taps)."""
+        rows = self.widened(kept, weight[0].numel(), places_of(weight))
+        return rows.repeat_interleave(self.outputs, dim=0)[: len(weight)].reshape(weight.shape)
+
+    def largest(self, weight: Tensor, share: float) -> Tensor:
+        """Which weights the share of blocks with the largest norm has: 0 and 1, in their shape."""
+        kept = keep_highest(self.sums(weight.flatten(1) ** 2, places_of(weight)), share)
+        return self.whole(kept, weight).to(weight.dtype)
 
 
 class Sparsity(Protocol):
@@ -89,8 +124,8 @@ class Held:
 class Gradual(Held):
     """Weights leave step by step, along a cubic curve."""
 
-    def __init__(self, density: Mapping[str, float], block: int) -> None:
-        """`density`: layer → the share that stays; `block`: filters whose weights go together."""
+    def __init__(self, density: Mapping[str, float], block: BlockShape) -> None:
+        """`density`: layer → the share that stays; `block`: weights that go together."""
         super().__init__({})
         self.density, self.block = dict(density), block
 
@@ -105,15 +140,15 @@ class Gradual(Held):
             left = (1 - step / end) ** 3
             for name, final in self.density.items():
                 share = final + (1 - final) * left
-                self.masks[name] = largest(self.weights[name].detach(), share, self.block)
+                self.masks[name] = self.block.largest(self.weights[name].detach(), share)
         super().after_step(step)
 
 
 class Admm(Held):
     """Weights are drawn towards the nearest sparse ones, then cut there."""
 
-    def __init__(self, density: Mapping[str, float], block: int, rho: float = RHO) -> None:
-        """`density`: layer → the share that stays; `block`: filters whose weights go together."""
+    def __init__(self, density: Mapping[str, float], block: BlockShape, rho: float = RHO) -> None:
+        """`density`: layer → the share that stays; `block`: weights that go together."""
         super().__init__({})
         self.density, self.block, self.rho = dict(density), block, rho
         self.target: dict[str, Tensor] = {}  # Z − U
@@ -138,7 +173,7 @@ class Admm(Held):
         every = max(1, end // UPDATES)
         if step == end:
             self.masks = {
-                name: largest(weight.detach(), self.density[name], self.block)
+                name: self.block.largest(weight.detach(), self.density[name])
                 for name, weight in self.weights.items()
             }
         elif step < end and step % every == 0:
@@ -150,7 +185,7 @@ class Admm(Held):
         with torch.no_grad():
             for name, weight in self.weights.items():
                 moved = weight + self.gap[name]
-                sparse = moved * largest(moved, self.density[name], self.block)
+                sparse = moved * self.block.largest(moved, self.density[name])
                 self.gap[name] = moved - sparse
                 self.target[name] = sparse - self.gap[name]
 
@@ -166,16 +201,9 @@ class Admm(Held):
             self.target[name] = state[f"target {name}"].to(weight.device)
 
 
-def largest(weight: Tensor, share: float, block: int) -> Tensor:
-    """Which weights are in the share of blocks with the largest norm: 0 and 1, in their shape."""
-    kept = keep_highest(in_blocks(weight.flatten(1) ** 2, block), share)
-    return whole(kept, weight, block).to(weight.dtype)
-
-
-def in_blocks(values: Tensor, block: int) -> Tensor:
-    """(filters, inputs) added up by blocks of filters: (blocks, inputs)."""
-    filled = F.pad(values, (0, 0, 0, -len(values) % block))
-    return filled.reshape(-1, block, values.shape[1]).sum(dim=1)
+def places_of(weight: Tensor) -> int:
+    """Places of a convolution's kernel; 1 of a linear layer."""
+    return weight[0, 0].numel()
 
 
 def keep_highest(scores: Tensor, share: float) -> Tensor:
@@ -184,8 +212,3 @@ def keep_highest(scores: Tensor, share: float) -> Tensor:
     kept = torch.zeros_like(scores, dtype=torch.bool).flatten()
     kept[scores.flatten().topk(count).indices] = True
     return kept.reshape(scores.shape)
-
-
-def whole(kept: Tensor, weight: Tensor, block: int) -> Tensor:
-    """A mask of a weight's own shape, from its (blocks, inputs)."""
-    return kept.repeat_interleave(block, dim=0)[: len(weight)].reshape(weight.shape)

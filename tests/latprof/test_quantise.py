@@ -9,9 +9,10 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
-from latprof.onnx.writer import BYTES_TAP, build, leave_out, random_input
+from latprof.onnx.writer import build, leave_out, random_input
 from latprof.runtimes.base import Usage
 from latprof.runtimes.here import this_device
+from lookup_tables.device import BYTES_TAP
 from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable

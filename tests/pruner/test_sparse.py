@@ -28,7 +28,7 @@ from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Scored, Searcher
 from pruner.search.space import Kind, SearchSpace
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.sparsity import Admm, Gradual, Held, in_blocks, keep_highest
+from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, keep_highest, places_of
 from pruner.train.tasks.classification import CLASSIFIED
 from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network, tiny_resnet
 
@@ -154,8 +154,39 @@ def test_settings_that_make_no_sense_are_refused(changes, said):
 # -- masks -------------------------------------------------------------------------------------
 
 
+FOURS = BlockShape(4)  # of output channels
+
+
 def test_blocks_add_up_their_filters_the_last_one_what_is_left():
-    assert in_blocks(torch.tensor([[1.0, 2], [3, 4], [5, 6]]), 2).tolist() == [[4, 6], [5, 6]]
+    values = torch.tensor([[1.0, 2], [3, 4], [5, 6]])
+    assert BlockShape(2).sums(values, 1).tolist() == [[4, 6], [5, 6]]
+
+
+def test_blocks_of_neighbouring_inputs_add_up_what_is_at_one_place():
+    weight = torch.arange(1.0, 13).reshape(2, 3, 1, 2)  # two filters, three channels, two places
+    block = BlockShape(2, 2)
+    sums = block.sums(weight.flatten(1), places_of(weight))
+    assert sums.tolist() == [[1 + 3 + 7 + 9, 2 + 4 + 8 + 10, 5 + 11, 6 + 12]]
+    kept = torch.tensor([[True, False, False, True]])
+    mask = block.whole(kept, weight)[0, :, 0]
+    assert mask.tolist() == [[True, False], [True, False], [False, True]]
+
+
+@given(
+    st.integers(1, 20), st.integers(1, 9), st.sampled_from([1, 3, 9]),
+    st.sampled_from([1, 4, 16]), st.sampled_from([1, 4]),
+)  # fmt: skip
+def test_a_mask_keeps_whole_blocks_and_its_sums_say_which(filters, channels, places, out, together):
+    block = BlockShape(out, together)
+    weight = torch.ones(filters, channels, places, 1)
+    taps = -(-channels // together) * places
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(-(-filters // out), taps, generator=generator) < 0.5
+    mask = block.whole(kept, weight)
+    assert mask.shape == weight.shape
+    assert torch.equal(block.sums(mask.flatten(1).float(), places) > 0, kept)
+    whole = block.sums(torch.ones(filters, channels * places), places)
+    assert torch.equal(block.sums(mask.flatten(1).float(), places), whole * kept)
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 1))
@@ -177,7 +208,7 @@ def test_an_equal_sum_is_split_into_hundredths_from_the_greatest_on():
 def weighed(weight, gram):
     count = weight.shape[1]
     return Weighed("x", weight, gram, torch.ones(len(weight)), torch.arange(len(weight)),
-                   torch.arange(count))  # fmt: skip
+                   torch.arange(count), 1)  # fmt: skip
 
 
 def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
@@ -189,7 +220,7 @@ def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
     assert magnitude(layer)[0].argmin() == 2
 
 
-def pruned(density, block=4, judge=second_order):
+def pruned(density, block=FOURS, judge=second_order):
     torch.manual_seed(0)
     traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
     names = traced.network.sparse_layers
@@ -214,7 +245,7 @@ def test_what_stays_is_fitted_to_what_the_dense_network_wrote():
     traced, architecture, refitted = pruned(0.5)
     plain = trace(tiny_resnet().eval(), (1, 8, 8), "tiny").module
     plain.load_state_dict(traced.module.state_dict())
-    for name, mask in masks_of(refitted, architecture, 4).items():
+    for name, mask in masks_of(refitted, architecture, FOURS).items():
         layer = plain.get_submodule(name)
         layer.weight.data *= mask
     x, _ = IMAGES.batch(torch.arange(64))
@@ -230,13 +261,13 @@ def test_narrow_and_sparse_at_once_count_blocks_of_the_channels_that_stay():
     architecture = Architecture(widths={name: 6}, density={name: 0.5, "layer1.0.conv2": 0.5})
     scores = {g.name: torch.rand(g.width) for g in traced.network.groups}
     kept = keep_best(traced.network, architecture, scores)
-    thinning = Thinning(architecture.density, 4, second_order)
+    thinning = Thinning(architecture.density, FOURS, second_order)
     model = cut(Reconstruction(traced, IMAGES).refit(kept, (), thinning), architecture, kept)
     weight = model.get_submodule(name).weight.detach()
     assert weight.shape[0] == 6
-    masks = masks_of(model, architecture, 4)
+    masks = masks_of(model, architecture, FOURS)
     assert masks[name].shape == weight.shape
-    blocks = in_blocks((weight != 0).flatten(1).float(), 4)
+    blocks = FOURS.sums((weight != 0).flatten(1).float(), places_of(weight))
     assert set(blocks[0].unique().tolist()) <= {0, 4}
     assert set(blocks[1].unique().tolist()) <= {0, 2}, "the last block has two filters"
 
@@ -248,12 +279,12 @@ def test_removed_blocks_and_sparse_heirs_go_together():
     names = [n for n in traced.network.sparse_layers if n not in gone.layers]
     architecture = Architecture(removed=(gone.name,), density=dict.fromkeys(names, 0.5))
     kept = {g.name: torch.arange(g.width) for g in traced.network.groups}
-    thinning = Thinning(architecture.density, 4, second_order)
+    thinning = Thinning(architecture.density, FOURS, second_order)
     refitted = Reconstruction(traced, IMAGES).refit(kept, architecture.removed, thinning)
     model = cut(refitted, architecture, kept)
     x, _ = IMAGES.batch(torch.arange(32))
     assert torch.isfinite(model.eval()(x)).all()
-    assert set(masks_of(model, architecture, 4)) == set(names)
+    assert set(masks_of(model, architecture, FOURS)) == set(names)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["with moments", "without"])
@@ -266,7 +297,7 @@ def test_every_criterion_scores_every_weight(name, known):
     weight = traced.module.get_submodule(path).weight.detach().flatten(1)
     gram = torch.eye(weight.shape[1]) if known else None
     layer = Weighed(path, weight, gram, torch.ones(len(weight)),
-                    torch.arange(len(weight)), torch.arange(weight.shape[1]))  # fmt: skip
+                    torch.arange(len(weight)), torch.arange(weight.shape[1]), 9)  # fmt: skip
     scores = judge(layer)
     assert scores.shape == weight.shape
     assert (scores >= 0).all()
@@ -276,7 +307,7 @@ def test_every_criterion_scores_every_weight(name, known):
 def test_weights_are_worth_what_their_layers_are_on_the_same_scale():
     torch.manual_seed(0)
     traced = trace(tiny_resnet().eval(), (1, 8, 8), "tiny")
-    of_weights = weights_importance(traced, IMAGES, CLASSIFIED, 16)
+    of_weights = weights_importance(traced, IMAGES, CLASSIFIED, BlockShape(16))
     of_channels = importance(traced, IMAGES, CLASSIFIED)
     assert set(of_weights) == set(traced.network.sparse_layers)
     assert all(len(values) == 100 and (values >= 0).all() for values in of_weights.values())
@@ -292,11 +323,11 @@ RECIPE = Recipe(epochs=2, batch=128, rate=0.1, seed=3)
 def trained(way, checkpoint=None, report=lambda *_: None):
     _, architecture, model = pruned(0.3)
     if way == "held":
-        sparsity = Held(masks_of(model, architecture, 4))
+        sparsity = Held(masks_of(model, architecture, FOURS))
     else:
         torch.manual_seed(0)
         model = trace(tiny_resnet().eval(), (1, 8, 8), "tiny").module
-        sparsity = {"gradual": Gradual, "admm": Admm}[way](architecture.density, 4)
+        sparsity = {"gradual": Gradual, "admm": Admm}[way](architecture.density, FOURS)
     fine_tune(model, IMAGES, RECIPE, checkpoint, report=report, sparsity=sparsity)
     return model, architecture
 
@@ -304,7 +335,7 @@ def trained(way, checkpoint=None, report=lambda *_: None):
 @pytest.mark.parametrize("way", ["held", "gradual", "admm"])
 def test_after_training_as_many_weights_are_0_as_were_asked_for(way):
     model, architecture = trained(way)
-    for name, mask in masks_of(model, architecture, 4).items():
+    for name, mask in masks_of(model, architecture, FOURS).items():
         weight = model.get_submodule(name).weight.detach()
         assert float(mask.float().mean()) == pytest.approx(0.3, abs=0.02)
         assert (weight[~mask] == 0).all()
@@ -313,9 +344,9 @@ def test_after_training_as_many_weights_are_0_as_were_asked_for(way):
 
 def test_what_was_left_out_before_training_is_what_is_0_after_it():
     _, architecture, before = pruned(0.3)
-    masks = masks_of(before, architecture, 4)
+    masks = masks_of(before, architecture, FOURS)
     after, _ = trained("held")
-    found = masks_of(after, architecture, 4)
+    found = masks_of(after, architecture, FOURS)
     assert all(torch.equal(masks[name], found[name]) for name in masks)
 
 
@@ -340,7 +371,7 @@ def test_an_interrupted_sparse_training_continues_to_the_same_weights(
 
 def test_the_share_that_stays_falls_along_a_cubic_curve():
     model = nn.Sequential(nn.Conv2d(16, 16, 3))
-    leaving, seen = Gradual({"0": 0.2}, 4), []
+    leaving, seen = Gradual({"0": 0.2}, FOURS), []
     leaving.begin(model, lambda x: x, 200)
     for step in range(1, 201):
         leaving.after_step(step)
@@ -356,7 +387,7 @@ def test_weights_are_drawn_to_the_nearest_sparse_ones_and_no_longer_once_they_ar
     model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.arange(1.0, 17).reshape(4, 4, 1, 1))
-    drawn = Admm({"0": 0.5}, 4, rho=2.0)
+    drawn = Admm({"0": 0.5}, FOURS, rho=2.0)
     drawn.begin(model, lambda x: x, 100)
     taps = model[0].weight.detach().flatten(1)  # columns are taps: the last two are larger
     # The first step's target is Z - U: 0 and what the smaller ones are, once more away from it.
@@ -373,5 +404,7 @@ def test_masks_are_read_from_zeros_and_nothing_else():
         model[0].weight.fill_(1.0)
         model[0].weight[:2, 0] = 0
         model[0].weight[2, 1] = 0  # of a block that is kept otherwise
-    (mask,) = masks_of(model, Architecture(density={"0": 0.75, "gone": 0.5}), 2).values()
+    (mask,) = masks_of(
+        model, Architecture(density={"0": 0.75, "gone": 0.5}), BlockShape(2)
+    ).values()
     assert mask.flatten(1).tolist() == [[False, True], [False, True], [True, True], [True, True]]
