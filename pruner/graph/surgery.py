@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeGuard
 
 import torch
@@ -13,6 +14,7 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.network import Block, Network
 from pruner.graph.reader import Segment, shape_of
 from pruner.graph.trace import Trace
+from pruner.train.weights import load_weights
 
 Kept = dict[str, Tensor]  # group → ascending indices of the channels that stay
 
@@ -47,6 +49,14 @@ def shrink(trace: Trace, architecture: Architecture) -> fx.GraphModule:
     """The model of an architecture with arbitrary weights, to load trained ones into."""
     widths = trace.network.widths(architecture)
     return cut(trace, architecture, {group: torch.arange(n) for group, n in widths.items()})
+
+
+def load_shrunk(trace: Trace, architecture: Architecture, weights: Path) -> fx.GraphModule:
+    """The model of an architecture with weights from a file, in evaluation mode."""
+    model = shrink(trace, architecture)
+    load_weights(model, weights)
+    model.eval()
+    return model
 
 
 def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architecture) -> None:

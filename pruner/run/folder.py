@@ -32,6 +32,11 @@ class RunFolder:
         self.weights = path / "model.safetensors"
         self.onnx = path / "model.onnx"
         self.dense_onnx = path / "dense.onnx"
+        self.quantised = path / "quantised.json"  # of a run in INT8, as are the next five
+        self.repaired_weights = path / "repaired.safetensors"
+        self.repair_checkpoint = path / "repair.pt"
+        self.fp32_onnx = path / "model_fp32.onnx"
+        self.dense_fp32_onnx = path / "dense_fp32.onnx"
         self.zeros_onnx = path / "model_dense.onnx"  # of sparse layers: what is left out is 0
         self.measured = path / "measured.json"
         self.seconds = path / "seconds.json"
@@ -61,6 +66,13 @@ class RunFolder:
         write_json(path / "origin.json", origin)
         write_json(file, settings.model_dump())
         return cls(path, settings)
+
+    @property
+    def final_weights(self) -> Path:
+        """Those that the run hands back."""
+        if self.quantised.exists() and read_json(self.quantised)["kept"] == "repaired":
+            return self.repaired_weights
+        return self.weights
 
     @property
     def block(self) -> int | None:

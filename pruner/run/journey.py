@@ -86,6 +86,11 @@ class Journey:
         return library() if self.latency.device.block else None
 
     @property
+    def is_int8(self) -> bool:
+        """Whether the table is of networks in INT8, so that the run ends in one."""
+        return self.table.device.precision == "int8"
+
+    @property
     def criterion(self) -> Criterion:
         return CRITERIA[self.settings.criterion]
 

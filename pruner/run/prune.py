@@ -18,20 +18,21 @@ from lookup_tables.storage.provenance import commit
 from pruner import ModelError, RunError, SearchError, models
 from pruner.data.images import Data, image_marks
 from pruner.data.own import require_repeatable
-from pruner.graph.surgery import shrink
-from pruner.graph.trace import Trace, trace
+from pruner.graph.surgery import load_shrunk
+from pruner.graph.trace import trace
 from pruner.run.folder import RunFolder, read_json, write_json
 from pruner.run.journey import Journey, Report, require_reachable
 from pruner.run.kernels import convert
 from pruner.run.measured import NotTimed, measure_pair
 from pruner.run.origin import files_read, table_identity, versions
+from pruner.run.quantised import export_quantised, load_final, settle
 from pruner.run.result import Models, summarise
-from pruner.run.settings import Settings
+from pruner.run.settings import OF_INT8, Settings, usual
 from pruner.search.log import SearchLog
 from pruner.search.searcher import Scored, evaluated_here, front_of
 from pruner.train.export import export_onnx, largest_difference, require_alike
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.weights import load_weights, save_weights
+from pruner.train.weights import save_weights
 
 SCORE = 3  # raised whenever the same candidates are scored otherwise
 RESCORED = 5  # the search's best, scored again on all held-out images
@@ -65,6 +66,9 @@ def prune(
             architecture = search(journey, run)
         with run.timed("fine_tune"):
             model = tune(journey, run, architecture)
+        if journey.is_int8:
+            with run.timed("quantise"):
+                model = settle(journey, run, model)
         difference = export(journey, run, model)
         measured = measure(journey, run)
         models_made = Models(prepare(journey, run, architecture), model)
@@ -83,11 +87,12 @@ def _require_possible(journey: Journey) -> None:
             f"{journey.settings.architecture} leaves out weights, which --criterion "
             f"{journey.settings.criterion} cannot do; use another criterion"
         )
-    if journey.table.device.precision == "int8":
-        raise RunError(
-            f"{journey.settings.table} prices networks in INT8, but a run does not quantise what "
-            "it hands back yet; give a table in fp32"
-        )
+    for name in OF_INT8:
+        if not journey.is_int8 and getattr(journey.settings, name) != usual(name):
+            raise RunError(
+                f"--{name.replace('_', '-')} has no effect: {journey.settings.table} is of "
+                f"networks in {journey.table.device.precision}"
+            )
     if journey.settings.density and not journey.latency.device.block:
         beside = journey.table.network_path(journey.priced.name)
         network = str(beside) if beside.exists() else journey.priced.name
@@ -182,7 +187,7 @@ def choose(journey: Journey, log: SearchLog) -> Architecture:
 def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
     """The pruned model, fine-tuned; its weights are saved."""
     if run.weights.exists():
-        return load_pruned(journey.trace, run)
+        return load_shrunk(journey.trace, architecture, run.weights)
     settings = journey.settings
     model, sparsity = prepare(journey, run, architecture), None
     if architecture.density:
@@ -217,19 +222,10 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
 def prepare(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Module:
     """The pruned model before fine-tuning; its weights are kept for the report."""
     if run.cut_weights.exists():
-        shrunk = shrink(journey.trace, architecture)
-        load_weights(shrunk, run.cut_weights)
-        return shrunk
+        return load_shrunk(journey.trace, architecture, run.cut_weights)
     model = journey.pruned(architecture)
     save_weights(model, run.cut_weights)
     return model
-
-
-def load_pruned(traced: Trace, run: RunFolder) -> nn.Module:
-    """The run's architecture with its fine-tuned weights."""
-    model = shrink(traced, Architecture.load(run.architecture))
-    load_weights(model, run.weights)
-    return model.eval()
 
 
 def load_run(path: str | Path) -> nn.Module:
@@ -241,12 +237,14 @@ def load_run(path: str | Path) -> nn.Module:
     model = models.build(run.settings.model, classes)
     shape = tuple(run.origin()["input_shape"])
     traced = trace(model, shape, models.short_name(run.settings.model, classes))
-    return load_pruned(traced, run)
+    return load_final(traced, run)
 
 
 def export(journey: Journey, run: RunFolder, model: nn.Module) -> float:
     """Both networks as ONNX; the pruned one's largest relative difference from PyTorch."""
     journey.report("export", 0, 1, "writing ONNX")
+    if journey.is_int8:
+        return export_quantised(journey, run, model)
     device = journey.latency.device
     if not run.dense_onnx.exists():
         export_onnx(journey.dense, journey.shape, run.dense_onnx, device.batch, device.precision)
@@ -277,7 +275,11 @@ def measure(journey: Journey, run: RunFolder) -> dict | NotTimed:
     if run.measured.exists():
         return read_json(run.measured)
     journey.report("measure", 0, 1, "timing in pairs")
-    measured = measure_pair(run.dense_onnx, run.onnx, Path(journey.settings.table))
+    table = Path(journey.settings.table)
+    measured = measure_pair(run.dense_onnx, run.onnx, table)
     if not isinstance(measured, NotTimed):
+        if journey.is_int8:  # also over what a user has before quantising
+            over = measure_pair(run.dense_fp32_onnx, run.onnx, table)
+            measured["over_fp32"] = None if isinstance(over, NotTimed) else over
         write_json(run.measured, measured)
     return measured

@@ -72,8 +72,10 @@ def _accuracies(journey: Journey, run: RunFolder, models: Models) -> dict[str, f
     """On the test images: the task's score of every network of a run."""
     test, task = journey.data.test, journey.task
     exported = judged_file(run, journey.kernels)
-    return {
-        "dense": accuracy(journey.dense, test, task=task),
+    found = {"dense": accuracy(journey.dense, test, task=task)}
+    if journey.is_int8:
+        found["dense_int8"] = onnx_accuracy(run.dense_onnx, test, task=task)
+    return found | {
         "pruned": accuracy(models.cut, test, task=task),
         "fine_tuned": accuracy(models.fine_tuned, test, task=task),
         "exported": onnx_accuracy(exported, test, task=task, library=journey.kernels),

@@ -22,6 +22,7 @@ from pruner.data.memory import NORMALISATIONS
 from pruner.search.methods import METHODS
 from pruner.search.methods.base import Method
 from pruner.search.space import Kind
+from pruner.train.quantise import Calibration
 from pruner.train.tasks import TASKS
 
 # The settings that choose an entry of a registry, whose own settings lie beside.
@@ -43,9 +44,13 @@ class Shown:
     is_path: bool = False
 
 
-_MODEL, _BUDGET, _SEARCH, _CUT, _TRAINING = (
-    "Model and data", "Budget", "Search", "Cutting", "Fine-tuning",
+_MODEL, _BUDGET, _SEARCH, _CUT, _TRAINING, _INT8 = (
+    "Model and data", "Budget", "Search", "Cutting", "Fine-tuning", "INT8 (tables in INT8 only)",
 )  # fmt: skip
+
+
+# What only a run against a table in INT8 listens to.
+OF_INT8 = ("calibration", "calibration_images", "repair_above", "repair_epochs")
 
 
 class Settings(BaseModel):
@@ -156,6 +161,22 @@ class Settings(BaseModel):
         "one_shot",
         description="How weights leave sparse layers: one_shot before fine-tuning, gradual during "
         "its first half, or drawn towards 0 there and then cut (admm).",
+    )
+    calibration: Annotated[Calibration, Shown(_INT8)] = Field(
+        "minmax",
+        description="How the range of activations is found: minmax, percentile or entropy.",
+    )
+    calibration_images: Annotated[int, Shown(_INT8)] = Field(
+        512, ge=1, description="How many training images it is found by."
+    )
+    repair_above: Annotated[float, Shown(_INT8)] = Field(
+        0.3,
+        ge=0,
+        description="Points of accuracy that INT8 may cost on held-out images; beyond that, a "
+        "quantisation-aware training follows.",
+    )
+    repair_epochs: Annotated[int, Shown(_INT8)] = Field(
+        2, ge=0, description="How long that training is. 0: never."
     )
     seed: Annotated[int, Shown(_TRAINING)] = Field(
         0, ge=0, lt=2**32 - 1, description="Seed of everything random."

@@ -7,36 +7,29 @@ output channel, activations UINT8 with one for the tensor. That is what tables i
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantType,
-    quantize_static,
-)
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnx import numpy_helper
 
 from pruner import ExportError
 from pruner.data.images import Images, batches
 from pruner.train.export import as_read, opened
 
 Calibration = Literal["minmax", "percentile", "entropy"]
-_METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
-assert {*_METHODS} == {*get_args(Calibration)}
+_METHODS: dict[Calibration, str] = {
+    "minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy",
+}  # fmt: skip
 
 
-class _Reader(CalibrationDataReader):
+class _Reader:
     """Some images, in the batches that a file reads; a last batch that is not full is left out."""
 
     def __init__(self, path: Path, images: Images, count: int) -> None:
@@ -44,7 +37,7 @@ class _Reader(CalibrationDataReader):
         self.size = self.entry.shape[0]
         self.left = batches(images, self.size, count)
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
         for x, _ in self.left:
             if len(x) == self.size:
                 return as_read(self.entry, x)
@@ -61,35 +54,62 @@ def quantise_onnx(
     """
     plain, out = Path(plain), Path(out)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, _quiet():
+        import onnxruntime.quantization as runtimes
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
         simple, partial = Path(folder) / "simple.onnx", Path(folder) / "partial.onnx"
-        quant_pre_process(plain, simple, skip_symbolic_shape=True)
+        onnx.save(_with_pools(onnx.load(plain)), simple)
+        quant_pre_process(simple, simple, skip_symbolic_shape=True)
         reader = _Reader(simple, images, count)
         if len(images) < reader.size:
             raise ExportError(
                 f"{out}: calibrating needs a batch of {reader.size} images, and there are "
                 f"{len(images)}"
             )
-        quantize_static(
+        runtimes.CalibrationDataReader.register(_Reader)
+        runtimes.quantize_static(
             simple,
             partial,
             reader,
-            calibrate_method=_METHODS[calibration],
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            calibrate_method=runtimes.CalibrationMethod[_METHODS[calibration]],
+            activation_type=runtimes.QuantType.QUInt8,
+            weight_type=runtimes.QuantType.QInt8,
             per_channel=True,
         )
-        onnx.checker.check_model(partial)
         partial.replace(out)
+
+
+def _with_pools(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A mean over height and width as GlobalAveragePool, which the quantiser knows; in place."""
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        axes = constants[node.input[1]].tolist()
+        keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if sorted(axes) in ([-2, -1], [2, 3]) and keeps:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    read = {name for node in model.graph.node for name in node.input}
+    for tensor in [t for t in model.graph.initializer if t.name not in read]:
+        model.graph.initializer.remove(tensor)  # the runtime would warn of it
+    return model
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the quantiser says to its own developers stays away from users."""
-    before = logging.root.manager.disable
+    """What the quantiser says to its own developers stays away from users.
+
+    To import it sets up the logging of the whole process, which is put back.
+    """
+    disabled, root = logging.root.manager.disable, logging.root
+    level, handlers = root.level, [*root.handlers]
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pruner.data import load_data
+from pruner.graph.aware import PREFIX, learned, quantisation_aware
 from pruner.graph.trace import trace
 from pruner.train.accuracy import accuracy
-from pruner.train.aware import PREFIX, learned, quantisation_aware
 from pruner.train.finetune import Recipe, fine_tune
 from tests.toys import Branches, tiny_resnet
 

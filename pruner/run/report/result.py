@@ -52,8 +52,11 @@ def result_rows(result: dict) -> tuple[list[str], list[list[str]]]:
     accuracy = {
         name: f"{value:.2%}" for name, value in result["accuracy"].items() if name != "test_images"
     }
+    in_int8 = "dense_int8" in accuracy
+    final, named = ("exported", "in INT8") if in_int8 else ("fine_tuned", "fine-tuned")
+    dense = ["dense in INT8" if in_int8 else "dense", "1.00×", f"{asked['dense_ms']:.3f} ms", ""]
     rows = [
-        ["dense", "1.00×", f"{asked['dense_ms']:.3f} ms", "", accuracy["dense"]],
+        [*dense, accuracy["dense_int8" if in_int8 else "dense"]],
         ["asked", *_speed(asked), "", ""],
         [
             "predicted, cut",
@@ -63,19 +66,36 @@ def result_rows(result: dict) -> tuple[list[str], list[list[str]]]:
         ],
     ]
     if measured is None:
-        rows.append(["not measured here, fine-tuned", "", "", "", accuracy["fine_tuned"]])
+        rows.append([f"not measured here, {named}", "", "", "", accuracy[final]])
     else:
-        when, low, high = "measured", measured["speedup_low"], measured["speedup_high"]
-        if measured.get("slow_phase"):
-            when, low, high = (
-                "measured in a slow phase (range: expected when quiet)",
-                measured["expected_low"],
-                measured["expected_high"],
-            )
-        spread = f"{low:.2f} … {high:.2f}×"
-        rows.append([f"{when}, fine-tuned", *_speed(measured), spread, accuracy["fine_tuned"]])
-    rows.append(["exported to ONNX", "", "", "", accuracy["exported"]])
+        rows.append([*_measured(measured, named), accuracy[final]])
+    if in_int8:
+        rows += _beside_fp32(accuracy, (measured or {}).get("over_fp32"))
+    else:
+        rows.append(["exported to ONNX", "", "", "", accuracy["exported"]])
     return ["", "speedup", "latency", "range", f"test {result.get('metric', 'accuracy')}"], rows
+
+
+def _measured(measured: dict, named: str) -> list[str]:
+    """A measured pair: what, speedup, latency, range."""
+    when, low, high = "measured", measured["speedup_low"], measured["speedup_high"]
+    if measured.get("slow_phase"):
+        when, low, high = (
+            "measured in a slow phase (range: expected when quiet)",
+            measured["expected_low"],
+            measured["expected_high"],
+        )
+    return [f"{when}, {named}", *_speed(measured), f"{low:.2f} … {high:.2f}×"]
+
+
+def _beside_fp32(accuracy: dict[str, str], over: dict | None) -> list[list[str]]:
+    """What a network in INT8 is beside those in FP32; `over`: timed beside the dense one."""
+    rows = [["fine-tuned, in FP32", "", "", "", accuracy["fine_tuned"]]]
+    dense = "dense in FP32"
+    if over is None:
+        return [*rows, [dense, "", "", "", accuracy["dense"]]]
+    rows.append([*_measured(over, f"in INT8, over {dense}"), accuracy["exported"]])
+    return [*rows, [dense, "", f"{over['dense_ms']:.3f} ms", "", accuracy["dense"]]]
 
 
 def _speed(entry: dict) -> list[str]:
