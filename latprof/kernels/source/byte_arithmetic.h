@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bytes.h"
 #include "convolution.h"
 #include "vector.h"
 
@@ -22,7 +23,7 @@ namespace block_sparse {
 // From FP32, in steps from the output's zero, to UINT8.
 struct Quantiser {
   int32_t zero;
-  float low, high;        // bounds, in steps from zero
+  int32_t low, high;      // bounds, bytes themselves
   const uint8_t* lookup;  // (256,): what becomes of every output behind it; nullptr: nothing
 };
 
@@ -40,37 +41,61 @@ struct Lanes {
   using B = Block<Channels>;
   using Floats = typename B::Vector;
   using Integers = typename B::Integers;
-  typedef uint8_t Bytes __attribute__((vector_size(B::kLanes)));
 
   static Floats floats(const uint8_t* from) {
-    Bytes bytes;
-    std::memcpy(&bytes, from, sizeof bytes);
-    return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Floats);
+    return __builtin_convertvector(widened<Integers>(from), Floats);
   }
 
-  // Rounded to the nearest, clipped, as bytes. Made before a loop: what a byte is stored to might be
+  // Rounded to the nearest and clipped, from 0 to 255. Made before a loop: what a byte is stored to might be
   // anything, so that what lies in memory would be read again behind every store.
   class Rounding {
    public:
     explicit Rounding(const Quantiser& out)
-        : low_(broadcast<Floats>(out.low)), high_(broadcast<Floats>(out.high)),
-          zero_(Integers{} + (out.zero - 0x4B400000)) {}
+        : low_(broadcast<Floats>(static_cast<float>(out.low - out.zero))),
+          high_(broadcast<Floats>(static_cast<float>(out.high - out.zero))),
+          zero_(Integers{} + (out.zero - 0x4B400000))
+#if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
+          , fours_(out.zero, out.low, out.high)
+#endif
+    {}
 
-    Bytes operator()(Floats steps) const {
+    Integers operator()(Floats steps) const {
       steps = steps < low_ ? low_ : steps;
       steps = steps > high_ ? high_ : steps;
       steps += broadcast<Floats>(12582912.0f);  // 1.5 · 2²³: adding it rounds
       Integers bits;
       std::memcpy(&bits, &steps, sizeof bits);
-      return __builtin_convertvector(bits + zero_, Bytes);
+      return bits + zero_;
     }
+
+#if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
+    const RoundedFours& fours() const { return fours_; }
+#endif
 
    private:
     Floats low_, high_;
     Integers zero_;
+#if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
+    RoundedFours fours_;
+#endif
   };
 
-  static void store(uint8_t* to, Bytes value) { std::memcpy(to, &value, sizeof value); }
+  // Pixels next to each other.
+  template <int Pixels>
+  static void store(uint8_t* to, const Floats (&steps)[Pixels][B::kVectors],
+                    const Rounding& rounding) {
+    int p = 0;
+#if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
+    if constexpr (B::kLanes == 16)
+      WRITTEN_OUT for (; p + 4 <= Pixels; p += 4)
+        rounding.fours().store(to + p * Channels, (__m512)steps[p][0], (__m512)steps[p + 1][0],
+                               (__m512)steps[p + 2][0], (__m512)steps[p + 3][0]);
+#endif
+    WRITTEN_OUT for (; p < Pixels; ++p)
+      WRITTEN_OUT for (int v = 0; v < B::kVectors; ++v)
+        store_bytes(to + p * Channels + v * B::kLanes, rounding(steps[p][v]));
+  }
+
 };
 
 // The value itself, which the compiler may not join with what comes next into one multiply-add.

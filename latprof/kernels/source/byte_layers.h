@@ -118,16 +118,11 @@ class ByteDepthwise {
   // Any window: a product of integers for every tap.
   void pixel(const uint8_t* in, const int8_t* weights, const ByteEpilogue& end,
              uint8_t* out) const {
-    typedef int8_t Signed __attribute__((vector_size(B::kLanes)));
     for (int v = 0; v < B::kVectors; ++v) {
       Integers sum = start(end, v);
       for (size_t i = 0; i < offsets_.size(); ++i) {
-        typename L::Bytes bytes;
-        Signed weight;
-        std::memcpy(&bytes, in + offsets_[i] + v * B::kLanes, sizeof bytes);
-        std::memcpy(&weight, weights + static_cast<int64_t>(i) * Channels + v * B::kLanes,
-                    sizeof weight);
-        sum += __builtin_convertvector(bytes, Integers) * __builtin_convertvector(weight, Integers);
+        const int8_t* weight = weights + static_cast<int64_t>(i) * Channels + v * B::kLanes;
+        sum += widened<Integers>(in + offsets_[i] + v * B::kLanes) * widened<Integers>(weight);
       }
       finish(sum, load<Floats>(end.scale + v * B::kLanes), typename L::Rounding(end.out),
              out + v * B::kLanes);
@@ -142,7 +137,7 @@ class ByteDepthwise {
 
   static void finish(Integers sum, Floats scale, const typename L::Rounding& rounding,
                      uint8_t* out) {
-    L::store(out, rounding(rounded(__builtin_convertvector(sum, Floats) * scale)));
+    store_bytes(out, rounding(rounded(__builtin_convertvector(sum, Floats) * scale)));
   }
 
 #if defined(BLOCK_SPARSE_FOUR_PIXELS)
@@ -164,10 +159,10 @@ class ByteDepthwise {
       }
     }
     const Floats scale = load<Floats>(end.scale);
-    const typename L::Rounding rounding(end.out);
-    WRITTEN_OUT for (int i = 0; i < Pairs; ++i)
-      WRITTEN_OUT for (int j = 0; j < 2; ++j)
-        finish(sums[i][j], scale, rounding, out + (2 * i + j) * Channels);
+    Floats steps[2 * Pairs][1];
+    WRITTEN_OUT for (int i = 0; i < 2 * Pairs; ++i)
+      steps[i][0] = rounded(__builtin_convertvector(sums[i / 2][i % 2], Floats) * scale);
+    L::store(out, steps, typename L::Rounding(end.out));
   }
 
   void row_in_pairs(const uint8_t* in, const int8_t* rows, const ByteEpilogue& end,
@@ -192,9 +187,10 @@ class ByteDepthwise {
         sums[i] = dot(sums[i], four_pixels(in + 2 * i * Channels), weight);
     }
     const Floats scale = load<Floats>(end.scale);
-    const typename L::Rounding rounding(end.out);
+    Floats steps[Pixels][1];
     WRITTEN_OUT for (int i = 0; i < Pixels; ++i)
-      finish(sums[i], scale, rounding, out + i * Channels);
+      steps[i][0] = rounded(__builtin_convertvector(sums[i], Floats) * scale);
+    L::store(out, steps, typename L::Rounding(end.out));
   }
 
   // Of stride 2. The last output looks at the four inputs that end with its own last one.
@@ -300,15 +296,13 @@ class BytePool {
     for (int v = 0; v < B::kVectors; ++v) {
       Integers sum{};
       const int64_t seen = for_taps(top, left, [&](int64_t y, int64_t x) {
-        typename L::Bytes bytes;
-        std::memcpy(&bytes, in + in_.at(block, y, x) + v * B::kLanes, sizeof bytes);
-        sum += __builtin_convertvector(bytes, Integers) - from_.zero;
+        sum += widened<Integers>(in + in_.at(block, y, x) + v * B::kLanes) - from_.zero;
       });
       const int64_t all = window_.kernel_h * window_.kernel_w;
       const int64_t count = counts_padding_ ? all : (seen > 0 ? seen : 1);
       const auto steps = __builtin_convertvector(sum, typename B::Vector) *
                          (from_.scale / static_cast<float>(count));
-      L::store(to + v * B::kLanes, typename L::Rounding(to_)(steps));
+      store_bytes(to + v * B::kLanes, typename L::Rounding(to_)(steps));
     }
   }
 
@@ -333,13 +327,11 @@ void byte_mean(const Map& in, const uint8_t* from, const Rescale& rescale, const
       for (int64_t y = 0; y < in.height; ++y) {
         const uint8_t* row = from + in.at(block, y, 0) + v * B::kLanes;
         for (int64_t x = 0; x < in.width; ++x) {
-          typename L::Bytes bytes;
-          std::memcpy(&bytes, row + x * Channels, sizeof bytes);
-          sum += __builtin_convertvector(bytes, Integers) - rescale.zero;
+          sum += widened<Integers>(row + x * Channels) - rescale.zero;
         }
       }
       const auto steps = __builtin_convertvector(sum, typename B::Vector) * scale;
-      L::store(to + out.at(block, 0, 0) + v * B::kLanes, typename L::Rounding(quantiser)(steps));
+      store_bytes(to + out.at(block, 0, 0) + v * B::kLanes, typename L::Rounding(quantiser)(steps));
     }
   clear_border(out, to, 0, out.blocks(), static_cast<uint8_t>(quantiser.zero));
 }
@@ -362,13 +354,23 @@ void combine_bytes(const Map& map, const uint8_t* left, const Map& left_map, con
     const uint8_t* a = left + left_map.at(block, y, 0);
     const uint8_t* b = right + right_map.at(block, one_pixel ? 0 : y, 0);
     uint8_t* to = out + map.at(block, y, 0);
-    for (int64_t i = 0; i < map.width * Channels; i += B::kLanes) {
+    const auto combined = [&](int64_t i) {
       const Floats x = L::floats(a + i) - left_zero;
       const Floats z = L::floats(b + (one_pixel ? i % Channels : i)) - right_zero;
-      const Floats steps = multiplies ? rounded(x * z) * of_left.scale
-                                      : rounded(x * of_left.scale) + rounded(z * of_right.scale);
-      L::store(to + i, rounding(steps));
+      return multiplies ? rounded(x * z) * of_left.scale
+                        : rounded(x * of_left.scale) + rounded(z * of_right.scale);
+    };
+    constexpr int kAtOnce = 4;
+    int64_t x = 0;
+    for (; x + kAtOnce <= map.width; x += kAtOnce) {
+      Floats steps[kAtOnce][B::kVectors];
+      WRITTEN_OUT for (int p = 0; p < kAtOnce; ++p)
+        WRITTEN_OUT for (int v = 0; v < B::kVectors; ++v)
+          steps[p][v] = combined((x + p) * Channels + v * B::kLanes);
+      L::store(to + x * Channels, steps, rounding);
     }
+    for (int64_t i = x * Channels; i < map.width * Channels; i += B::kLanes)
+      store_bytes(to + i, rounding(combined(i)));
   }
 }
 

@@ -67,13 +67,10 @@ void ByteArithmetic<Channels>::convolve(const Taps<int8_t>& taps, const Tile<uin
     }
   }
   const uint8_t* const lookup = end.out.lookup;
-  const typename L::Rounding rounding(end.out);
   uint8_t* outs[Runs];
   WRITTEN_OUT for (int r = 0; r < Runs; ++r) outs[r] = tile.out[r];
-  WRITTEN_OUT for (int r = 0; r < Runs; ++r)
-    WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
-      WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
-        L::store(outs[r] + p * Channels + v * B::kLanes, rounding(steps[r][p][v]));
+  const typename L::Rounding rounding(end.out);
+  WRITTEN_OUT for (int r = 0; r < Runs; ++r) L::store(outs[r], steps[r], rounding);
   if (lookup != nullptr)
     for (int r = 0; r < Runs; ++r) look_up(lookup, outs[r], Pixels * Channels);
 }

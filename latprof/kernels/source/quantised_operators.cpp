@@ -33,9 +33,7 @@ float scale(const Info& info, const char* name) {
 
 // Of the attributes `out_zero`, `low` and `high`.
 Quantiser quantiser(const Info& info) {
-  const int32_t zero = byte(info, "out_zero");
-  return {zero, static_cast<float>(byte(info, "low") - zero),
-          static_cast<float>(byte(info, "high") - zero), nullptr};
+  return {byte(info, "out_zero"), byte(info, "low"), byte(info, "high"), nullptr};
 }
 
 Rescale rescale(const Info& info, const std::string& prefix) {
