@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -25,6 +26,12 @@ struct Quantiser {
   int32_t zero;
   int32_t low, high;      // bounds, bytes themselves
   const uint8_t* lookup;  // (256,): what becomes of every output behind it; nullptr: nothing
+  bool plain;             // zero and bounds are a byte's own, and steps are within 32 bits
+
+  // Whether it is plain for sums times a scale, at most the largest one, and so much more.
+  bool is_plain(float largest_scale, float more) const {
+    return zero == 0 && low == 0 && high == 255 && largest_scale < 0.5f && more < 1e9f;
+  }
 };
 
 struct ByteEpilogue {
@@ -55,7 +62,7 @@ struct Lanes {
           high_(broadcast<Floats>(static_cast<float>(out.high - out.zero))),
           zero_(Integers{} + (out.zero - 0x4B400000))
 #if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
-          , fours_(out.zero, out.low, out.high)
+          , fours_(out.zero, out.low, out.high), plain_(out.plain)
 #endif
     {}
 
@@ -70,6 +77,7 @@ struct Lanes {
 
 #if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
     const RoundedFours& fours() const { return fours_; }
+    bool plain() const { return plain_; }
 #endif
 
    private:
@@ -77,8 +85,21 @@ struct Lanes {
     Integers zero_;
 #if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
     RoundedFours fours_;
+    bool plain_;
 #endif
   };
+
+#if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
+  // All but the pixels that are less than four.
+  template <bool Plain, int Pixels>
+  static void store_fours(uint8_t* to, const Floats (&steps)[Pixels][B::kVectors],
+                         const Rounding& rounding) {
+    WRITTEN_OUT for (int p = 0; p + 4 <= Pixels; p += 4)
+      rounding.fours().template store<Plain>(
+          to + p * Channels, (__m512)steps[p][0], (__m512)steps[p + 1][0],
+          (__m512)steps[p + 2][0], (__m512)steps[p + 3][0]);
+  }
+#endif
 
   // Pixels next to each other.
   template <int Pixels>
@@ -86,10 +107,13 @@ struct Lanes {
                     const Rounding& rounding) {
     int p = 0;
 #if defined(BLOCK_SPARSE_FOUR_AT_ONCE)
-    if constexpr (B::kLanes == 16)
-      WRITTEN_OUT for (; p + 4 <= Pixels; p += 4)
-        rounding.fours().store(to + p * Channels, (__m512)steps[p][0], (__m512)steps[p + 1][0],
-                               (__m512)steps[p + 2][0], (__m512)steps[p + 3][0]);
+    if constexpr (B::kLanes == 16) {
+      if (rounding.plain())
+        store_fours<true>(to, steps, rounding);
+      else
+        store_fours<false>(to, steps, rounding);
+      p = Pixels / 4 * 4;
+    }
 #endif
     WRITTEN_OUT for (; p < Pixels; ++p)
       WRITTEN_OUT for (int v = 0; v < B::kVectors; ++v)
@@ -129,7 +153,10 @@ struct ByteArithmetic {
     Ends(std::vector<int32_t> bias, std::vector<float> scale, std::vector<uint8_t> lookup,
          const ByteEpilogue& others)
         : bias_(std::move(bias)), scale_(std::move(scale)), lookup_(std::move(lookup)),
-          others_(others) {}
+          others_(others) {
+      const float largest = *std::max_element(scale_.begin(), scale_.end());
+      others_.out.plain = others_.out.is_plain(largest, 255 * others_.residual_scale);
+    }
     Epilogue of(int64_t block, bool adds) const {
       Epilogue end = others_;
       end.bias = bias_.data() + block * Channels;

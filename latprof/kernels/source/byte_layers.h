@@ -347,9 +347,12 @@ void combine_bytes(const Map& map, const uint8_t* left, const Map& left_map, con
   using Floats = typename B::Vector;
   clear_border(map, out, block, block + 1, static_cast<uint8_t>(quantiser.zero));
   const bool one_pixel = right_map.height * right_map.width == 1;
+  Quantiser to_bytes = quantiser;
+  to_bytes.plain = quantiser.is_plain(0, 255 * (of_left.scale * (multiplies ? 255 : 1) +
+                                                (multiplies ? 0 : of_right.scale)));
   const Floats left_zero = broadcast<Floats>(static_cast<float>(of_left.zero));
   const Floats right_zero = broadcast<Floats>(static_cast<float>(of_right.zero));
-  const typename L::Rounding rounding(quantiser);
+  const typename L::Rounding rounding(to_bytes);
   for (int64_t y = 0; y < map.height; ++y) {
     const uint8_t* a = left + left_map.at(block, y, 0);
     const uint8_t* b = right + right_map.at(block, one_pixel ? 0 : y, 0);

@@ -10,6 +10,24 @@ namespace block_sparse {
 
 constexpr int kBytesPrefetched = 96;  // taps ahead
 
+// `Shifted`: the residual's zero is not 0.
+template <int Channels, bool Shifted, int Runs, int Pixels, int Vectors>
+inline void add_residual(const Tile<uint8_t>& tile, const ByteEpilogue& end,
+                         typename Block<Channels>::Vector (&steps)[Runs][Pixels][Vectors]) {
+  using L = Lanes<Channels>;
+  using Floats = typename Block<Channels>::Vector;
+  const Floats zero = broadcast<Floats>(static_cast<float>(end.residual_zero));
+  const Floats scale = broadcast<Floats>(end.residual_scale);
+  WRITTEN_OUT for (int r = 0; r < Runs; ++r) {
+    const uint8_t* const residual = tile.residual[r];
+    WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
+      WRITTEN_OUT for (int v = 0; v < Vectors; ++v) {
+        const Floats x = L::floats(residual + p * Channels + v * Block<Channels>::kLanes);
+        steps[r][p][v] += rounded((Shifted ? x - zero : x) * scale);
+      }
+  }
+}
+
 template <int Channels>
 template <int Runs, int Pixels, int Step>
 void ByteArithmetic<Channels>::convolve(const Taps<int8_t>& taps, const Tile<uint8_t>& tile,
@@ -55,17 +73,10 @@ void ByteArithmetic<Channels>::convolve(const Taps<int8_t>& taps, const Tile<uin
       WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
         steps[r][p][v] = rounded(__builtin_convertvector(sums[r][p][v], Floats) * scale);
   }
-  if (end.adds) {
-    const Floats zero = broadcast<Floats>(static_cast<float>(end.residual_zero));
-    const Floats scale = broadcast<Floats>(end.residual_scale);
-    WRITTEN_OUT for (int r = 0; r < Runs; ++r) {
-      const uint8_t* const residual = tile.residual[r];
-      WRITTEN_OUT for (int p = 0; p < Pixels; ++p)
-        WRITTEN_OUT for (int v = 0; v < kVectors; ++v)
-          steps[r][p][v] +=
-              rounded((L::floats(residual + p * Channels + v * B::kLanes) - zero) * scale);
-    }
-  }
+  if (end.adds && end.residual_zero == 0)
+    add_residual<Channels, false>(tile, end, steps);
+  else if (end.adds)
+    add_residual<Channels, true>(tile, end, steps);
   const uint8_t* const lookup = end.out.lookup;
   uint8_t* outs[Runs];
   WRITTEN_OUT for (int r = 0; r < Runs; ++r) outs[r] = tile.out[r];

@@ -102,23 +102,29 @@ class RoundedFours {
         low_(_mm512_set1_epi8(static_cast<char>(low))),
         high_(_mm512_set1_epi8(static_cast<char>(high))) {}
 
+  // `Plain`: the zero is 0, bytes need no other bounds, and all numbers fit into 32 bits.
+  template <bool Plain>
   void store(uint8_t* to, __m512 a, __m512 b, __m512 c, __m512 d) const {
-    const __m512i first = _mm512_packs_epi32(whole(a), whole(b));
-    const __m512i second = _mm512_packs_epi32(whole(c), whole(d));
-    __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(first, zero_),
-                                        _mm512_adds_epi16(second, zero_));
+    __m512i first = _mm512_packs_epi32(whole<Plain>(a), whole<Plain>(b));
+    __m512i second = _mm512_packs_epi32(whole<Plain>(c), whole<Plain>(d));
+    if constexpr (!Plain) {
+      first = _mm512_adds_epi16(first, zero_);
+      second = _mm512_adds_epi16(second, zero_);
+    }
+    __m512i bytes = _mm512_packus_epi16(first, second);
     // In every quarter lie four channels of each: bring together what is of one vector.
     const __m512i order =
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     bytes = _mm512_permutexvar_epi32(order, bytes);
-    bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, low_), high_);
+    if constexpr (!Plain) bytes = _mm512_min_epu8(_mm512_max_epu8(bytes, low_), high_);
     _mm512_storeu_si512(to, bytes);
   }
 
  private:
   // What is too large for an integer would become the smallest.
+  template <bool Fits>
   static __m512i whole(__m512 x) {
-    return _mm512_cvtps_epi32(_mm512_min_ps(x, _mm512_set1_ps(1e9f)));
+    return _mm512_cvtps_epi32(Fits ? x : _mm512_min_ps(x, _mm512_set1_ps(1e9f)));
   }
 
   __m512i zero_, low_, high_;

@@ -33,7 +33,7 @@ float scale(const Info& info, const char* name) {
 
 // Of the attributes `out_zero`, `low` and `high`.
 Quantiser quantiser(const Info& info) {
-  return {byte(info, "out_zero"), byte(info, "low"), byte(info, "high"), nullptr};
+  return {byte(info, "out_zero"), byte(info, "low"), byte(info, "high"), nullptr, false};
 }
 
 Rescale rescale(const Info& info, const std::string& prefix) {
