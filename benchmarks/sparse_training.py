@@ -2,7 +2,7 @@
 
     python -m benchmarks.sparse_training --weights FILE --data-dir FOLDER [--model resnet56] \\
       [--block 16 …] [--inputs 1 …] [--mask second_order …] [--schedule one_shot …] \\
-      [--density 0.3 …] [--epochs 2]
+      [--density 0.3 …] [--rate 0.05 …] [--epochs 2]
 
 One density in all layers that may be sparse, all combinations of what is given; blocks of 1 are
 unstructured masks, and `--inputs 4` gives the blocks of INT8. Trained without the held-out images
@@ -46,6 +46,7 @@ def main(
     mask: Annotated[list[str] | None, typer.Option()] = None,
     schedule: Annotated[list[str] | None, typer.Option()] = None,
     density: Annotated[list[float] | None, typer.Option()] = None,
+    rate: Annotated[list[float] | None, typer.Option()] = None,
     epochs: int = 2,
     seed: int = 0,
 ) -> None:
@@ -58,8 +59,10 @@ def main(
         mask or ["second_order"],
         block or [16],
         inputs or [1],
+        rate or [0.05],
     ):
-        asked = dict(zip(("density", "schedule", "mask", "block", "inputs"), values, strict=True))
+        names = ("density", "schedule", "mask", "block", "inputs", "rate")
+        asked = dict(zip(names, values, strict=True))
         asked = {"model": model, **asked, "epochs": epochs, "seed": seed}
         if any(asked.items() <= row.items() for row in rows):
             continue
@@ -91,7 +94,9 @@ def trained(asked: dict, weights: Path, data_dir: Path) -> dict[str, float]:
     else:
         found = copy.deepcopy(journey.dense)
         sparsity = SCHEDULES[asked["schedule"]](density, block)
-    recipe = Recipe(asked["epochs"], distill=settings.distill, seed=asked["seed"])
+    recipe = Recipe(
+        asked["epochs"], rate=asked["rate"], distill=settings.distill, seed=asked["seed"]
+    )
     checkpoint = PLACE / f"{'_'.join(map(str, asked.values()))}.pt"
     train, teacher = journey.data.train, journey.dense
     fine_tune(found, train, recipe, checkpoint, teacher, _say, sparsity=sparsity)
