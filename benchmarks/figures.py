@@ -564,12 +564,16 @@ def sparse_tables() -> Iterator[Row]:
 
 def sparse_training() -> Iterator[Row]:
     """Patterns, criteria and schedules at one density: accuracy after the same training."""
-    yield ["network", "kept", "schedule", "mask", "block", "epochs", "before", "held out", "test"]
+    yield [
+        "network", "kept", "schedule", "mask", "block", "rate", "epochs", "before", "held out",
+        "test",
+    ]  # fmt: skip
     for row in _read("sparse_training")["rows"]:
-        block = str(row["block"]) if row["block"] > 1 else "none"
+        block = f"{row['block']} × {row['inputs']}" if row["block"] > 1 else "none"
         yield [
             NETWORKS[row["model"]], f"{row['density']:g}", row["schedule"], row["mask"], block,
-            str(row["epochs"]), *(f"{row[part]:.2%}" for part in ("before", "held_out", "test")),
+            f"{row['rate']:g}", str(row["epochs"]),
+            *(f"{row[part]:.2%}" for part in ("before", "held_out", "test")),
         ]  # fmt: skip
 
 

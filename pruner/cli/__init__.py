@@ -28,6 +28,11 @@ def build_app() -> typer.Typer:
     app.command()(options.with_settings(prune.prune, iter(every_own)))
     shared = [*options.common(prune.SEVERAL), *options.own(["criterion", "task"])]
     app.command()(options.with_settings(prune.compare, iter(shared)))
+    for_ways = [
+        *options.common(prune.NOT_RECOMMENDED_BY),
+        *options.own(["method", "criterion", "task"]),
+    ]
+    app.command()(options.with_settings(prune.recommend, iter(for_ways)))
     app.command()(options.with_settings(networks.evaluate, options.own(["task"])))
     app.command()(networks.export)
     return app

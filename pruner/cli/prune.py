@@ -1,4 +1,4 @@
-"""`pruner prune` and `pruner compare`: runs, one or many side by side."""
+"""`pruner prune`, `compare` and `recommend`: runs, one or many side by side."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from pruner.cli.options import JsonOption
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.compare import Member, compare_methods
 from pruner.run.prune import prune as run_prune
+from pruner.run.recommend import recommend as try_all
 from pruner.run.report.comparison import asked
+from pruner.run.report.recommendation import HEADING, recommendation_rows
 from pruner.run.report.result import result_rows
 from pruner.run.settings import Settings
 from pruner.search.methods import METHODS
 
 # Of a comparison: it has several of each.
+NOT_RECOMMENDED_BY = (  # what `recommend` decides for itself, or has several of
+    "speedup", "latency_ms", "table", "epochs", "widths", "density", "architecture", "patience",
+    "schedule",
+)  # fmt: skip
 SEVERAL = ("speedup", "latency_ms", "method", "seed", "architecture")
 
 
@@ -92,6 +98,56 @@ def compare(
         print(json.dumps(found, indent=1))
         return
     _print_comparison(found["summary"], made[0]["dense_accuracy"])
+
+
+def recommend(
+    out: Annotated[Path, typer.Option(help="A folder for all runs. An existing one is continued.")],
+    table: Annotated[
+        list[Path],
+        typer.Option(
+            help="A latency table's folder. Repeatable: in fp32 for pruning, in int8 for "
+            "quantising, of --kernels block_sparse for leaving out weights. All of one machine."
+        ),
+    ],
+    speedup: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Latency budget as a speedup over the dense network in fp32. Repeatable."
+        ),
+    ] = None,
+    latency_ms: Annotated[
+        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
+    ] = None,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Epochs of fine-tuning for every way that is tried.")
+    ] = 2,
+    json_: JsonOption = False,
+    **words: Any,
+) -> None:
+    """Prune, quantise, leave out weights, or several: which keeps the most accuracy in a budget?"""
+    if not speedup and not latency_ms:
+        raise RunError("give at least one budget: --speedup or --latency-ms")
+    first = {"table": str(table[0]), "epochs": epochs, "speedup": 1.0}
+    base = Settings.of(**_plain(words), **first)
+    with interruptible(out), progress() as bar:
+        found = try_all(base, [str(t) for t in table], speedup or [], latency_ms or [], out,
+                        Stages(bar))  # fmt: skip
+    if json_:
+        print(json.dumps(found, indent=1))
+        return
+    shown = Table(*HEADING, title=f"{base.model}, judged by held-out images")
+    for cells in recommendation_rows(found):
+        shown.add_row(*cells)
+    Console().print(shown)
+    for row in found["rows"]:
+        if row["recommended"] and row["budget_ms"]:
+            found_in = out / row["folder"] / "architecture.json"
+            print(f"* within {row['budget_ms']:.3g} ms: {row['way']}")
+            print(
+                f"  to train it for longer: pruner prune --architecture {found_in} "
+                f"--table {row['table']} --out NEW_FOLDER"
+            )
+    print(f"{out}: recommend.json, recommend.svg, report.html, and a run's folder for every way")
 
 
 def _plain(words: dict[str, Any]) -> dict[str, Any]:

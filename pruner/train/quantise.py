@@ -76,6 +76,9 @@ def quantise_onnx(
             weight_type=runtimes.QuantType.QInt8,
             per_channel=True,
         )
+        quantised = onnx.load(partial)
+        _forget_what_is_not_used(quantised)
+        onnx.save(quantised, partial)
         partial.replace(out)
 
 
@@ -90,10 +93,21 @@ def _with_pools(model: onnx.ModelProto) -> onnx.ModelProto:
         if sorted(axes) in ([-2, -1], [2, 3]) and keeps:
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
+    _forget_what_is_not_used(model)
+    return model
+
+
+def _forget_what_is_not_used(model: onnx.ModelProto) -> None:
+    """Remove constants that nothing reads, of which the runtime would warn, and operators' domains.
+
+    A file that the runtime has written names every domain that its process knows.
+    """
     read = {name for node in model.graph.node for name in node.input}
     for tensor in [t for t in model.graph.initializer if t.name not in read]:
-        model.graph.initializer.remove(tensor)  # the runtime would warn of it
-    return model
+        model.graph.initializer.remove(tensor)
+    used = {node.domain for node in model.graph.node}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
 
 
 @contextlib.contextmanager
