@@ -23,7 +23,7 @@ from pruner.run.kernels import convert
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.quantise import quantise_onnx
+from pruner.train.quantise import quantise_onnx, require_alike_in_int8
 from pruner.train.sparsity import Held, Sparsity
 from pruner.train.weights import save_weights
 
@@ -69,6 +69,9 @@ def export_quantised(journey: Journey, run: RunFolder, model: nn.Module) -> floa
     if device.block:
         partial = run.onnx.with_suffix(".partial.onnx")
         convert(run.zeros_onnx, partial, device.block)
+        if library := journey.kernels:
+            images = journey.judged_by
+            require_alike_in_int8(partial, run.zeros_onnx, library, images, run.onnx.name)
         os.replace(partial, run.onnx)
     return difference
 
@@ -115,9 +118,10 @@ def _repaired(journey: Journey, run: RunFolder, model: nn.Module) -> nn.Module:
         distill=settings.distill,
         seed=settings.seed,
     )
+    judged = settings.patience > 0  # by held-out images, as the fine-tuning was
     fine_tune(
         aware,
-        journey.data.all_training,
+        journey.data.train if judged else journey.data.all_training,
         recipe,
         run.repair_checkpoint,
         journey.dense,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -17,31 +18,36 @@ from typing import Literal
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 
 from pruner import ExportError
-from pruner.data.images import Images, batches
+from pruner.data.images import Images
 from pruner.train.export import as_read, opened
 
 Calibration = Literal["minmax", "percentile", "entropy"]
+ALIKE, OFF = 64, 0.2  # images by which files are compared, and by how much they may differ
 _METHODS: dict[Calibration, str] = {
     "minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy",
 }  # fmt: skip
 
 
 class _Reader:
-    """Some images, in the batches that a file reads; a last batch that is not full is left out."""
+    """Images from all parts of a set, in the batches that a file reads, the last one filled up."""
 
     def __init__(self, path: Path, images: Images, count: int) -> None:
         (self.entry,) = opened(path).get_inputs()
-        self.size = self.entry.shape[0]
-        self.left = batches(images, self.size, count)
+        size, last = self.entry.shape[0], len(images) - 1
+        number = max(1, math.ceil(min(count, len(images)) / size))
+        spread = torch.linspace(0, last, number * size).round().long()
+        self.left = iter(spread.split(size))
+        self.images = images
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        for x, _ in self.left:
-            if len(x) == self.size:
-                return as_read(self.entry, x)
-        return None
+        indices = next(self.left, None)
+        if indices is None:
+            return None
+        return as_read(self.entry, self.images.batch(indices)[0])
 
 
 def quantise_onnx(
@@ -49,8 +55,8 @@ def quantise_onnx(
 ) -> None:
     """Write the network of `plain`, which is FP32, in INT8.
 
-    `images`: training images, without augmentation; the first `count` of them are looked at. The
-    file appears only when it is whole. Raises ExportError for fewer images than a batch has.
+    `images`: training images, without augmentation; `count` of them are looked at, evenly from
+    first to last. The file appears only when it is whole.
     """
     plain, out = Path(plain), Path(out)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder, _quiet():
@@ -60,17 +66,11 @@ def quantise_onnx(
         simple, partial = Path(folder) / "simple.onnx", Path(folder) / "partial.onnx"
         onnx.save(_with_pools(onnx.load(plain)), simple)
         quant_pre_process(simple, simple, skip_symbolic_shape=True)
-        reader = _Reader(simple, images, count)
-        if len(images) < reader.size:
-            raise ExportError(
-                f"{out}: calibrating needs a batch of {reader.size} images, and there are "
-                f"{len(images)}"
-            )
         runtimes.CalibrationDataReader.register(_Reader)
         runtimes.quantize_static(
             simple,
             partial,
-            reader,
+            _Reader(simple, images, count),
             calibrate_method=runtimes.CalibrationMethod[_METHODS[calibration]],
             activation_type=runtimes.QuantType.QUInt8,
             weight_type=runtimes.QuantType.QInt8,
@@ -80,6 +80,31 @@ def quantise_onnx(
         _forget_what_is_not_used(quantised)
         onnx.save(quantised, partial)
         partial.replace(out)
+
+
+def require_alike_in_int8(
+    found: Path, plain: Path, library: Path, images: Images, name: str
+) -> None:
+    """Raise ExportError for a file on the kernels that answers otherwise than its plain ONNX.
+
+    Kernels round sums once where the plain file rounds twice, so answers differ a little: the mean
+    square of all differences may be OFF of the answers' own.
+    """
+    ours, theirs = opened(found, library), opened(plain)
+    (entry,) = theirs.get_inputs()
+    size = entry.shape[0]
+    spread = torch.linspace(0, len(images) - 1, math.ceil(ALIKE / size) * size).round().long()
+    off, all_of_it = 0.0, 0.0
+    for indices in spread.split(size):
+        x = as_read(entry, images.batch(indices)[0])
+        for a, b in zip(ours.run(None, x), theirs.run(None, x), strict=True):
+            off += float(np.square(a - b).sum())
+            all_of_it += float(np.square(b).sum())
+    if not off <= OFF**2 * all_of_it:
+        raise ExportError(
+            f"{found} differs from {plain.name} by {math.sqrt(off / max(all_of_it, 1e-30)):.0%} of "
+            f"its answers (allowed: {OFF:.0%}), so {name} was not written"
+        )
 
 
 def _with_pools(model: onnx.ModelProto) -> onnx.ModelProto:

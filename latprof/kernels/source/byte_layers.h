@@ -241,16 +241,19 @@ class BytePool {
 
   void run_block(int64_t block, const uint8_t* in, uint8_t* out) const {
     clear_border(out_, out, block, block + 1, static_cast<uint8_t>(to_.zero));
-    for (int64_t y = 0; y < out_.height; ++y)
-      for (int64_t x = 0; x < out_.width; ++x) {
-        const int64_t top = y * window_.stride_h - window_.pad_top;
-        const int64_t left = x * window_.stride_w - window_.pad_left;
-        uint8_t* to = out + out_.at(block, y, x);
-        if (largest_)
-          largest(in, block, top, left, to);
-        else
-          mean(in, block, top, left, to);
+    std::vector<uint8_t> columns(static_cast<size_t>(largest_ ? in_.width * Channels : 0));
+    for (int64_t y = 0; y < out_.height; ++y) {
+      const int64_t top = y * window_.stride_h - window_.pad_top;
+      uint8_t* to = out + out_.at(block, y, 0);
+      if (largest_) {
+        largest_in_columns(in, block, top, columns.data());
+        for (int64_t x = 0; x < out_.width; ++x)
+          largest(columns.data(), x * window_.stride_w - window_.pad_left, to + x * Channels);
+      } else {
+        for (int64_t x = 0; x < out_.width; ++x)
+          mean(in, block, top, x * window_.stride_w - window_.pad_left, to + x * Channels);
       }
+    }
   }
 
   template <typename Each>
@@ -269,26 +272,27 @@ class BytePool {
     return seen;
   }
 
-  void largest(const uint8_t* in, int64_t block, int64_t top, int64_t left, uint8_t* to) const {
-    const int64_t bottom = top + (window_.kernel_h - 1) * window_.dilation_h;
-    const int64_t right = left + (window_.kernel_w - 1) * window_.dilation_w;
-    Pixel answer{};
-    if (top >= 0 && left >= 0 && bottom < in_.height && right < in_.width) {
-      const uint8_t* row = in + in_.at(block, top, left);
-      for (int64_t i = 0; i < window_.kernel_h; ++i, row += window_.dilation_h * in_.row())
-        for (int64_t j = 0; j < window_.kernel_w; ++j) {
-          Pixel value;
-          std::memcpy(&value, row + j * window_.dilation_w * Channels, sizeof value);
-          answer = value > answer ? value : answer;
-        }
-      std::memcpy(to, &answer, sizeof answer);
-      return;
+  // Of every column the largest value in the window's rows; 0 where none is in the map.
+  void largest_in_columns(const uint8_t* in, int64_t block, int64_t top, uint8_t* columns) const {
+    const int64_t bytes = in_.width * Channels;
+    std::memset(columns, 0, static_cast<size_t>(bytes));
+    for (int64_t i = 0; i < window_.kernel_h; ++i) {
+      const int64_t y = top + i * window_.dilation_h;
+      if (y < 0 || y >= in_.height) continue;
+      const uint8_t* row = in + in_.at(block, y, 0);
+      for (int64_t b = 0; b < bytes; ++b) columns[b] = std::max(columns[b], row[b]);
     }
-    for_taps(top, left, [&](int64_t y, int64_t x) {
+  }
+
+  void largest(const uint8_t* columns, int64_t left, uint8_t* to) const {
+    Pixel answer{};
+    for (int64_t j = 0; j < window_.kernel_w; ++j) {
+      const int64_t x = left + j * window_.dilation_w;
+      if (x < 0 || x >= in_.width) continue;
       Pixel value;
-      std::memcpy(&value, in + in_.at(block, y, x), sizeof value);
+      std::memcpy(&value, columns + x * Channels, sizeof value);
       answer = value > answer ? value : answer;
-    });
+    }
     std::memcpy(to, &answer, sizeof answer);
   }
 
