@@ -30,11 +30,10 @@ from pruner.run.journey import Journey
 from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy, recalibrate
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, Sparsity
+from pruner.train.sparsity import SCHEDULES, BlockShape, Held, Sparsity
 
 RESULT = "sparse_training"
 PLACE = Path("runs/sparse_training")
-SCHEDULES = {"gradual": Gradual, "admm": Admm}
 
 
 def main(

@@ -37,7 +37,7 @@ from pruner.search.problem import SearchProblem
 from pruner.search.space import SearchSpace
 from pruner.train.accuracy import accuracy, recalibrate, score
 from pruner.train.reading import ReadOnce
-from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, Sparsity
+from pruner.train.sparsity import SCHEDULES, BlockShape, Held, Sparsity
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
 from pruner.train.weights import load_weights
@@ -198,7 +198,7 @@ class Journey:
             return model, Held(masks_of(model, architecture, self.block))
         present = dict(model.named_modules())
         density = {n: d for n, d in architecture.density.items() if d < 1 and n in present}
-        leaving = {"gradual": Gradual, "admm": Admm}[self.settings.schedule]
+        leaving = SCHEDULES[self.settings.schedule]
         whole = architecture.model_copy(update={"density": {}})
         return self.cut(whole), leaving(density, self.block)
 

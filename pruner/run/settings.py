@@ -157,10 +157,13 @@ class Settings(BaseModel):
         description="Stop after this many epochs without progress on held-out images. 0: never, "
         "because a cosine schedule gains most at its end.",
     )
-    schedule: Annotated[Literal["one_shot", "gradual", "admm"], Shown(_TRAINING)] = Field(
+    schedule: Annotated[
+        Literal["one_shot", "gradual", "straight_through", "admm"], Shown(_TRAINING)
+    ] = Field(
         "one_shot",
         description="How weights leave sparse layers: one_shot before fine-tuning, gradual during "
-        "its first half, or drawn towards 0 there and then cut (admm).",
+        "its first half, the same with a way back (straight_through), or drawn towards 0 there and "
+        "then cut (admm).",
     )
     calibration: Annotated[Calibration, Shown(_INT8)] = Field(
         "minmax",

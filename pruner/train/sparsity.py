@@ -4,6 +4,9 @@
 - *gradual*: the share that stays falls from 1 along a cubic curve, s = d + (1 − d)(1 − t/T)³ (Zhu
   and Gupta 2017, "To prune, or not to prune", arXiv 1710.01878, equation 1); what is left out then
   has the smallest norm, and what was left out stays so.
+- *straight_through*: the same curve, but what was left out goes on learning with the gradient that
+  a weight of 0 has, and comes back when its norm grows (Zhou et al. 2021, "Learning N:M
+  Fine-grained Structured Sparse Neural Networks From Scratch", arXiv 2102.04010, equation 6).
 - *admm*: weights W are drawn towards their nearest sparse ones Z by ρ/2 ‖W − Z + U‖², then they are
   cut there (Zhang et al. 2018, "A Systematic DNN Weight Pruning Framework using Alternating
   Direction Method of Multipliers", arXiv 1804.03294, equations 7 to 9).
@@ -11,9 +14,11 @@
 In all of them weights go in blocks (`BlockShape`), each layer by its own density.
 
 Deviations:
-1. Of *gradual* and *admm*, all of it happens in the first SHARE of the steps; the rest is training
+1. Of all but *held*, all of it happens in the first SHARE of the steps; the rest is training
    with the weights held at 0. The papers leave the number of epochs to the reader.
 2. Of *admm*, Z and U are renewed UPDATES times, at equal distances; the paper does so every epoch.
+3. Of *straight_through*, masks are renewed as often, not in every step; what is left out does not
+   decay (equation 8), of which at usual rates a few percent would be gone at the end.
 """
 
 from __future__ import annotations
@@ -144,6 +149,36 @@ class Gradual(Held):
         super().after_step(step)
 
 
+class StraightThrough(Gradual):
+    """Weights leave along the same curve, and come back if they have learnt to matter."""
+
+    def begin(self, model: nn.Module, move: Move, total: int) -> None:
+        super().begin(model, move, total)
+        self.all = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.used = {name: weight.clone() for name, weight in self.all.items()}
+
+    def after_step(self, step: int) -> None:
+        end = max(1, round(SHARE * self.total))
+        with torch.no_grad():
+            if step <= end:
+                for name, weight in self.weights.items():
+                    self.all[name] += weight - self.used[name]  # what the step has changed
+                    weight.copy_(self.all[name])
+            super().after_step(step)  # chooses among all, and leaves out the others
+            if step <= end:
+                for name, weight in self.weights.items():
+                    self.used[name].copy_(weight)
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | {f"all {name}": kept.cpu() for name, kept in self.all.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
+        for name, weight in self.weights.items():
+            self.all[name] = state[f"all {name}"].to(weight.device)
+            self.used[name] = weight.detach().clone()
+
+
 class Admm(Held):
     """Weights are drawn towards the nearest sparse ones, then cut there."""
 
@@ -212,3 +247,7 @@ def keep_highest(scores: Tensor, share: float) -> Tensor:
     kept = torch.zeros_like(scores, dtype=torch.bool).flatten()
     kept[scores.flatten().topk(count).indices] = True
     return kept.reshape(scores.shape)
+
+
+# By the names that users choose from; what was left out before training is held.
+SCHEDULES = {"gradual": Gradual, "straight_through": StraightThrough, "admm": Admm}

@@ -28,7 +28,16 @@ from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Scored, Searcher
 from pruner.search.space import Kind, SearchSpace
 from pruner.train.finetune import Recipe, fine_tune
-from pruner.train.sparsity import Admm, BlockShape, Gradual, Held, keep_highest, places_of
+from pruner.train.sparsity import (
+    SCHEDULES,
+    Admm,
+    BlockShape,
+    Gradual,
+    Held,
+    StraightThrough,
+    keep_highest,
+    places_of,
+)  # fmt: skip
 from pruner.train.tasks.classification import CLASSIFIED
 from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network, tiny_resnet
 
@@ -327,12 +336,12 @@ def trained(way, checkpoint=None, report=lambda *_: None):
     else:
         torch.manual_seed(0)
         model = trace(tiny_resnet().eval(), (1, 8, 8), "tiny").module
-        sparsity = {"gradual": Gradual, "admm": Admm}[way](architecture.density, FOURS)
+        sparsity = SCHEDULES[way](architecture.density, FOURS)
     fine_tune(model, IMAGES, RECIPE, checkpoint, report=report, sparsity=sparsity)
     return model, architecture
 
 
-@pytest.mark.parametrize("way", ["held", "gradual", "admm"])
+@pytest.mark.parametrize("way", ["held", *SCHEDULES])
 def test_after_training_as_many_weights_are_0_as_were_asked_for(way):
     model, architecture = trained(way)
     for name, mask in masks_of(model, architecture, FOURS).items():
@@ -350,7 +359,7 @@ def test_what_was_left_out_before_training_is_what_is_0_after_it():
     assert all(torch.equal(masks[name], found[name]) for name in masks)
 
 
-@pytest.mark.parametrize("way", ["held", "gradual", "admm"])
+@pytest.mark.parametrize("way", ["held", *SCHEDULES])
 @pytest.mark.parametrize("at_step", [5, 13])
 def test_an_interrupted_sparse_training_continues_to_the_same_weights(
     way, at_step, tmp_path, monkeypatch
@@ -381,6 +390,28 @@ def test_the_share_that_stays_falls_along_a_cubic_curve():
     assert seen[100:] == [seen[100]] * 100
     assert seen[100] == pytest.approx(0.2, abs=0.01)
     assert (np.diff(seen) <= 0).all(), "nothing comes back"
+
+
+def test_what_was_left_out_comes_back_when_it_has_learnt_to_matter():
+    model = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, 2.0]).expand(4, 2).reshape(4, 2, 1, 1))
+    leaving = StraightThrough({"0": 0.5}, FOURS)
+    leaving.begin(model, lambda x: x, 8)  # until the fourth step
+    kept = lambda: (model[0].weight[:, :, 0, 0] != 0).all(dim=0).tolist()  # noqa: E731
+    for step in (1, 2):
+        leaving.after_step(step)
+    assert kept() == [False, True]
+    with torch.no_grad():
+        model[0].weight[:, 0] += 1.5  # a step of learning, from 0 on: all of it is 2.5 now
+    leaving.after_step(3)
+    assert kept() == [True, False]
+    assert torch.allclose(model[0].weight[:, 0], torch.tensor(2.5))
+    leaving.after_step(4)
+    with torch.no_grad():
+        model[0].weight[:, 1] += 9
+    leaving.after_step(5)
+    assert kept() == [True, False], "the choice was made in the first half"
 
 
 def test_weights_are_drawn_to_the_nearest_sparse_ones_and_no_longer_once_they_are_cut():
