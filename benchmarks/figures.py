@@ -125,12 +125,39 @@ def headline() -> Iterator[Row]:
             ),
             f"`compare/{file}.json`",
         ]
+    yield _worth_of_densities()
     seconds = _read("first_use")["seconds"]
     minutes = [f"{seconds[step] / 60:.1f} min" for step in seconds]
     yield [
         "How long until the first result? (two cores of an AMD EPYC)",
         "installation {}, a table of ResNet-56 {}, `make demo` {}".format(*minutes),
         "`first_use.json`",
+    ]
+
+
+def _worth_of_densities() -> Row:
+    """What leaving out half, and seven tenths, of the weights is worth, in FP32 and in INT8."""
+    names = {"sparse_networks": "speedup", "sparse_networks_int8": "over_fp32"}
+    found = {
+        file: {
+            (row["network"], row["density"]): row[field]
+            for row in _read(file)["rows"]
+            if row["threads"] == 1
+        }
+        for file, field in names.items()
+    }
+    parts = []
+    for network in ("resnet56", "resnet18", "mobilenet_v1"):
+        pairs = [
+            " / ".join(f"{of[network, density]:.1f}" for density in (0.5, 0.3))
+            for of in found.values()
+        ]
+        parts.append(f"{NETWORKS[network].split(',')[0]} {pairs[0]}×, in INT8 **{pairs[1]}×**")
+    return [
+        "How much faster with 0.5 / 0.3 of the weights, on our kernels? (AMD EPYC, one thread, "
+        "over dense FP32; random masks)",
+        "; ".join(parts),
+        ", ".join(f"`{file}.json`" for file in names),
     ]
 
 

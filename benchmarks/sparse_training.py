@@ -2,7 +2,7 @@
 
     python -m benchmarks.sparse_training --weights FILE --data-dir FOLDER [--model resnet56] \\
       [--block 16 …] [--inputs 1 …] [--mask second_order …] [--schedule one_shot …] \\
-      [--density 0.3 …] [--rate 0.05 …] [--epochs 2]
+      [--density 0.3 …] [--rate 0.05 …] [--epochs 2] [--again]
 
 One density in all layers that may be sparse, all combinations of what is given; blocks of 1 are
 unstructured masks, and `--inputs 4` gives the blocks of INT8. Trained without the held-out images
@@ -48,6 +48,7 @@ def main(
     rate: Annotated[list[float] | None, typer.Option()] = None,
     epochs: int = 2,
     seed: int = 0,
+    again: bool = False,
 ) -> None:
     path = RESULTS / f"{RESULT}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
@@ -63,8 +64,10 @@ def main(
         names = ("density", "schedule", "mask", "block", "inputs", "rate")
         asked = dict(zip(names, values, strict=True))
         asked = {"model": model, **asked, "epochs": epochs, "seed": seed}
-        if any(asked.items() <= row.items() for row in rows):
+        known = [row for row in rows if asked.items() <= row.items()]
+        if known and not again:
             continue
+        rows = [row for row in rows if row not in known]
         rows.append(asked | trained(asked, weights, data_dir))
         print(json.dumps(rows[-1]), flush=True)
         save(RESULT, {"rows": rows})

@@ -117,24 +117,26 @@ class Reconstruction:
         block = heir.last(removed) if heir else None
         intercept = layer.bias is not None or path in self._normalised or block is not None
 
+        weighed = Weighed(
+            path=path,
+            weight=layer.weight.detach()[writes].flatten(1)[:, _inputs(layer, reads)],
+            gram=moment[_inputs(layer, reads)][:, _inputs(layer, reads)],
+            gain=_gain(refitted, path)[writes],
+            filters=writes,
+            inputs=_inputs(layer, reads),
+            places=places_of(layer.weight),
+            block=thinning.block,
+        )
+        key = (path, reads.numpy().tobytes(), writes.numpy().tobytes(), block, thinning.block)
+
         def fit() -> Tensor:
             dense = _refittable(self.trace.module, path)
             wanted = self._wanted[heir, block] if heir and block else _as_it_is(dense, moment)
-            return _thinned(
-                Weighed(
-                    path=path,
-                    weight=layer.weight.detach()[writes].flatten(1)[:, _inputs(layer, reads)],
-                    gram=moment[_inputs(layer, reads)][:, _inputs(layer, reads)],
-                    gain=_gain(refitted, path)[writes],
-                    filters=writes,
-                    inputs=_inputs(layer, reads),
-                    places=places_of(layer.weight),
-                ),
-                thinning, moment, wanted[:, writes], intercept,
-            )  # fmt: skip
+            scores = self._remembered((*key, "scores"), lambda: thinning.judge(weighed))
+            density = thinning.density[path]
+            return _thinned(weighed, scores, density, moment, wanted[:, writes], intercept)
 
-        key = (path, reads.numpy().tobytes(), writes.numpy().tobytes(), block)
-        fitted = self._remembered((*key, thinning.density[path], thinning.block), fit)
+        fitted = self._remembered((*key, thinning.density[path]), fit)
         _put(layer, reads, fitted, writes)
         if heir is not None and block is not None and heir.norm is not None:
             norm = refitted.module.get_submodule(heir.norm)
@@ -194,10 +196,9 @@ def leave_out(trace: Trace, path: str, kept: Kept, thinning: Thinning) -> None:
     reads, writes = positions(channels.reads, kept), positions(channels.writes, kept)
     inputs = _inputs(layer, reads)
     weight = layer.weight.detach().flatten(1)[writes][:, inputs]
-    judged = Weighed(
-        path, weight, None, _gain(trace, path)[writes], writes, inputs, places_of(layer.weight)
-    )
-    block, places = thinning.block, judged.places
+    gain, places = _gain(trace, path)[writes], places_of(layer.weight)
+    judged = Weighed(path, weight, None, gain, writes, inputs, places, thinning.block)
+    block = thinning.block
     kept_taps = keep_highest(block.sums(thinning.judge(judged), places), thinning.density[path])
     mask = block.widened(kept_taps, weight.shape[1], places)
     mask = mask.repeat_interleave(block.outputs, dim=0)[: len(weight)]
@@ -366,14 +367,20 @@ def _put(layer: Refittable, reads: Tensor, fitted: Tensor, writes: Tensor | None
 
 
 def _thinned(
-    layer: Weighed, thinning: Thinning, moment: Tensor, wanted: Tensor, intercept: bool
+    layer: Weighed,
+    scores: Tensor,
+    density: float,
+    moment: Tensor,
+    wanted: Tensor,
+    intercept: bool,
 ) -> Tensor:
     """(filters that stay, inputs that stay, and a constant with `intercept`), 0 where left out.
 
-    `moment`: (inputs + 1, inputs + 1) of the dense layer, `wanted`: (inputs + 1, filters).
+    `scores`: (filters that stay, inputs that stay), by which weights stay. `moment`: (inputs + 1,
+    inputs + 1) of the dense layer, `wanted`: (inputs + 1, filters).
     """
-    density, block = thinning.density[layer.path], thinning.block
-    kept = keep_highest(block.sums(thinning.judge(layer), layer.places), density)
+    block = layer.block
+    kept = keep_highest(block.sums(scores, layer.places), density)
     masks = block.widened(kept, len(layer.inputs), layer.places)
     fitted = torch.zeros(len(layer.weight), len(layer.inputs) + intercept)
     for number, mask in enumerate(masks):

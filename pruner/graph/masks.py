@@ -31,6 +31,7 @@ class Weighed:
     filters: Tensor  # (filters,): which of the dense layer's they are
     inputs: Tensor  # (inputs,): which of the dense layer's they are, places of the kernel counted
     places: int  # of the kernel
+    block: BlockShape  # in which its weights stay or go
 
 
 class Judge(Protocol):

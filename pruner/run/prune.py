@@ -34,7 +34,7 @@ from pruner.train.export import export_onnx, largest_difference, require_alike
 from pruner.train.finetune import Recipe, fine_tune
 from pruner.train.weights import save_weights
 
-SCORE = 3  # raised whenever the same candidates are scored otherwise
+SCORE = 4  # raised whenever the same candidates are scored otherwise
 RESCORED = 5  # the search's best, scored again on all held-out images
 
 

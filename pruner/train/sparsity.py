@@ -56,6 +56,12 @@ class BlockShape:
         shape = (len(filled) // self.outputs, self.outputs, -1, self.inputs, places)
         return filled.reshape(shape).sum(dim=(1, 3)).flatten(1)
 
+    def taps(self, inputs: int, places: int) -> Tensor:
+        """(taps, inputs of each): which of channels · places inputs a tap has; -1 where less."""
+        together = self.inputs * places
+        filled = F.pad(torch.arange(inputs), (0, -inputs % together), value=-1)
+        return filled.reshape(-1, self.inputs, places).transpose(1, 2).reshape(-1, self.inputs)
+
     def widened(self, kept: Tensor, inputs: int, places: int) -> Tensor:
         """(blocks of filters, taps) → (blocks of filters, inputs), of channels · places inputs."""
         by_place = kept.reshape(len(kept), -1, 1, places).expand(-1, -1, self.inputs, -1)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -217,7 +217,7 @@ def test_an_equal_sum_is_split_into_hundredths_from_the_greatest_on():
 def weighed(weight, gram):
     count = weight.shape[1]
     return Weighed("x", weight, gram, torch.ones(len(weight)), torch.arange(len(weight)),
-                   torch.arange(count), 1)  # fmt: skip
+                   torch.arange(count), 1, BlockShape(1))  # fmt: skip
 
 
 def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
@@ -225,8 +225,45 @@ def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
     inputs = torch.stack([x[:, 0], x[:, 0] + 0.01 * x[:, 1], x[:, 1]], dim=1)
     layer = weighed(torch.tensor([[1.0, 1.0, 0.5]]), inputs.T @ inputs / len(inputs))
     (scores,) = second_order(layer)
-    assert scores[2] > 10 * scores[:2].max(), "what others can stand in for is worth little"
+    assert scores[2] > 10 * scores[:2].min(), "what others can stand in for is worth little"
     assert magnitude(layer)[0].argmin() == 2
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.sampled_from([1, 4]), st.integers(0, 9))
+@settings(deadline=None)
+def test_of_a_block_that_goes_in_turn_the_last_tap_leaves_the_least_error(
+    channels, filters, together, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(400, channels, generator=generator)
+    x = x @ torch.randn(channels, channels, generator=generator)
+    weight = torch.randn(filters, channels, generator=generator)
+    layer = Weighed(
+        "x", weight, x.T @ x / len(x), torch.ones(filters), torch.arange(filters),
+        torch.arange(channels), 1, BlockShape(filters, together),
+    )  # fmt: skip
+    sums = layer.block.sums(second_order(layer), 1)[0]
+    assert (sums > 0).all()
+    taps = layer.block.taps(channels, 1)
+
+    def error(kept):
+        gram = layer.gram + 1e-2 * layer.gram.diagonal().mean() * torch.eye(channels)
+        fitted = torch.linalg.solve(gram[kept][:, kept], gram[kept] @ weight.T)
+        return float((weight @ gram @ weight.T).trace() - (fitted * (gram[kept] @ weight.T)).sum())
+
+    without = [error(torch.tensor([i for i in range(channels) if i not in tap.tolist()], dtype=int))
+               for tap in taps]  # fmt: skip
+    gone_first = [e for e, s in zip(without, sums, strict=True) if s <= sums.min() * (1 + 1e-5)]
+    assert min(gone_first) <= min(without) * (1 + 1e-3) + 1e-4
+
+
+def test_taps_that_say_the_same_do_not_all_go():
+    x = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+    inputs = torch.cat([x.expand(-1, 4), torch.randn(500, 1) * 0.1], dim=1)
+    inputs += 0.01 * torch.randn(500, 5, generator=torch.Generator().manual_seed(1))
+    layer = weighed(torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0]]), inputs.T @ inputs / len(inputs))
+    (scores,) = second_order(layer)
+    assert scores[:4].max() > 10 * scores[4], "one of the four must stand for all of them"
 
 
 def pruned(density, block=FOURS, judge=second_order):
@@ -306,7 +343,7 @@ def test_every_criterion_scores_every_weight(name, known):
     weight = traced.module.get_submodule(path).weight.detach().flatten(1)
     gram = torch.eye(weight.shape[1]) if known else None
     layer = Weighed(path, weight, gram, torch.ones(len(weight)),
-                    torch.arange(len(weight)), torch.arange(weight.shape[1]), 9)  # fmt: skip
+                    torch.arange(len(weight)), torch.arange(weight.shape[1]), 9, FOURS)  # fmt: skip
     scores = judge(layer)
     assert scores.shape == weight.shape
     assert (scores >= 0).all()
