@@ -577,10 +577,10 @@ def _over(row: dict) -> str:
     return f"{over_fp32}{row['speedup']:.2f}×"
 
 
-def sparse_tables() -> Iterator[Row]:
+def sparse_tables(result: str = "sparse_tables") -> Iterator[Row]:
     """Tables that price densities: errors on held-out networks, and what they took to make."""
     yield ["network", "seconds", "candidate widths and densities", "any", "worst"]
-    for row in _read("sparse_tables")["rows"]:
+    for row in _read(result)["rows"]:
         if "menu" not in row:
             yield [NETWORKS[row["network"]], "refused", "", "", ""]
             continue
@@ -662,6 +662,7 @@ MAKERS = {
         sparse_training,
     )
 }
+MAKERS["sparse_tables_int8"] = partial(sparse_tables, "sparse_tables_int8")
 MAKERS["sparse_networks_int8"] = partial(sparse_networks, "sparse_networks_int8")
 MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")
 MAKERS["found_amd_epyc"] = partial(found, "amd_epyc_1t")
