@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from latprof import DeviceNotHere
 from latprof.runtimes import RUNTIMES
-from latprof.runtimes.base import ONNX_RUNTIME, Usage
+from latprof.runtimes.base import ONNX_RUNTIME, PRECISIONS, Usage
 from lookup_tables.device import Device
 from lookup_tables.table.home import home_of
 
@@ -21,6 +21,10 @@ def this_device(asked: str = "cpu", usage: Usage | None = None) -> Device:
     if not entries:
         raise DeviceNotHere(
             f"--runtime {usage.runtime}: expected one of {', '.join(runtime_names())}"
+        )
+    if usage.precision not in PRECISIONS:
+        raise DeviceNotHere(
+            f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
         )
     for entry in entries:
         device = entry.identify(asked, usage)

@@ -23,7 +23,7 @@ from latprof.machine.load import Waits
 from latprof.machine.processor import affinity, byte_products, slug
 from latprof.machine.processor import processor as processor_here
 from latprof.onnx.attribution import NodeTime, attribute
-from latprof.runtimes.base import ONNX_RUNTIME, PRECISIONS, SEARCHES, Feed, Usage
+from latprof.runtimes.base import ONNX_RUNTIME, SEARCHES, Feed, Usage
 from lookup_tables.architecture import Architecture
 from lookup_tables.device import Device
 from lookup_tables.network import Network
@@ -234,10 +234,6 @@ def _require_possible(usage: Usage) -> None:
     )
     if not 1 <= usage.threads <= cores:
         raise DeviceNotHere(f"--threads {usage.threads}: this process may use only {cores} cores")
-    if usage.precision not in PRECISIONS:
-        raise DeviceNotHere(
-            f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
-        )
     if usage.precision == "fp16":
         raise DeviceNotHere("--precision fp16 is measured on GPUs only; use fp32 or int8 on a CPU")
     if usage.cuda_graph:

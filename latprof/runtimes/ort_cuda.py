@@ -16,7 +16,6 @@ from latprof.runtimes import cards
 from latprof.runtimes.base import (
     GRAPH,
     ONNX_RUNTIME,
-    PRECISIONS,
     SEARCHES,
     Feed,
     LayerTimer,
@@ -120,10 +119,6 @@ def _cuda(gpu: Gpu, usage: Usage) -> Device:
         )
     if usage.threads != 1:
         raise DeviceNotHere("--threads applies to CPUs only; leave it out on a GPU")
-    if usage.precision not in PRECISIONS:
-        raise DeviceNotHere(
-            f"--precision {usage.precision}: expected one of {', '.join(PRECISIONS)}"
-        )
     if usage.precision == "int8":
         raise DeviceNotHere("--precision int8 is measured on CPUs only; use fp32 or fp16 on a GPU")
     if usage.algorithm_search not in SEARCHES:

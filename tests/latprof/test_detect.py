@@ -36,6 +36,12 @@ def test_more_threads_than_cores_are_refused():
         this_device("cpu", Usage(threads=10_000))
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_unknown_precision_is_refused_before_any_device_is_looked_for(device):
+    with pytest.raises(DeviceNotHere, match="--precision int9: expected one of fp32, fp16, int8"):
+        this_device(device, Usage(precision="int9"))
+
+
 def test_half_precision_is_refused_on_cpu():
     with pytest.raises(
         DeviceNotHere, match="fp16 is measured on GPUs only; use fp32 or int8 on a CPU"
