@@ -117,19 +117,20 @@ class Reconstruction:
         block = heir.last(removed) if heir else None
         intercept = layer.bias is not None or path in self._normalised or block is not None
 
-        weighed = Weighed(
-            path=path,
-            weight=layer.weight.detach()[writes].flatten(1)[:, _inputs(layer, reads)],
-            gram=moment[_inputs(layer, reads)][:, _inputs(layer, reads)],
-            gain=_gain(refitted, path)[writes],
-            filters=writes,
-            inputs=_inputs(layer, reads),
-            places=places_of(layer.weight),
-            block=thinning.block,
-        )
         key = (path, reads.numpy().tobytes(), writes.numpy().tobytes(), block, thinning.block)
 
         def fit() -> Tensor:
+            inputs = _inputs(layer, reads)
+            weighed = Weighed(
+                path=path,
+                weight=layer.weight.detach()[writes].flatten(1)[:, inputs],
+                gram=moment[inputs][:, inputs],
+                gain=_gain(refitted, path)[writes],
+                filters=writes,
+                inputs=inputs,
+                places=places_of(layer.weight),
+                block=thinning.block,
+            )
             dense = _refittable(self.trace.module, path)
             wanted = self._wanted[heir, block] if heir and block else _as_it_is(dense, moment)
             scores = self._remembered((*key, "scores"), lambda: thinning.judge(weighed))
@@ -200,8 +201,7 @@ def leave_out(trace: Trace, path: str, kept: Kept, thinning: Thinning) -> None:
     judged = Weighed(path, weight, None, gain, writes, inputs, places, thinning.block)
     block = thinning.block
     kept_taps = keep_highest(block.sums(thinning.judge(judged), places), thinning.density[path])
-    mask = block.widened(kept_taps, weight.shape[1], places)
-    mask = mask.repeat_interleave(block.outputs, dim=0)[: len(weight)]
+    mask = block.rows(kept_taps, len(writes), len(inputs), places)
     kept_weight = torch.zeros(len(writes), layer.weight[0].numel())
     kept_weight[:, inputs] = weight * mask
     with torch.no_grad():

@@ -36,6 +36,7 @@ from pruner.run.settings import Settings
 from pruner.search.problem import SearchProblem
 from pruner.search.space import SearchSpace
 from pruner.train.accuracy import accuracy, recalibrate, score
+from pruner.train.finetune import Recipe
 from pruner.train.reading import ReadOnce
 from pruner.train.sparsity import SCHEDULES, BlockShape, Held, Sparsity
 from pruner.train.tasks import TASKS
@@ -89,6 +90,25 @@ class Journey:
     def is_int8(self) -> bool:
         """Whether the table is of networks in INT8, so that the run ends in one."""
         return self.table.device.precision == "int8"
+
+    @property
+    def taught_by(self) -> Images:
+        """What training learns from: the held-out images too, unless they judge it."""
+        return self.data.train if self.settings.patience else self.data.all_training
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the settings train."""
+        settings = self.settings
+        return Recipe(
+            epochs=settings.epochs,
+            batch=settings.batch,
+            rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            distill=settings.distill,
+            patience=settings.patience,
+            seed=settings.seed,
+        )
 
     @property
     def criterion(self) -> Criterion:

@@ -31,7 +31,7 @@ from pruner.run.settings import OF_INT8, Settings, usual
 from pruner.search.log import SearchLog
 from pruner.search.searcher import Scored, evaluated_here, front_of
 from pruner.train.export import export_onnx, largest_difference, require_alike
-from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.finetune import fine_tune
 from pruner.train.weights import save_weights
 
 SCORE = 4  # raised whenever the same candidates are scored otherwise
@@ -188,24 +188,13 @@ def tune(journey: Journey, run: RunFolder, architecture: Architecture) -> nn.Mod
     """The pruned model, fine-tuned; its weights are saved."""
     if run.weights.exists():
         return load_shrunk(journey.trace, architecture, run.weights)
-    settings = journey.settings
     model, sparsity = prepare(journey, run, architecture), None
     if architecture.density:
         model, sparsity = journey.thinned_in_training(model, architecture)
-    recipe = Recipe(
-        epochs=settings.epochs,
-        batch=settings.batch,
-        rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        distill=settings.distill,
-        patience=settings.patience,
-        seed=settings.seed,
-    )
-    judged = settings.patience > 0  # by held-out images, which are then not trained on
     epochs = fine_tune(
         model,
-        journey.data.train if judged else journey.data.all_training,
-        recipe,
+        journey.taught_by,
+        journey.recipe,
         run.checkpoint,
         journey.dense,
         lambda step, total, text: journey.report("fine-tune", step, total, text),

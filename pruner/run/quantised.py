@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -22,7 +23,7 @@ from pruner.run.journey import Journey
 from pruner.run.kernels import convert
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
-from pruner.train.finetune import Recipe, fine_tune
+from pruner.train.finetune import fine_tune
 from pruner.train.quantise import quantise_onnx, require_alike_in_int8
 from pruner.train.sparsity import Held, Sparsity
 from pruner.train.weights import save_weights
@@ -103,25 +104,21 @@ def _quantise(journey: Journey, plain: Path, out: Path) -> None:
 
 def _repaired(journey: Journey, run: RunFolder, model: nn.Module) -> nn.Module:
     """The model after a training that knows about INT8; what is 0 in it stays so."""
-    settings = journey.settings
     repaired = copy.deepcopy(model)
     aware = quantisation_aware(trace(copy.deepcopy(model), journey.shape, "repaired"))
     sparsity: Sparsity | None = None
     architecture = Architecture.load(run.architecture)
     if architecture.density:
         sparsity = Held(masks_of(model, architecture, journey.block))
-    recipe = Recipe(
-        epochs=settings.repair_epochs,
-        batch=settings.batch,
-        rate=GENTLER * settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        distill=settings.distill,
-        seed=settings.seed,
+    recipe = replace(
+        journey.recipe,
+        epochs=journey.settings.repair_epochs,
+        rate=GENTLER * journey.settings.learning_rate,
+        patience=0,
     )
-    judged = settings.patience > 0  # by held-out images, as the fine-tuning was
     fine_tune(
         aware,
-        journey.data.train if judged else journey.data.all_training,
+        journey.taught_by,
         recipe,
         run.repair_checkpoint,
         journey.dense,

@@ -67,10 +67,15 @@ class BlockShape:
         by_place = kept.reshape(len(kept), -1, 1, places).expand(-1, -1, self.inputs, -1)
         return by_place.reshape(len(kept), -1)[:, :inputs]
 
+    def rows(self, kept: Tensor, filters: int, inputs: int, places: int) -> Tensor:
+        """(blocks of filters, taps) → (filters, inputs), of channels · places inputs."""
+        wide = self.widened(kept, inputs, places)
+        return wide.repeat_interleave(self.outputs, dim=0)[:filters]
+
     def whole(self, kept: Tensor, weight: Tensor) -> Tensor:
         """A mask of a weight's own shape, from its (blocks of filters, taps)."""
-        rows = self.widened(kept, weight[0].numel(), places_of(weight))
-        return rows.repeat_interleave(self.outputs, dim=0)[: len(weight)].reshape(weight.shape)
+        rows = self.rows(kept, len(weight), weight[0].numel(), places_of(weight))
+        return rows.reshape(weight.shape)
 
     def largest(self, weight: Tensor, share: float) -> Tensor:
         """Which weights the share of blocks with the largest norm has: 0 and 1, in their shape."""

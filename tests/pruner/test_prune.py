@@ -88,13 +88,9 @@ def test_fine_tuning_follows_every_option_of_the_run(monkeypatch, tmp_path):
 
     monkeypatch.setattr(prune, "fine_tune", fine_tune)
     monkeypatch.setattr(prune, "prepare", lambda *_: torch.nn.Linear(1, 1))
-    here = SimpleNamespace(
-        settings=SETTINGS.varied(**asked),
-        data=SimpleNamespace(train="train", all_training="all"),
-        dense="teacher",
-        judged_by="held out",
-        task="task",
-    )
+    here = Journey(SETTINGS.varied(**asked), lambda *_: None)
+    here.data = SimpleNamespace(train="train", all_training="all")
+    here.dense, here.judged_by, here.task = "teacher", "held out", "task"
     prune.tune(here, RunFolder(tmp_path, here.settings), Architecture())
     _, images, recipe, _, teacher, _, held_out, task = seen[0]
     assert (images, teacher, held_out, task) == ("all", "teacher", "held out", "task")

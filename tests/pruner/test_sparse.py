@@ -231,7 +231,7 @@ def test_of_two_inputs_that_say_the_same_either_can_go_by_second_order():
 
 @given(st.integers(1, 12), st.integers(1, 5), st.sampled_from([1, 4]), st.integers(0, 9))
 @settings(deadline=None)
-def test_of_a_block_that_goes_in_turn_the_last_tap_leaves_the_least_error(
+def test_the_tap_that_goes_first_from_a_block_leaves_the_least_error(
     channels, filters, together, seed
 ):
     generator = torch.Generator().manual_seed(seed)
