@@ -133,7 +133,9 @@ def export(
     difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
     print(f"{out}: batch {batch}, largest difference from PyTorch {difference:.1e}")
     block = RunFolder.open(run).block
-    if block and not half:
+    if RunFolder.open(run).quantised.exists():
+        print("not in INT8: only the run's own files are calibrated")
+    elif block and not half:
         print(f"for its kernels: latprof kernels convert {out} --block {block} --out FILE.onnx")
 
 

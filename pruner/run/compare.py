@@ -29,11 +29,12 @@ from pruner.run.former import NAMES, comparison_of_today, settings_of_today
 from pruner.run.measured import NotTimed, measure_pair
 from pruner.run.origin import digest, digests, files_read, table_identity
 from pruner.run.prune import prune
+from pruner.run.quantised import quantise
 from pruner.run.report import pareto
 from pruner.run.report.comparison import write_comparison
 from pruner.run.settings import CHOICES, Settings, owners
 from pruner.search.methods import METHODS
-from pruner.train.accuracy import accuracy
+from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
@@ -282,7 +283,8 @@ def summary(rows: Sequence[dict]) -> list[dict]:
 
 
 def _row(method: str, result: dict, folder: Path) -> dict:
-    measured = result["measured"] or {}
+    measured, judged = result["measured"] or {}, result["accuracy"]
+    in_int8 = "dense_int8" in judged  # then all times are of networks in INT8, and all accuracies
     return {
         "method": method,
         "asked": result["settings"]["speedup"] or round(result["asked"]["speedup"], 4),
@@ -295,9 +297,9 @@ def _row(method: str, result: dict, folder: Path) -> dict:
         "measured": measured.get("speedup"),
         "measured_low": measured.get("speedup_low"),
         "measured_high": measured.get("speedup_high"),
-        "dense_accuracy": result["accuracy"]["dense"],
-        "before_fine_tuning": result["accuracy"]["pruned"],
-        "accuracy": result["accuracy"]["fine_tuned"],
+        "dense_accuracy": judged["dense_int8" if in_int8 else "dense"],
+        "before_fine_tuning": judged["pruned"],
+        "accuracy": judged["exported" if in_int8 else "fine_tuned"],
         "macs_share": result["macs"]["pruned"] / result["macs"]["dense"],
         "seconds": result["seconds"],
         "commit": result["commit"],
@@ -332,8 +334,12 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
             return row
     folder.mkdir(parents=True, exist_ok=True)
     dense, model = models.build(base.model, data.classes), _built(base, member, data)
+    in_int8 = device.precision == "int8"
     for each, path in ((dense, folder / "dense.onnx"), (model, folder / "model.onnx")):
-        export_onnx(each, data.shape, path, device.batch, device.precision)
+        plain = path.with_suffix(".fp32.onnx") if in_int8 else path
+        export_onnx(each, data.shape, plain, device.batch, "fp32" if in_int8 else device.precision)
+        if in_int8:
+            quantise(base, data.train, plain, path)
     measured = measure_pair(folder / "dense.onnx", folder / "model.onnx", Path(base.table))
     known = {} if isinstance(measured, NotTimed) else measured
     row = {
@@ -347,12 +353,21 @@ def _member(base: Settings, member: Member, data: Data, folder: Path) -> dict:
         "measured": known.get("speedup"),
         "measured_low": known.get("speedup_low"),
         "measured_high": known.get("speedup_high"),
-        "accuracy": member.published or accuracy(model, data.test, task=_task(base)),
+        "accuracy": member.published or _accuracy_of(base, model, data, folder, in_int8),
         "published": member.published is not None,
         "source": source,
     }
     write_json(done, row)
     return row
+
+
+def _accuracy_of(
+    base: Settings, model: nn.Module, data: Data, folder: Path, in_int8: bool
+) -> float:
+    """A member's score of the test images, in INT8 that of its file."""
+    if in_int8:
+        return onnx_accuracy(folder / "model.onnx", data.test, task=_task(base))
+    return accuracy(model, data.test, task=_task(base))
 
 
 def _keep(out: Path, shared: dict) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from lookup_tables.architecture import Architecture
+from pruner.data.images import Images
 from pruner.graph.aware import learned, quantisation_aware
 from pruner.graph.masks import masks_of
 from pruner.graph.surgery import load_shrunk
@@ -21,6 +22,7 @@ from pruner.graph.trace import Trace, trace
 from pruner.run.folder import RunFolder, write_json
 from pruner.run.journey import Journey
 from pruner.run.kernels import convert
+from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
 from pruner.train.finetune import fine_tune
@@ -63,10 +65,10 @@ def export_quantised(journey: Journey, run: RunFolder, model: nn.Module) -> floa
     device = journey.latency.device
     if not run.dense_onnx.exists():
         export_onnx(journey.dense, journey.shape, run.dense_fp32_onnx, device.batch)
-        _quantise(journey, run.dense_fp32_onnx, run.dense_onnx)
+        quantise(journey.settings, journey.data.train, run.dense_fp32_onnx, run.dense_onnx)
     difference = export_onnx(model, journey.shape, run.fp32_onnx, device.batch)
     plain = run.zeros_onnx if device.block else run.onnx
-    _quantise(journey, run.fp32_onnx, plain)
+    quantise(journey.settings, journey.data.train, run.fp32_onnx, plain)
     if device.block:
         partial = run.onnx.with_suffix(".partial.onnx")
         convert(run.zeros_onnx, partial, device.block)
@@ -87,7 +89,7 @@ def _judged(journey: Journey, run: RunFolder, model: nn.Module) -> dict[str, flo
     plain = run.path / "judged.onnx"
     try:
         export_onnx(model, journey.shape, run.fp32_onnx, journey.latency.device.batch)
-        _quantise(journey, run.fp32_onnx, plain)
+        quantise(journey.settings, journey.data.train, run.fp32_onnx, plain)
         return {
             "fp32": accuracy(model, journey.judged_by, task=journey.task),
             "int8": onnx_accuracy(plain, journey.judged_by, task=journey.task),
@@ -96,9 +98,8 @@ def _judged(journey: Journey, run: RunFolder, model: nn.Module) -> dict[str, flo
         plain.unlink(missing_ok=True)
 
 
-def _quantise(journey: Journey, plain: Path, out: Path) -> None:
-    settings = journey.settings
-    images = journey.data.train
+def quantise(settings: Settings, images: Images, plain: Path, out: Path) -> None:
+    """Write the network of `plain` in INT8, calibrated on training images as the settings say."""
     quantise_onnx(plain, out, images, settings.calibration_images, settings.calibration)
 
 

@@ -26,11 +26,11 @@ from pruner.run.kernels import judged_file
 from pruner.run.measured import NotTimed, measure_pair
 from pruner.run.origin import files_read
 from pruner.run.prune import prune
+from pruner.run.quantised import quantise
 from pruner.run.report.recommendation import write_recommendation
 from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
-from pruner.train.quantise import quantise_onnx
 
 DENSE = "as it is"
 
@@ -90,6 +90,10 @@ def recommend(
     journeys = {table: Journey(base.varied(table=table), report) for table in opened}
     for journey in journeys.values():
         journey.data = data
+        journey.task.check(journey.dense, journey.shape, data)
+        _ = journey.latency  # raises where the table is not of this network
+    for speedup in speedups:
+        base.varied(speedup=speedup)  # raises where it is none
     in_fp32 = [j.latency for t, j in journeys.items() if opened[t].device.precision == "fp32"]
     if speedups and not in_fp32:
         raise RunError(
@@ -118,7 +122,7 @@ def recommend(
 def _write(out: Path, base: Settings, rows: Sequence[dict], budgets: Sequence[float]) -> dict:
     judged = [{**row, "recommended": False} for row in rows]
     content = {
-        "settings": base.model_dump(mode="json"),
+        "settings": base.model_dump(mode="json", exclude={"table", "speedup", "latency_ms"}),
         "budgets_ms": list(budgets),
         "rows": judged,
     }
@@ -220,9 +224,7 @@ def _quantised(journey: Journey, folder: Path) -> dict:
         batch = journey.latency.device.batch
         plain, quantised = folder / "dense_fp32.onnx", folder / "model.onnx"
         export_onnx(journey.dense, journey.shape, plain, batch)
-        quantise_onnx(
-            plain, quantised, journey.data.train, settings.calibration_images, settings.calibration
-        )
+        quantise(settings, journey.data.train, plain, quantised)
         measured = measure_pair(plain, quantised, Path(settings.table))
         timed = {} if isinstance(measured, NotTimed) else measured
         found = {

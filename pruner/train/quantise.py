@@ -83,7 +83,7 @@ def quantise_onnx(
 
 
 def require_alike_in_int8(
-    found: Path, plain: Path, library: Path, images: Images, name: str
+    found: Path, plain: Path, library: Path | None, images: Images, name: str
 ) -> None:
     """Raise ExportError for a file on the kernels that answers otherwise than its plain ONNX.
 

@@ -11,8 +11,10 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.network import Network
 from pruner.cli import progress
 from pruner.graph.masks import masks_of
+from pruner.models.resnet import CifarResNet
 from pruner.run.prune import load_run
 from pruner.train.sparsity import BlockShape
+from pruner.train.weights import save_weights
 from tests.commands import prune_arguments
 from tests.toys import DEVICE, SPARSE_DEVICE, synthetic_table
 
@@ -56,6 +58,31 @@ def test_a_run_ends_quantised_and_is_judged_beside_all_others(
     assert pruner("evaluate", "--run", out, "--data", "digits", "--json") == 0
     judged = json.loads(capsys.readouterr().out)
     assert judged["onnx_accuracy"] == result["accuracy"]["exported"]
+
+
+def test_a_comparison_in_int8_is_of_files_in_int8_members_too(
+    workshop, table, tmp_path, pruner, capsys
+):
+    out, mine = tmp_path / "c", tmp_path / "mine.py"
+    mine.write_text(
+        "from pruner.models.resnet import CifarResNet\n"
+        "def little():\n    return CifarResNet(1, (8, 8), colours=1)\n"
+    )
+    weights = tmp_path / "little.safetensors"
+    save_weights(CifarResNet(1, (8, 8), colours=1), weights)
+    changes = {"method": "uniform", "epochs": 0, "calibration_images": 32, "repair_epochs": 0}
+    options = prune_arguments(
+        workshop, out, table=table, member=f"{mine}:little={weights}", **changes
+    )
+    assert pruner("compare", *options, "--json") == 0
+    run, member = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads((out / run["folder"] / "result.json").read_text())
+    assert run["accuracy"] == result["accuracy"]["exported"]
+    assert run["dense_accuracy"] == result["accuracy"]["dense_int8"]
+    assert "QuantizeLinear" in operators(out / member["folder"] / "model.onnx")
+    assert 0 <= member["accuracy"] < 0.5, "it was never trained"
+    assert pruner("export", "--run", out / run["folder"], "--out", tmp_path / "x.onnx") == 0
+    assert "not in INT8" in capsys.readouterr().out
 
 
 def test_what_int8_costs_too_much_is_repaired_and_the_repair_can_be_interrupted(

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from lookup_tables.network import Network
+from pruner import models
 from pruner.run.recommend import ways_of
+from pruner.train.weights import save_weights
 from tests.commands import prune_arguments
 from tests.toys import DEVICE, SPARSE_DEVICE, synthetic_table
 
@@ -79,6 +81,8 @@ def test_every_way_is_tried_and_the_best_within_the_budget_is_recommended(
         ([1], {}, "give --latency-ms, or a table in FP32 too"),
         ([0, 0, 0], {"threads": 2}, "threads is 2 there and 1 here"),
         ([0, 0], {}, None),
+        ([0], {"speedup": 0.5}, "asks for a slower network"),
+        ([0], {"model": "resnet20"}, "the model expects 3×32×32 images"),
     ],
 )
 def test_tables_that_cannot_answer_together_are_refused(
@@ -90,6 +94,9 @@ def test_tables_that_cannot_answer_together_are_refused(
         device = DEVICE.model_copy(update={"threads": 2})
         synthetic_table(tmp_path / "two", network, device=device)
         chosen = [tables[0], tmp_path / "two"]
+    if changes.get("model"):
+        changes["weights"] = tmp_path / "colours.safetensors"
+        save_weights(models.build("resnet20", 10), changes["weights"])
     if said is None:
         network = Network.load(workshop / "small_resnet.json")
         synthetic_table(tmp_path / "again", network)
