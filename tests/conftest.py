@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import matplotlib
+import onnxruntime as ort
 import pytest
 import torch
 from torch.onnx._internal.exporter import _registration as exporter_registration
@@ -56,9 +57,18 @@ def _reproducible():
 def _less_of_what_takes_long():
     """Fewer images are measured before a search, and PyTorch's exporter lists what it knows once.
 
-    The list takes it half a second at every export.
+    The list takes it half a second at every export. ONNX Runtime's threads keep a core busy while
+    they wait, which is another worker's.
     """
+    all_cores = ort.SessionOptions
+
+    def options():
+        made = all_cores()
+        made.intra_op_num_threads = THREADS
+        return made
+
     patch = pytest.MonkeyPatch()
+    patch.setattr(ort, "SessionOptions", options)
     patch.setattr("pruner.graph.compensation.IMAGES", 256)
     lists = getattr(exporter_registration, "onnxscript_apis", None)
     if hasattr(lists, "get_torchlib_ops"):  # PyTorch's own affair, and other in other versions
@@ -121,7 +131,7 @@ def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
     patch = pytest.MonkeyPatch()
     # A table is needed here, not a good one.
-    patch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    patch.setattr("latprof.profile.journey.TARGET_S", 0.01)
     net = folder / "small_resnet.json"
     made = [
         command(
@@ -145,7 +155,7 @@ def workshop(tmp_path_factory):
 def sparse_table(workshop, kernels):
     """A table of the workshop's network on this machine's block-sparse kernels."""
     patch = pytest.MonkeyPatch()
-    patch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    patch.setattr("latprof.profile.journey.TARGET_S", 0.01)
     made = command(
         patch, latprof_cli.main, "profile", "--network", workshop / "small_resnet.json",
         "--kernels", "block_sparse", "--levels", "2", "--samples", "4",

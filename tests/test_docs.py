@@ -21,6 +21,7 @@ def test_the_api_pages_are_built_from_the_docstrings(tmp_path):
     with warnings.catch_warnings():
         # Types that exist for type checkers only are shown by their names.
         warnings.filterwarnings("ignore", "(Error parsing|Failed to run).*type annotation")
+        pdoc.render.configure(show_source=False)  # half of the time, and nothing is asked of it
         pdoc.pdoc(*PACKAGES, output_directory=tmp_path)
     page = (tmp_path / "lookup_tables" / "model" / "latency_model.html").read_text()
     assert "predict_architectures" in page

@@ -190,7 +190,7 @@ def world(finished_world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "world")
     for place in ("DATA", "ELSEWHERE"):
         monkeypatch.setattr(f"lookup_tables.table.home.{place}", tmp_path / "world" / "data")
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
     # Tables that are measured in haste promise too little to prune by.
     monkeypatch.setattr("pruner.run.journey.Journey.widest", 0.0)
     return tmp_path / "world"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -140,22 +139,24 @@ def _read_cifar_parquet(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray
     files = sorted(folder.rglob(f"{part}-*.parquet"))
     if not files:
         raise DataError(f"{folder} holds no {part}-*.parquet; download the whole set again")
-    frame = pd.concat([_read_parquet(file) for file in files], ignore_index=True)
-    missing = {"img", "label"} - set(frame.columns)
-    if missing:
-        raise DataError(
-            f"{files[0]} has no column {', '.join(sorted(missing))}; expected `img` and `label`"
-        )
-    pixels = np.stack([_decode(cell["bytes"]) for cell in frame["img"]])
-    return pixels.transpose(0, 3, 1, 2).copy(), frame["label"].to_numpy()
+    pixels, labels = zip(*[_read_parquet(file) for file in files], strict=True)
+    return np.concatenate(pixels), np.concatenate(labels)
 
 
-def _read_parquet(file: Path) -> pd.DataFrame:
+def _read_parquet(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    import pandas as pd  # takes a while, and all other data do without
+
     try:
-        return pd.read_parquet(file)
+        frame = pd.read_parquet(file)
     except ValueError as error:  # pyarrow's own is one: cut short, or no Parquet at all
         first = str(error).splitlines()[0]
         raise DataError(f"{file} is broken ({first}); delete it and download it again") from None
+    if missing := {"img", "label"} - set(frame.columns):
+        raise DataError(
+            f"{file} has no column {', '.join(sorted(missing))}; expected `img` and `label`"
+        )
+    pixels = np.stack([_decode(cell["bytes"]) for cell in frame["img"]])
+    return pixels.transpose(0, 3, 1, 2), frame["label"].to_numpy()
 
 
 def _decode(png: bytes) -> np.ndarray:

@@ -150,7 +150,7 @@ def test_weights_that_are_left_out_go_by_four_inputs_and_stay_0_in_int8(
 def test_a_table_in_int8_is_measured_and_a_run_against_it_timed_beside_fp32(
     workshop, tmp_path, pruner, latprof, monkeypatch, capsys
 ):
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
     table, out = tmp_path / "table", tmp_path / "run"
     options = ["--levels", "2", "--samples", "4", "--precision", "int8", "--out", table]
     assert latprof("profile", "--network", workshop / "small_resnet.json", *options) == 0

@@ -32,8 +32,9 @@ from pruner.run.settings import Settings
 from pruner.train.accuracy import accuracy
 from pruner.train.weights import load_weights
 from tests.commands import FACTORY, prune_arguments
-from tests.toys import food101_folder, imagenet_folder, small_resnet, synthetic_table
+from tests.toys import food101_folder, imagenet_folder, photo_net, small_resnet, synthetic_table
 
+PHOTO_NET = f"{photo_net.__code__.co_filename}:photo_net"
 CHAIN = """
 from torch import nn
 
@@ -232,7 +233,8 @@ def test_a_run_outlives_its_tables_judgement_but_not_another_way_to_read_it(
 
 @pytest.mark.parametrize(
     ("data", "model", "make"),
-    [("imagenet", "mobilenet_v2", imagenet_folder), ("food101", "resnet18", food101_folder)],
+    [("imagenet", "mobilenet_v2", imagenet_folder), ("food101", PHOTO_NET, food101_folder)],
+    ids=["imagenet", "food101"],
 )
 def test_a_model_for_images_in_folders_is_trained_and_pruned(
     tmp_path, pruner, capsys, data, model, make
@@ -241,7 +243,8 @@ def test_a_model_for_images_in_folders_is_trained_and_pruned(
     weights, net, out = (tmp_path / name for name in ("dense.safetensors", "net.json", "run"))
     source = ["--model", model, "--data", data, "--data-dir", tmp_path / "images", "--batch", 4]
     assert pruner("train", *source, "--epochs", 1, "--out", weights) == 0
-    assert pruner("trace", "--model", model, "--classes", 2, "--out", net) == 0
+    shape = ["--input", "3x224x224"] if model == PHOTO_NET else ["--classes", 2]
+    assert pruner("trace", "--model", model, *shape, "--out", net) == 0
     synthetic_table(tmp_path / "table", Network.load(net), levels=2)
     capsys.readouterr()
     options = ["--weights", weights, "--table", tmp_path / "table", "--speedup", 1.3, "--epochs", 1]

@@ -51,7 +51,7 @@ def test_every_way_is_tried_and_the_best_within_the_budget_is_recommended(
     workshop, tables, tmp_path, pruner, capsys
 ):
     out = tmp_path / "ways"
-    options = asked(workshop, out, tables, speedup=2, calibration_images=None)
+    options = asked(workshop, out, tables, speedup=2)
     assert pruner("recommend", *options, "--speedup", 50, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     ways = {row["way"] for row in found["rows"]}

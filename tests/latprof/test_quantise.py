@@ -74,7 +74,7 @@ def test_the_weights_of_a_sparse_network_keep_their_zeros():
 def test_a_network_is_profiled_in_int8(kernels, workshop, tmp_path, latprof, monkeypatch, request):
     if kernels:
         request.getfixturevalue("kernels")
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
     out, network = tmp_path / "table", workshop / "small_resnet.json"
     asked = ["--network", network, "--precision", "int8", "--levels", "2", "--samples", "4"]
     assert latprof("profile", *asked, *kernels, "--out", out) == 0
