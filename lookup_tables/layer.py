@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -21,11 +22,32 @@ Kind = Literal[
     "upsample",
     "batch_norm",
     "activation",
+    "conv_transpose",
+    "pointwise",  # a linear layer at every place of maps whose channels lie last
+    "permute",  # channels last, or first again
+    "layer_norm",  # over the channels of each place, which lie last
+    "group_norm",
+    "pad",
+    "slice",  # some consecutive channels
+    "channel_pad",  # channels of zeros before and behind
+    "subsample",  # every so many places
+    "channel_shuffle",
+    "pixel_shuffle",
+    "bilinear",
+    "scale",  # times a number
+    "shift",  # plus a number
+    "channel_scale",  # times a number for each channel
+    "channel_shift",
 ]
 Activation = Literal[
-    "none", "relu", "relu6", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish", "silu"
-]
-WEIGHTED: frozenset[str] = frozenset({"conv", "depthwise", "linear"})
+    "none", "relu", "relu6", "leaky_relu", "sigmoid", "hard_sigmoid", "hard_swish", "silu",
+    "gelu", "elu", "tanh", "softplus", "mish", "prelu",
+]  # fmt: skip
+WEIGHTED: frozenset[str] = frozenset({"conv", "depthwise", "linear", "conv_transpose", "pointwise"})
+# Kinds that write as many channels as their layer says; all others pass on what they read.
+WRITES_CHANNELS: frozenset[str] = frozenset(
+    {"conv", "linear", "conv_transpose", "pointwise", "slice", "channel_pad", "pixel_shuffle"}
+)
 
 Positive = Annotated[int, Field(gt=0)]
 Size = tuple[Positive, Positive]  # height, width
@@ -50,19 +72,22 @@ class LayerSpec:
     groups: Positive = 1
     activation: Activation = "none"
     residual: bool = False  # adds a second tensor of its output's shape before the activation
+    dilation: Size = (1, 1)
+    padding_end: Padding | None = None  # at the bottom and right, where it is another
+    ceil_mode: bool = False  # of a pool: a last window may lie partly outside
+    output_padding: Padding = (0, 0)  # of a transposed convolution
+    out_size_given: Size | None = None  # of a bilinear resize
     density: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of weights kept
 
     @property
     def out_size(self) -> Size:
         """(height, width) of the output; an upsample multiplies by its stride."""
-        return output_size(self.kind, self.in_size, self.kernel, self.stride, self.padding)
+        return output_size(self, self.in_size)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the dense layer; 0 for layers without weights."""
-        return macs(
-            self.kind, self.in_channels, self.out_channels, self.groups, self.kernel, self.out_size
-        )
+        return macs(self, self.in_channels, self.out_channels, self.in_size)
 
     @property
     def kept_macs(self) -> float:
@@ -98,24 +123,66 @@ _FAMILY = tuple(
 _ADAPTER = TypeAdapter(LayerSpec)
 
 
-def output_size(kind: str, in_size: Size, kernel: Size, stride: Size, padding: Padding) -> Size:
+class Window(Protocol):
+    """What a layer's output size and multiplications follow from."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def kernel(self) -> Size: ...
+    @property
+    def stride(self) -> Size: ...
+    @property
+    def padding(self) -> Padding: ...
+    @property
+    def padding_end(self) -> Padding | None: ...
+    @property
+    def dilation(self) -> Size: ...
+    @property
+    def ceil_mode(self) -> bool: ...
+    @property
+    def output_padding(self) -> Padding: ...
+    @property
+    def out_size_given(self) -> Size | None: ...
+    @property
+    def groups(self) -> int: ...
+
+
+def output_size(layer: Window, in_size: Size) -> Size:
     """(height, width) that a layer of this geometry writes."""
+    kind, (height, width), (down, across) = layer.kind, in_size, layer.stride
+    if layer.out_size_given is not None:
+        return layer.out_size_given
     if kind in ("global_avg_pool", "linear"):
         return (1, 1)
-    if kind == "upsample":
-        return (in_size[0] * stride[0], in_size[1] * stride[1])
-    height, width = (
-        (size + 2 * pad - k) // step + 1
-        for size, k, step, pad in zip(in_size, kernel, stride, padding, strict=True)
-    )
-    return (height, width)
+    if kind in ("upsample", "pixel_shuffle"):
+        return (height * down, width * across)
+    rows, columns = (_along(layer, kind, size, axis) for axis, size in enumerate((height, width)))
+    return (rows, columns)
 
 
-def macs(kind, in_channels, out_channels, groups, kernel: Size, out_size: Size):
+def _along(layer: Window, kind: str, size: int, axis: int) -> int:
+    """One dimension of the output (PyTorch's formulas of Conv2d, ConvTranspose2d, MaxPool2d)."""
+    step, before = layer.stride[axis], layer.padding[axis]
+    after = before if layer.padding_end is None else layer.padding_end[axis]
+    reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
+    if kind == "conv_transpose":
+        return (size - 1) * step - before - after + reach + layer.output_padding[axis]
+    places = size + before + after - reach
+    if not layer.ceil_mode:
+        return places // step + 1
+    last = -(-places // step)
+    if last * step >= size + before:  # it would lie outside altogether
+        last -= 1
+    return last + 1
+
+
+def macs(layer: Window, in_channels, out_channels, in_size: Size):
     """Multiply-accumulates; channel counts may be numbers or arrays of them."""
-    if kind not in WEIGHTED:
+    if layer.kind not in WEIGHTED:
         return 0 * out_channels
-    per_output = kernel[0] * kernel[1] * out_size[0] * out_size[1]
-    if kind == "depthwise":
+    places = math.prod(in_size if layer.kind == "conv_transpose" else output_size(layer, in_size))
+    per_output = layer.kernel[0] * layer.kernel[1] * places
+    if layer.kind == "depthwise":
         return out_channels * per_output
-    return in_channels * out_channels * per_output // groups
+    return in_channels * out_channels * per_output // layer.groups

@@ -24,6 +24,7 @@ from lookup_tables.errors import ArchitectureError, NetworkError
 from lookup_tables.geometry import Form, Geometry
 from lookup_tables.layer import (
     WEIGHTED,
+    WRITES_CHANNELS,
     Activation,
     Kind,
     LayerSpec,
@@ -88,6 +89,12 @@ class Layer(_Frozen):
     groups: Positive = 1
     activation: Activation = "none"
     residual: str | None = None  # the layer whose output is added before the activation
+    dilation: Size = (1, 1)
+    padding_end: Padding | None = None  # at the bottom and right, where it is another
+    ceil_mode: bool = False
+    output_padding: Padding = (0, 0)
+    out_size_given: Size | None = None
+    start: Annotated[int, Field(ge=0)] = 0  # of a slice: its first channel
 
 
 class Block(_Frozen):
@@ -134,8 +141,11 @@ class Network(_Frozen):
                     )
             if not layer.inputs:
                 raise ValueError(f"layer {layer.name} has no input")
-            if (layer.channels is None) is (layer.kind in ("conv", "linear")):
-                raise ValueError(f"layer {layer.name}: only conv and linear layers have `channels`")
+            if (layer.channels is None) is (layer.kind in WRITES_CHANNELS):
+                raise ValueError(
+                    f"layer {layer.name}: `channels` is for {', '.join(sorted(WRITES_CHANNELS))} "
+                    "layers, and for all of them"
+                )
             if layer.group is not None and layer.group not in groups:
                 raise ValueError(f"layer {layer.name} belongs to no known group: {layer.group}")
             if layer.group is not None and groups[layer.group].width != layer.channels:
@@ -255,7 +265,10 @@ class Network(_Frozen):
         return tuple(
             layer.name
             for layer in self.layers
-            if layer.kind == "conv" and layer.groups == 1 and layer.inputs[0] != INPUT
+            if layer.kind == "conv"
+            and layer.groups == 1
+            and layer.inputs[0] != INPUT
+            and (layer.dilation, layer.padding_end) == ((1, 1), None)
         )
 
     @cached_property
@@ -378,6 +391,11 @@ class Network(_Frozen):
             groups=layer.groups,
             activation=layer.activation,
             residual=layer.residual is not None,
+            dilation=layer.dilation,
+            padding_end=layer.padding_end,
+            ceil_mode=layer.ceil_mode,
+            output_padding=layer.output_padding,
+            out_size_given=layer.out_size_given,
             density=density,
         )
 
@@ -391,12 +409,7 @@ class Network(_Frozen):
         for layer in self.layers:
             geometry = self.geometry[layer.name]
             here = macs(
-                layer.kind,
-                geometry.in_form(widths),
-                geometry.out_form(widths),
-                layer.groups,
-                layer.kernel,
-                geometry.out_size,
+                layer, geometry.in_form(widths), geometry.out_form(widths), geometry.in_size
             )
             block = self.block_of.get(layer.name)
             if removed is not None and block in removed:
@@ -425,8 +438,8 @@ def _decisive(part: Layer | Block, kind: str) -> dict:
 
 def _output(layer: Layer, sources: list[tuple[Form, Size]]) -> tuple[Form, Size]:
     form, in_size = sources[0]
-    size = output_size(layer.kind, in_size, layer.kernel, layer.stride, layer.padding)
-    if layer.kind in ("conv", "linear"):
+    size = output_size(layer, in_size)
+    if layer.kind in WRITES_CHANNELS:
         assert layer.channels is not None, "_check_wiring asks for them"
         form = Form(0, ((layer.group, 1),)) if layer.group else Form(layer.channels)
     elif layer.kind == "concat":

@@ -25,7 +25,10 @@ from lookup_tables.network import Network
 _ACTIVATIONS = {
     "Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid",
     "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Clip": "relu6",
+    "Elu": "elu", "Tanh": "tanh", "Softplus": "softplus", "Mish": "mish", "Gelu": "gelu",
+    "PRelu": "prelu",
 }  # fmt: skip
+_STANDARD = ("", "ai.onnx")  # domains whose operators are ONNX's own
 _PASSED_ON = {"Identity", "Dropout", "Cast"}
 _READ_FLAT = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", *_PASSED_ON}
 
@@ -77,6 +80,7 @@ class _Reader:
         uses = Counter(name for node in self.graph.node for name in {*node.input})
         uses.update(output.name for output in self.graph.output)
         self.assembly = Assembly(uses)
+        self.products: set[str] = set()  # of linear layers that have no bias yet
 
     def _with_shapes(self, model: onnx.ModelProto) -> onnx.ModelProto:
         shape = self.input.type.tensor_type.shape
@@ -116,6 +120,10 @@ class _Reader:
             raise NetworkError(f"{self.path}: {error}") from None
 
     def _read(self, node: NodeProto) -> None:
+        if node.domain not in _STANDARD:
+            raise self._refused(
+                node, f"is of the domain {node.domain!r}; only ONNX's own operators are supported"
+            )
         if node.op_type == "Constant":
             (value,) = (a for a in node.attribute if a.name.startswith("value"))
             self.constants[node.output[0]] = np.asarray(_value(value))
@@ -159,29 +167,47 @@ class _Reader:
         options = _attributes(node)
         weight = self._constant(node, 1)
         kernel = weight.shape[2:]
-        if len(kernel) != 2 or any(d != 1 for d in options.get("dilations", [1])):
-            raise self._refused(node, "is not a plain two-dimensional convolution")
-        self.assembly.conv(
-            self._name(node),
-            node.output[0],
-            node.input[0],
-            weight.shape[0],
-            options.get("group", 1),
-            kernel,
-            tuple(options.get("strides", (1, 1))),
-            self._padding(node, options, kernel),
-        )
+        if len(kernel) != 2:
+            raise self._refused(node, "is not a two-dimensional convolution")
+        groups, kind = options.get("group", 1), "conv"
+        channels, window = weight.shape[0], self._window(node, options, kernel)
+        if node.op_type == "ConvTranspose":
+            kind, channels = "conv_transpose", weight.shape[1] * groups
+            window["output_padding"] = tuple(options.get("output_padding", (0, 0)))
+            if options.get("output_shape"):
+                raise self._refused(node, "names its output's size; its padding is needed")
+        name = self._name(node)
+        self.assembly.conv(name, node.output[0], node.input[0], channels, groups, kind, **window)
 
-    def _padding(self, node: NodeProto, options: dict, kernel) -> tuple[int, int]:
+    def _window(self, node: NodeProto, options: dict, kernel) -> dict:
+        """What a convolution or pool reads at a time, in the words of a layer."""
+        window = {
+            "kernel": tuple(kernel), "stride": tuple(options.get("strides", (1, 1)))
+        }  # fmt: skip
+        dilation = tuple(options.get("dilations", (1, 1)))
+        if dilation != (1, 1):
+            window["dilation"] = dilation
+        before, after = self._padding(node, options, window["stride"], kernel, dilation)
+        window["padding"] = before
+        if before != after:
+            window["padding_end"] = after
+        return window
+
+    def _padding(self, node: NodeProto, options: dict, stride, kernel, dilation):
+        """What is added above and left, and below and right."""
         auto = options.get("auto_pad", b"NOTSET").decode()
         if auto in ("SAME_UPPER", "SAME_LOWER"):
-            if any(k % 2 == 0 for k in kernel) or any(s != 1 for s in options.get("strides", [1])):
-                raise self._refused(node, f"pads by {auto} unevenly")
-            return tuple(k // 2 for k in kernel)
+            if node.op_type == "ConvTranspose":
+                raise self._refused(node, f"pads by {auto}; numbers are needed")
+            sizes = self._shape(node, 0)[2:]
+            whole = [
+                max(0, (-(-size // step) - 1) * step + d * (k - 1) + 1 - size)
+                for size, step, k, d in zip(sizes, stride, kernel, dilation, strict=True)
+            ]
+            less, more = tuple(n // 2 for n in whole), tuple(n - n // 2 for n in whole)
+            return (less, more) if auto == "SAME_UPPER" else (more, less)
         top, left, bottom, right = options.get("pads", (0, 0, 0, 0))
-        if (top, left) != (bottom, right):
-            raise self._refused(node, f"pads unevenly: {list(options['pads'])}")
-        return (top, left)
+        return (top, left), (bottom, right)
 
     def _gemm(self, node: NodeProto) -> None:
         options = _attributes(node)
@@ -196,6 +222,7 @@ class _Reader:
         if weight.ndim != 2 or len(self._shape(node, 0)) != 2:
             raise self._refused(node, "is not a linear layer on (batch, features)")
         self.assembly.linear(self._name(node), node.output[0], node.input[0], weight.shape[1])
+        self.products.add(node.output[0])
 
     def _batch_norm(self, node: NodeProto) -> None:
         self.assembly.batch_norm(self._name(node), node.output[0], node.input[0])
@@ -212,12 +239,7 @@ class _Reader:
         self.assembly.activation(self._name(node), node.output[0], node.input[0], kind)
 
     def _add(self, node: NodeProto) -> None:
-        constant = [name for name in node.input if name in self.constants]
-        if constant:
-            (source,) = (name for name in node.input if name not in self.constants)
-            if self.constants[constant[0]].size not in (1, self.assembly.tensors[source].channels):
-                raise self._refused(node, "adds a constant that is not a bias")
-            self.assembly.pass_on(node.output[0], source)  # a bias: the layer before has one
+        if self._by_constant(node, "shift"):
             return
         shapes = {self._shape(node, i) for i in (0, 1)}
         if len(shapes) > 1:
@@ -225,11 +247,35 @@ class _Reader:
         self.assembly.add(self._name(node), node.output[0], list(node.input))
 
     def _multiply(self, node: NodeProto) -> None:
-        if any(name in self.constants for name in node.input):
-            raise self._refused(node, "multiplies by a constant; fold it into the layer before")
+        if self._by_constant(node, "scale"):
+            return
+        if node.op_type == "Div":
+            raise self._refused(node, "divides by what is computed")
         shapes = {name: math.prod(self.shapes[name]) for name in node.input}
         larger = sorted(node.input, key=lambda name: -shapes[name])
-        self.assembly.multiply(self._name(node), node.output[0], larger)
+        self.assembly.meet(self._name(node), "multiply", node.output[0], larger)
+
+    def _by_constant(self, node: NodeProto, kind: str) -> bool:
+        """Read a sum or product with a constant; whether it is one.
+
+        Behind a linear layer without a bias of its own it is that bias.
+        """
+        constant = [name for name in node.input if name in self.constants]
+        if not constant:
+            return False
+        (source,) = (name for name in node.input if name not in self.constants)
+        value, tensor = self.constants[constant[0]], self.assembly.tensors[source]
+        if value.size not in (1, tensor.channels):
+            raise self._refused(
+                node,
+                f"takes a constant of {value.shape}; one number, or one a channel, may be",
+            )
+        if kind == "shift" and source in self.products and value.size == tensor.channels:
+            self.assembly.pass_on(node.output[0], source)
+            return True
+        kind = f"channel_{kind}" if value.size > 1 else kind
+        self.assembly.each_channel(self._name(node), kind, node.output[0], source)
+        return True
 
     def _concat(self, node: NodeProto) -> None:
         unknown = [name for name in node.input if name not in self.assembly.tensors]
@@ -242,18 +288,28 @@ class _Reader:
 
     def _pool(self, node: NodeProto) -> None:
         options = _attributes(node)
-        if options.get("ceil_mode") or any(d != 1 for d in options.get("dilations", [1])):
-            raise self._refused(node, "pools with ceil_mode or dilation")
-        kernel = tuple(options["kernel_shape"])
-        self.assembly.pool(
-            self._name(node),
-            node.output[0],
-            node.input[0],
-            "max_pool" if node.op_type == "MaxPool" else "avg_pool",
-            kernel,
-            tuple(options.get("strides", (1, 1))),
-            self._padding(node, options, kernel),
-        )
+        window = self._window(node, options, options["kernel_shape"])
+        if options.get("ceil_mode"):
+            window["ceil_mode"] = True
+        kind = "max_pool" if node.op_type == "MaxPool" else "avg_pool"
+        self.assembly.each_channel(self._name(node), kind, node.output[0], node.input[0], **window)
+
+    def _pad(self, node: NodeProto) -> None:
+        options = _attributes(node)  # before opset 11
+        pads = options.get("pads")
+        if pads is None:
+            pads = [int(size) for size in self._constant(node, 1)]
+        given = len(node.input) > 2 and node.input[2]
+        value = float(self._constant(node, 2)) if given else options.get("value", 0.0)
+        mode = options.get("mode", b"constant").decode()
+        if len(pads) != 8 or mode != "constant" or value or any(pads[i] for i in (0, 1, 4, 5)):
+            raise self._refused(
+                node, f"pads by {pads}, {mode} {value}; only zeros around maps may be"
+            )
+        window = {"padding": tuple(pads[2:4])}
+        if pads[2:4] != pads[6:8]:
+            window["padding_end"] = tuple(pads[6:8])
+        self.assembly.each_channel(self._name(node), "pad", node.output[0], node.input[0], **window)
 
     def _global_pool(self, node: NodeProto) -> None:
         if math.prod(self._shape(node, 0)[2:]) == 1:
@@ -262,7 +318,9 @@ class _Reader:
         after = self.shapes.get(node.output[0], ())
         if math.prod(after) != self._shape(node, 0)[1]:
             raise self._refused(node, f"reduces to {after}; only a mean over each map is supported")
-        self.assembly.global_pool(self._name(node), node.output[0], node.input[0])
+        self.assembly.each_channel(
+            self._name(node), "global_avg_pool", node.output[0], node.input[0]
+        )
 
     def _upsample(self, node: NodeProto) -> None:
         if _attributes(node).get("mode", b"nearest") != b"nearest":
@@ -276,7 +334,9 @@ class _Reader:
             raise self._refused(
                 node, f"resizes {before} to {after}; only upsampling by whole factors is supported"
             )
-        self.assembly.upsample(self._name(node), node.output[0], node.input[0], factors)
+        self.assembly.each_channel(
+            self._name(node), "upsample", node.output[0], node.input[0], stride=factors
+        )
 
     def _flatten(self, node: NodeProto) -> None:
         before, after = self._shape(node, 0), self.shapes[node.output[0]]
@@ -301,6 +361,10 @@ class _Reader:
 
 _READERS: dict[str, Callable[[_Reader, NodeProto], None]] = {
     "Conv": _Reader._conv,
+    "ConvTranspose": _Reader._conv,
+    "Pad": _Reader._pad,
+    "Sub": _Reader._add,
+    "Div": _Reader._multiply,
     "Gemm": _Reader._gemm,
     "MatMul": _Reader._matmul,
     "BatchNormalization": _Reader._batch_norm,

@@ -12,18 +12,22 @@ method for each. Tensors are known by handles of the reader's choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from lookup_tables.errors import NetworkError
 from lookup_tables.graph.blocks import find_blocks
-from lookup_tables.layer import Padding, Size
+from lookup_tables.layer import WEIGHTED, WRITES_CHANNELS, Size
 from lookup_tables.network import INPUT, ChannelGroup, Layer, Network
 
 Handle = Hashable
-_TAKE_ACTIVATIONS = ("conv", "depthwise", "linear", "add", "batch_norm")
+_TAKE_ACTIVATIONS = (
+    "conv", "depthwise", "linear", "add", "batch_norm", "conv_transpose", "pointwise",
+)  # fmt: skip
+OF_THE_INPUT = "it is the network's input"
+OF_AN_OUTPUT = "the network's output is read as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Tensor:
     layer: str
     segments: tuple[tuple[str, int], ...]
     flattened: int = 1  # features that stand for each channel
+    last: bool = False  # whether the channels are the last dimension of maps
 
     @property
     def channels(self) -> int:
@@ -54,7 +59,7 @@ class _Coupling:
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
-        self._frozen: set[str] = set()
+        self._frozen: dict[str, str] = {}  # root → why
 
     def add(self, name: str) -> str:
         self._parent[name] = name
@@ -72,13 +77,13 @@ class _Coupling:
         first, second = sorted((a, b), key=list(self._parent).index)  # named by the earlier layer
         self._parent[second] = first
         if second in self._frozen:
-            self._frozen.add(first)
+            self._frozen.setdefault(first, self._frozen[second])
 
-    def freeze(self, name: str) -> None:
-        self._frozen.add(self.root(name))
+    def freeze(self, name: str, why: str) -> None:
+        self._frozen.setdefault(self.root(name), why)
 
-    def is_frozen(self, name: str) -> bool:
-        return self.root(name) in self._frozen
+    def why_frozen(self, name: str) -> str | None:
+        return self._frozen.get(self.root(name))
 
 
 class Assembly:
@@ -98,15 +103,14 @@ class Assembly:
     def input(self, out: Handle, channels: int) -> None:
         """The network's input; its channels are never pruned."""
         self._coupling.add(INPUT)
-        self._coupling.freeze(INPUT)
+        self._coupling.freeze(INPUT, OF_THE_INPUT)
         self.written[INPUT] = out
         self.tensors[out] = Tensor(INPUT, ((INPUT, channels),))
 
     def output(self, source: Handle) -> None:
         """Somebody outside reads this tensor: its channels are never pruned."""
         self._outputs.add(self.tensors[source].layer)
-        for channels, _ in self.tensors[source].segments:
-            self._coupling.freeze(channels)
+        self._freeze(self.tensors[source].segments, OF_AN_OUTPUT)
 
     def conv(
         self,
@@ -115,22 +119,27 @@ class Assembly:
         source: Handle,
         channels: int,
         groups: int,
-        kernel: Size,
-        stride: Size,
-        padding: Padding,
+        kind: str = "conv",
+        **window: Size | None,
     ) -> None:
+        """A convolution, or a transposed one; `window`: its kernel, stride, padding and the like.
+
+        One that reads as many groups as it reads and writes channels is depthwise.
+        """
         read = self.tensors[source]
-        geometry = {"kernel": kernel, "stride": stride, "padding": padding}
-        if groups == read.channels == channels and groups > 1:
-            self._add(name, "depthwise", out, [source], read.segments, **geometry)
+        if kind == "conv" and groups == read.channels == channels and groups > 1:
+            self._add(name, "depthwise", out, [source], read.segments, **window)
             return
         segments = ((self._coupling.add(name), channels),)
         if groups > 1:
-            for frozen, _ in (*read.segments, *segments):
-                self._coupling.freeze(frozen)
-        self._add(
-            name, "conv", out, [source], segments, channels=channels, groups=groups, **geometry
-        )
+            why = f"{name} reads its channels in {groups} groups"
+            self._freeze((*read.segments, *segments), why)
+        self._add(name, kind, out, [source], segments, channels=channels, groups=groups, **window)
+
+    def pointwise(self, name: str, out: Handle, source: Handle, channels: int) -> None:
+        """A linear layer at every place of maps whose channels lie last."""
+        segments = ((self._coupling.add(name), channels),)
+        self._add(name, "pointwise", out, [source], segments, channels=channels)
 
     def linear(self, name: str, out: Handle, source: Handle, channels: int) -> None:
         segments = ((self._coupling.add(name), channels),)
@@ -175,36 +184,71 @@ class Assembly:
                 return
         self._add(name, "add", out, sources, self.tensors[sources[0]].segments)
 
-    def multiply(self, name: str, out: Handle, sources: Sequence[Handle]) -> None:
-        """A product of two tensors, the larger one first: the other may be broadcast."""
+    def meet(self, name: str, kind: str, out: Handle, sources: Sequence[Handle]) -> None:
+        """A product or sum of two tensors, the larger one first: the other may be broadcast."""
         self._couple(sources)
-        self._add(name, "multiply", out, sources, self.tensors[sources[0]].segments)
+        self._add(name, kind, out, sources, self.tensors[sources[0]].segments)
 
     def concat(self, name: str, out: Handle, sources: Sequence[Handle]) -> None:
         segments = [s for source in sources for s in self.tensors[source].segments]
         self._add(name, "concat", out, sources, segments)
 
-    def pool(
-        self, name: str, out: Handle, source: Handle, kind: str,
-        kernel: Size, stride: Size, padding: Padding,
-    ) -> None:  # fmt: skip
-        self._add(
-            name, kind, out, [source], self.tensors[source].segments,
-            kernel=kernel, stride=stride, padding=padding,
-        )  # fmt: skip
+    def each_channel(self, name: str, kind: str, out: Handle, source: Handle, **fields) -> None:
+        """A layer that works on every channel alone: a pool, padding, a resize, a scale."""
+        self._add(name, kind, out, [source], self.tensors[source].segments, **fields)
 
-    def global_pool(self, name: str, out: Handle, source: Handle) -> None:
-        self._add(name, "global_avg_pool", out, [source], self.tensors[source].segments)
-
-    def upsample(self, name: str, out: Handle, source: Handle, factors: Size) -> None:
+    def in_groups(self, name: str, kind: str, out: Handle, source: Handle, groups: int) -> None:
+        """A layer that works on groups of neighbouring channels, which none may leave then."""
         segments = self.tensors[source].segments
-        self._add(name, "upsample", out, [source], segments, stride=factors)
+        if groups > 1:
+            self._freeze(segments, f"{name} takes its channels in {groups} groups")
+        self._add(name, kind, out, [source], segments, groups=groups)
+
+    def permute(self, name: str, out: Handle, source: Handle) -> None:
+        """Channels from the first to the last place of maps, or back."""
+        read = self.tensors[source]
+        self._add(name, "permute", out, [source], read.segments)
+        self.tensors[out] = replace(self.tensors[out], last=not read.last)
+
+    def averaged(self, name: str, kind: str, out: Handle, source: Handle, groups: int = 1) -> None:
+        """A norm over channels: each changes with all others, so none may go."""
+        segments = self.tensors[source].segments
+        self._freeze(segments, f"{name} takes means over its channels")
+        self._add(name, kind, out, [source], segments, groups=groups)
+
+    def channel_pad(
+        self, name: str, out: Handle, source: Handle, before: int, channels: int
+    ) -> None:
+        """Zeros before and behind the channels, `channels` in all."""
+        why = f"{name} puts channels of zeros beside its own"
+        self._freeze(self.tensors[source].segments, why)
+        segments = ((self._coupling.add(name), channels),)
+        self._freeze(segments, why)
+        self._add(name, "channel_pad", out, [source], segments, channels=channels, start=before)
+
+    def slice(self, name: str, out: Handle, source: Handle, start: int, channels: int) -> None:
+        """Some consecutive channels of what is read, all of which then stay."""
+        why = f"{name} reads a part of its channels"
+        self._freeze(self.tensors[source].segments, why)
+        segments = ((self._coupling.add(name), channels),)
+        self._freeze(segments, why)
+        self._add(name, "slice", out, [source], segments, channels=channels, start=start)
+
+    def pixel_shuffle(self, name: str, out: Handle, source: Handle, factor: int) -> None:
+        """Groups of factor² channels become the places of maps that much larger."""
+        read = self.tensors[source]
+        why = f"{name} makes places out of its channels"
+        self._freeze(read.segments, why)
+        segments = ((self._coupling.add(name), read.channels // factor**2),)
+        self._freeze(segments, why)
+        fields = {"channels": segments[0][1], "stride": (factor, factor)}
+        self._add(name, "pixel_shuffle", out, [source], segments, **fields)
 
     def flatten(self, out: Handle, source: Handle, features: int | None) -> None:
         """`features` of the flattened tensor; None where the shape stays as it is."""
         tensor = self.tensors[source]
         flattened = tensor.flattened if features is None else features // tensor.channels
-        self.tensors[out] = Tensor(tensor.layer, tensor.segments, flattened)
+        self.tensors[out] = Tensor(tensor.layer, tensor.segments, flattened, tensor.last)
         if self.written[tensor.layer] == source:
             self.written[tensor.layer] = out
 
@@ -226,7 +270,8 @@ class Assembly:
         inputs = tuple(self.tensors[source].layer for source in sources)
         self._layers[name] = {"name": name, "kind": kind, "inputs": inputs, **fields}
         self.written[name] = out
-        self.tensors[out] = Tensor(name, tuple(segments))
+        last = kind != "linear" and self.tensors[sources[0]].last
+        self.tensors[out] = Tensor(name, tuple(segments), last=last)
 
     def _fusable(self, source: Handle) -> dict | None:
         """The layer that wrote `source`, if nobody else reads it and it has no activation yet."""
@@ -243,12 +288,17 @@ class Assembly:
         """Channels that meet elementwise shrink together; where segments differ, not at all."""
         first, *others = (self.tensors[source].segments for source in sources)
         for other in others:
-            if [width for _, width in first] == [width for _, width in other]:
+            if [width for _, width in other] == [1] != [width for _, width in first]:
+                self._freeze(other, "its one channel stands for all of another layer's")
+            elif [width for _, width in first] == [width for _, width in other]:
                 for (a, _), (b, _) in zip(first, other, strict=True):
                     self._coupling.unite(a, b)
             else:
-                for channels, _ in (*first, *other):
-                    self._coupling.freeze(channels)
+                self._freeze((*first, *other), "it meets channels that come from several layers")
+
+    def _freeze(self, segments: Iterable[tuple[str, int]], why: str) -> None:
+        for channels, _ in segments:
+            self._coupling.freeze(channels, why)
 
     # -- the result ----------------------------------------------------------------------------
 
@@ -256,7 +306,7 @@ class Assembly:
         """The layers read so far; raises NetworkError if they do not fit together."""
         groups: dict[str, int] = {}
         for layer in self._layers.values():
-            if layer["kind"] in ("conv", "linear"):
+            if layer["kind"] in WRITES_CHANNELS:
                 group = self.group(layer["name"])
                 layer["group"] = group
                 if group:
@@ -278,4 +328,13 @@ class Assembly:
 
     def group(self, channels: str) -> str | None:
         """The group that a layer's channels belong to, None if they are never pruned."""
-        return None if self._coupling.is_frozen(channels) else self._coupling.root(channels)
+        return None if self._coupling.why_frozen(channels) else self._coupling.root(channels)
+
+    def kept(self) -> dict[str, str]:
+        """The layers whose width cannot be chosen, and why."""
+        return {
+            name: why
+            for name, layer in self._layers.items()
+            if layer["kind"] in WEIGHTED & WRITES_CHANNELS
+            and (why := self._coupling.why_frozen(name))
+        }

@@ -570,7 +570,7 @@ class _MacsModel(LatencyModel):
         for layer in layers:
             geometry = self.network.geometry[layer.name]
             forms = (geometry.in_form(widths), geometry.out_form(widths))
-            dense = macs(layer.kind, *forms, layer.groups, layer.kernel, geometry.out_size)
+            dense = macs(layer, *forms, geometry.in_size)
             total += dense * density
         return total * self._seconds_each, np.zeros(shape)
 

@@ -1,4 +1,4 @@
-"""GraphReader: turns the nodes of a traced graph into fused layers and coupled channels.
+"""GraphReader: turns the nodes of a captured graph into fused layers and coupled channels.
 
 What is fused and what is coupled, `lookup_tables/graph/assembly.py` decides; here is what PyTorch
 calls each operation, and which channels each module's weights read and write.
@@ -7,38 +7,27 @@ calls each operation, and which channels each module's weights read and write.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from lookup_tables.errors import NetworkError
 from lookup_tables.graph.assembly import Assembly, Tensor
 from lookup_tables.network import Network
 from pruner import TraceError
+from pruner.graph.capture import name_of, where
 
-_ACTIVATIONS: dict[object, str] = {
-    nn.ReLU: "relu", F.relu: "relu", torch.relu: "relu", "relu": "relu",
-    nn.ReLU6: "relu6", F.relu6: "relu6",
-    nn.LeakyReLU: "leaky_relu", F.leaky_relu: "leaky_relu",
-    nn.Sigmoid: "sigmoid", torch.sigmoid: "sigmoid", F.sigmoid: "sigmoid", "sigmoid": "sigmoid",
-    nn.Hardsigmoid: "hard_sigmoid", F.hardsigmoid: "hard_sigmoid",
-    nn.Hardswish: "hard_swish", F.hardswish: "hard_swish",
-    nn.SiLU: "silu", F.silu: "silu",
+_ACTIVATIONS = {
+    "relu": "relu", "leaky_relu": "leaky_relu", "sigmoid": "sigmoid",
+    "hardsigmoid": "hard_sigmoid", "hardswish": "hard_swish", "silu": "silu",
+    "gelu": "gelu", "elu": "elu", "tanh": "tanh", "softplus": "softplus", "mish": "mish",
 }  # fmt: skip
-_ADDS: set[object] = {operator.add, operator.iadd, torch.add, "add", "add_"}
-_MULTIPLIES: set[object] = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
-_CONCATS = {torch.cat, torch.concat}
-_FLATTENS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape, "squeeze"}
-PASSED_ON = {nn.Dropout, nn.Dropout2d, nn.Identity, F.dropout, "contiguous"}
-_MEANS = {torch.mean, "mean", F.adaptive_avg_pool2d, nn.AdaptiveAvgPool2d}
-_MAX_POOLS = {nn.MaxPool2d, F.max_pool2d, torch.max_pool2d}
-_AVG_POOLS = {nn.AvgPool2d, F.avg_pool2d}
-_UPSAMPLES = {nn.Upsample, nn.UpsamplingNearest2d, F.interpolate}
+SPLITS = ("chunk", "split", "split_with_sizes")
+_CLIPS = ("relu6", "hardtanh", "clamp")  # to 0 … 6: ReLU6
+FLATTENS = ("flatten", "view", "reshape", "squeeze", "_unsafe_view")
+PASSED_ON = (nn.Dropout, nn.Dropout2d)
+_IMAGE_DIMS = {2, 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,70 +55,53 @@ class GraphReader:
         self.assembly = Assembly({node: len(node.users) for node in module.graph.nodes})
         self.module_channels: dict[str, tuple] = {}
         self.batch_norms: dict[str, str] = {}
-        self._input: fx.Node | None = None
+        self.constants: dict[str, tuple[int, tuple]] = {}  # path → dimension and channels
 
     def read(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self._read_input(node)
+            self.assembly.input(node, _known_shape(node)[1])
         elif node.op == "output":
             for source in node.all_input_nodes:
                 self.assembly.output(source)
-        elif shape_of(node) is not None:
+        elif shape_of(node) is not None and node.op != "get_attr":
             self._read_operation(node)
-        elif "tensor_meta" in node.meta:  # several tensors: chunk, split, attention
+        elif "shapes" in node.meta and name_of(node) not in SPLITS:  # several tensors
             raise self._unsupported(node)
-
-    def _read_input(self, node: fx.Node) -> None:
-        if self._input is not None and not node.users:  # an optional argument that is never read
-            return
-        if self._input is not None:
-            raise TraceError(
-                f"the model takes a second input, {node.name}; only one is supported. Wrap it in a "
-                "module whose forward takes the images alone"
-            )
-        self._input = node
-        self.assembly.input(node, _known_shape(node)[1])
 
     def _read_operation(self, node: fx.Node) -> None:
         kind, module = self._operation(node)
-        if kind is not nn.Linear and kind not in _FLATTENS | PASSED_ON:
+        if not (isinstance(module, (nn.Linear, *PASSED_ON)) or kind in FLATTENS):
             for source in node.all_input_nodes:
                 tensor = self.assembly.tensors.get(source)
                 if tensor and tensor.flattened > 1:
                     raise TraceError(
                         f"layer {self._name(node)} reads flattened maps; only linear layers may"
                     )
-        for kinds, read in _READERS:
-            if kind in kinds:
-                read(self, node, module)
-                return
-        raise self._unsupported(node)
+        read = _READERS.get(type(module) if module is not None else kind)
+        if read is None:
+            raise self._unsupported(node)
+        read(self, node, module)
 
     def _unsupported(self, node: fx.Node) -> TraceError:
-        kind, module = self._operation(node)
-        what = type(module).__name__ if module is not None else getattr(kind, "__name__", kind)
+        kind, _ = self._operation(node)
         return TraceError(
-            f"layer {self._name(node)}{_inside(node)}: {what} is not supported. Supported: "
+            f"layer {self._name(node)}{where(node)}: {kind} is not supported. Supported: "
             "convolutions, linear, BatchNorm, ReLU-like activations, pools, add, multiply, concat, "
             "upsample, flatten"
         )
 
-    def _operation(self, node: fx.Node) -> tuple[object, nn.Module | None]:
+    def _operation(self, node: fx.Node) -> tuple[str, nn.Module | None]:
         if node.op == "call_module":
             module = self.module.get_submodule(str(node.target))
-            return computes_as(module), module
-        if node.op == "get_attr":
-            raise TraceError(
-                f"{node.target}{_inside(node)}: a custom forward reads these weights, so they "
-                "cannot be pruned. Only weights of convolutions, linear layers and BatchNorm can"
-            )
-        return node.target, None
+            return type(module).__name__, module
+        return name_of(node), None
 
     def _name(self, node: fx.Node) -> str:
         """A module's path; a module without weights may be called again and again."""
-        if node.op != "call_module":
+        path = node.meta.get("layer")
+        if path is None:
             return node.name
-        return self.assembly.layer_name(str(node.target), node.name)
+        return self.assembly.layer_name(path, node.name)
 
     def _tensor(self, node: fx.Node) -> Tensor:
         return self.assembly.tensors[node]
@@ -141,36 +113,48 @@ class GraphReader:
         path = str(node.target)
         if path in self.module_channels:
             raise TraceError(
-                f"layer {path} is called twice; weights used in two places cannot be pruned"
+                f"layer {path}{where(node)} is called twice; weights used in two places cannot be "
+                "pruned"
             )
         self.module_channels[path] = (reads, writes)
 
-    def _read_conv(self, node: fx.Node, conv: nn.Conv2d) -> None:
-        (source,) = self._known_inputs(node)
-        if conv.dilation != (1, 1) or isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-            raise TraceError(
-                f"layer {node.target}: only convolutions with numeric zero padding and without "
-                "dilation are supported"
-            )
+    def _read_conv(self, node: fx.Node, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        source = node.all_input_nodes[0]
+        path = str(node.target)
+        own: dict[str, tuple[int, int]] = {}
+        kind = "conv"
+        if isinstance(conv, nn.ConvTranspose2d):
+            kind, own["output_padding"] = "conv_transpose", pair(conv.output_padding)
+        if pair(conv.dilation) != (1, 1):
+            own["dilation"] = pair(conv.dilation)
+        assert not isinstance(conv.padding, str), "written as numbers when it was captured"
         self.assembly.conv(
-            str(node.target),
+            path,
             node,
             source,
             conv.out_channels,
             conv.groups,
-            _pair(conv.kernel_size),
-            _pair(conv.stride),
-            _pair(conv.padding),
+            kind,
+            kernel=pair(conv.kernel_size),
+            stride=pair(conv.stride),
+            padding=pair(conv.padding),
+            **own,
         )
         self._claim(node, self._tensor(source).segments, self._tensor(node).segments)
 
     def _read_linear(self, node: fx.Node, linear: nn.Linear) -> None:
-        (source,) = self._known_inputs(node)
-        self.assembly.linear(str(node.target), node, source, linear.out_features)
+        source = node.all_input_nodes[0]
+        rank, path = len(_known_shape(source)), str(node.target)
+        if rank == 4 and self._tensor(source).last:
+            self.assembly.pointwise(path, node, source, linear.out_features)
+        elif rank == 2:
+            self.assembly.linear(path, node, source, linear.out_features)
+        else:
+            raise TraceError(
+                f"layer {path}{where(node)}: a linear layer over the last of {rank} dimensions; "
+                "only (batch, features) and maps whose channels lie last are supported"
+            )
         self._claim(node, self._tensor(source).segments, self._tensor(node).segments)
-
-    def _known_inputs(self, node: fx.Node) -> list[fx.Node]:
-        return [source for source in node.all_input_nodes if source in self.assembly.tensors]
 
     def _read_batch_norm(self, node: fx.Node, module: nn.Module) -> None:
         source = node.all_input_nodes[0]
@@ -182,95 +166,311 @@ class GraphReader:
 
     def _read_activation(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
-        source = node.all_input_nodes[0]
-        self.assembly.activation(self._name(node), node, source, _ACTIVATIONS[kind])
+        self._activate(node, _ACTIVATIONS[kind])
 
-    def _read_add(self, node: fx.Node, module: nn.Module | None) -> None:
-        sources = self._operands(node, "adds")
-        shapes = {_known_shape(source) for source in sources}
-        if len(shapes) > 1:
+    def _read_clip(self, node: fx.Node, module: nn.Module | None) -> None:
+        kind, _ = self._operation(node)
+        bounds = [0, 6] if kind == "relu6" else list(node.args[1:3])
+        if bounds != [0, 6]:
             raise TraceError(
-                f"layer {self._name(node)} adds tensors of different shapes: {sorted(shapes)}"
-            )
-        self.assembly.add(self._name(node), node, sources)
-
-    def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
-        sources = self._operands(node, "multiplies")
-        larger = sorted(sources, key=lambda s: -math.prod(_known_shape(s)))  # the gate broadcasts
-        self.assembly.multiply(self._name(node), node, larger)
-
-    def _operands(self, node: fx.Node, verb: str) -> list[fx.Node]:
-        sources = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        if len(node.args) != 2 or len(sources) != 2 or None in map(shape_of, sources):
-            raise TraceError(f"layer {self._name(node)} {verb} a constant, which is not supported")
-        return sources
-
-    def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
-        named = node.kwargs.get("dim", node.kwargs.get("axis", 0))
-        dim = node.args[1] if len(node.args) > 1 else named
-        assert isinstance(dim, int)
-        if dim % len(_known_shape(node)) != 1:
-            raise TraceError(
-                f"layer {self._name(node)} concatenates along dimension {dim}; only channels are "
+                f"layer {self._name(node)}{where(node)} clips to {bounds}; only 0 … 6 (ReLU6) is "
                 "supported"
             )
-        parts = node.args[0] if node.args else node.kwargs["tensors"]
-        assert isinstance(parts, list | tuple)
-        sources = [part for part in parts if isinstance(part, fx.Node)]  # all are
-        self.assembly.concat(self._name(node), node, sources)
+        self._activate(node, "relu6")
+
+    def _activate(self, node: fx.Node, activation: str) -> None:
+        self.assembly.activation(self._name(node), node, node.all_input_nodes[0], activation)
+
+    def _read_add(self, node: fx.Node, module: nn.Module | None) -> None:
+        self._elementwise(node, "add", "shift")
+
+    def _read_multiply(self, node: fx.Node, module: nn.Module | None) -> None:
+        self._elementwise(node, "multiply", "scale")
+
+    def _read_divide(self, node: fx.Node, module: nn.Module | None) -> None:
+        if isinstance(node.args[1], fx.Node) and node.args[1] in self.assembly.tensors:
+            raise self._unsupported(node)
+        self._elementwise(node, "multiply", "scale")
+
+    def _elementwise(self, node: fx.Node, together: str, by_constant: str) -> None:
+        """Two tensors meet, or one and a constant: a number, or a weight of the model's own."""
+        name, both = self._name(node), node.args[:2]
+        computed = [one for one in both if isinstance(one, fx.Node) and one.op != "get_attr"]
+        if any(one not in self.assembly.tensors for one in computed):
+            raise TraceError(
+                f"layer {name}{where(node)} computes with the number of images, which is not "
+                "supported"
+            )
+        if len(computed) == 1:
+            (other,) = (one for one in both if one is not computed[0])
+            each = self._claim_constant(node, computed[0], other)
+            kind = f"channel_{by_constant}" if each else by_constant
+            self.assembly.each_channel(name, kind, node, computed[0])
+            return
+        shapes = [_known_shape(source) for source in computed]
+        if together == "add" and shapes[0] == shapes[1]:
+            self.assembly.add(name, node, computed)
+            return
+        first, second = sorted(computed, key=lambda one: -math.prod(_known_shape(one)))
+        if _known_shape(node) != _known_shape(first) or not self._broadcasts(first, second):
+            raise TraceError(
+                f"layer {name}{where(node)}: tensors of {shapes[0][1:]} and {shapes[1][1:]} meet; "
+                "supported are equal shapes, one number a channel, and one a place"
+            )
+        self.assembly.meet(name, together, node, [first, second])
+
+    def _broadcasts(self, first: fx.Node, second: fx.Node) -> bool:
+        large, small = _known_shape(first), _known_shape(second)
+        if len(large) != len(small):
+            return False
+        return self._tensor(first).last == self._tensor(second).last or small[1:].count(1) == 2
+
+    def _claim_constant(self, node: fx.Node, source: fx.Node, constant) -> bool:
+        """Whether a constant has a number for each channel; it is cut with them then."""
+        if not isinstance(constant, fx.Node):
+            return False
+        shape, tensor = _known_shape(source), self._tensor(source)
+        own = shape_of(constant) or ()
+        behind = 1 if tensor.last else len(shape) - 1  # dimensions from the channels' on
+        dim = len(own) - behind
+        if dim < 0 or own[dim] == 1:
+            return False
+        if own[dim] != tensor.channels or math.prod(own[:dim]) != 1:
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)}: {constant.target} of shape {own} meets "
+                f"maps of {shape[1:]}; one number a channel, (channels, 1, 1), is supported"
+            )
+        path = str(constant.target)
+        known = self.constants.setdefault(path, (dim, tensor.segments))
+        if known != (dim, tensor.segments):
+            raise TraceError(
+                f"{path}{where(node)} is used twice; weights used in two places cannot be pruned"
+            )
+        return True
+
+    def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
+        parts, dim = _arguments(node, ("tensors", "dim"), (None, 0))
+        if dim % len(_known_shape(node)) != 1:
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)} concatenates along dimension {dim}; only "
+                "channels are supported"
+            )
+        self.assembly.concat(self._name(node), node, list(parts))
 
     def _read_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         kind, _ = self._operation(node)
-        options = _options(node, module, ("kernel_size", "stride", "padding"))
-        if options.get("ceil_mode") or options.get("dilation") not in (None, 1, (1, 1)):
-            raise TraceError(
-                f"layer {self._name(node)} pools with ceil_mode or dilation, which is not supported"
+        names: tuple[str, ...]
+        if kind == "max_pool2d":
+            names = ("x", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
+            _, kernel, stride, padding, dilation, ceils = _arguments(
+                node, names, (None, None, (), 0, 1, False)
             )
-        kernel = _pair(options["kernel_size"])
-        self.assembly.pool(
+        else:
+            names = ("x", "kernel_size", "stride", "padding", "ceil_mode")
+            _, kernel, stride, padding, ceils = _arguments(node, names, (None, None, (), 0, False))
+            dilation = 1
+        own: dict[str, object] = {}
+        if pair(dilation) != (1, 1):
+            own["dilation"] = pair(dilation)
+        if ceils and self._ends_outside(node, pair(kernel), pair(stride or kernel), pair(padding)):
+            own["ceil_mode"] = True
+        self.assembly.each_channel(
             self._name(node),
+            "max_pool" if kind == "max_pool2d" else "avg_pool",
             node,
             node.all_input_nodes[0],
-            "max_pool" if kind in _MAX_POOLS else "avg_pool",
-            kernel,
-            _pair(options.get("stride") or kernel),
-            _pair(options.get("padding") or 0),
+            kernel=pair(kernel),
+            stride=pair(stride or kernel),
+            padding=pair(padding),
+            **own,
         )
 
-    def _read_global_pool(self, node: fx.Node, module: nn.Module | None) -> None:
+    def _ends_outside(self, node: fx.Node, kernel, stride, padding) -> bool:
+        """Whether ceil_mode makes a difference."""
+        before = _known_shape(node.all_input_nodes[0])[2:]
+        down = tuple(
+            (size + 2 * pad - k) // step + 1
+            for size, k, step, pad in zip(before, kernel, stride, padding, strict=True)
+        )
+        return down != _known_shape(node)[2:]
+
+    def _read_mean(self, node: fx.Node, module: nn.Module | None) -> None:
+        source, dims = _arguments(node, ("x", "dim"), (None, None))
+        of_rank = len(_known_shape(source))
+        over = {dim % of_rank for dim in dims} if dims is not None else set()
+        if of_rank == 4 and over == _IMAGE_DIMS:
+            self.assembly.each_channel(self._name(node), "global_avg_pool", node, source)
+        elif (
+            of_rank == 4 and len(over & _IMAGE_DIMS) == len(over) == 1 and self._mean_follows(node)
+        ):
+            self.assembly.pass_on(node, source)  # x.mean(3).mean(2)
+        elif name_of(source) == "mean" and over in ({2}, {3}):
+            first = source.all_input_nodes[0]
+            self.assembly.each_channel(self._name(node), "global_avg_pool", node, first)
+        else:
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)}: a mean over dimensions {dims} of "
+                f"{of_rank}; only one over height and width, (2, 3), is supported"
+            )
+
+    def _mean_follows(self, node: fx.Node) -> bool:
+        """Whether all that reads a mean over one of height and width is the mean over the other."""
+        sizes = {math.prod((shape_of(user) or (0, 0))[2:]) for user in node.users}
+        return {name_of(user) for user in node.users} == {"mean"} and sizes == {1}
+
+    def _read_adaptive_pool(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
         before, shape = _known_shape(source), _known_shape(node)
         if shape == before:  # an adaptive pool to the size it finds
             self.assembly.pass_on(node, source)
             return
-        if len(before) != 4 or math.prod(shape) != shape[1]:
+        if shape[2:] == (1, 1):
+            self.assembly.each_channel(self._name(node), "global_avg_pool", node, source)
+            return
+        if any(a % b for a, b in zip(before[2:], shape[2:], strict=True)):
             raise TraceError(
-                f"layer {self._name(node)}: pools to {shape}; only 1×1 (global) is supported"
+                f"layer {self._name(node)}{where(node)}: pools {before[2:]} to {shape[2:]}; only "
+                "1×1 (global) and sizes that divide what is pooled are supported"
             )
-        self.assembly.global_pool(self._name(node), node, source)
+        size = tuple(a // b for a, b in zip(before[2:], shape[2:], strict=True))
+        fields = {"kernel": size, "stride": size}
+        self.assembly.each_channel(self._name(node), "avg_pool", node, source, **fields)
 
     def _read_upsample(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
-        options = _options(node, module, ("size", "scale_factor", "mode"))
         before, after = _known_shape(source), _known_shape(node)
         factors = [b / a for a, b in zip(before[2:], after[2:], strict=True)]
-        if options.get("mode", "nearest") != "nearest" or any(f != int(f) for f in factors):
-            raise TraceError(
-                f"layer {self._name(node)}: only nearest-neighbour upsampling by whole factors is "
-                "supported"
-            )
+        if any(f != int(f) for f in factors):
+            raise self._only_nearest(node)
         down, across = (int(factor) for factor in factors)
-        self.assembly.upsample(self._name(node), node, source, (down, across))
+        fields = {"stride": (down, across)}
+        self.assembly.each_channel(self._name(node), "upsample", node, source, **fields)
+
+    def _read_bilinear(self, node: fx.Node, module: nn.Module | None) -> None:
+        size = _known_shape(node)[2:]
+        source = node.all_input_nodes[0]
+        self.assembly.each_channel(self._name(node), "bilinear", node, source, out_size_given=size)
+
+    def _read_pad(self, node: fx.Node, module: nn.Module | None) -> None:
+        kind, source = name_of(node), node.all_input_nodes[0]
+        _, given, *rest = node.args
+        assert isinstance(given, list | tuple)
+        pads = [size for size in given if isinstance(size, int)]
+        mode = rest[0] if kind == "pad" and rest else "constant"
+        value = rest[-1] if rest and not isinstance(rest[-1], str) else 0
+        left, right, up, down, *others = (*pads, *[0] * (4 - len(pads)))
+        before, behind = (*others, 0, 0)[:2]
+        spatial = any((left, right, up, down))
+        if mode != "constant" or value or min(pads) < 0 or any(others[2:]):
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)} pads by {pads}, {mode} {value}; only "
+                "zeros around maps or channels are supported"
+            )
+        if (before or behind) and spatial:
+            raise self._unsupported(node)
+        if before or behind:
+            channels = _known_shape(node)[1]
+            self.assembly.channel_pad(self._name(node), node, source, before, channels)
+            return
+        ends = {} if (up, left) == (down, right) else {"padding_end": (down, right)}
+        self.assembly.each_channel(
+            self._name(node), "pad", node, source, padding=(up, left), **ends
+        )
+
+    def _read_slice(self, node: fx.Node, module: nn.Module | None) -> None:
+        names = ("x", "dim", "start", "end", "step")
+        source, dim, start, _, step = _arguments(node, names, (None, 0, None, None, 1))
+        before, after = _known_shape(source), _known_shape(node)
+        dim, start = dim % len(before), (start or 0) % before[dim]
+        if before == after and not start:
+            self.assembly.pass_on(node, source)
+        elif dim == 1 and step == 1 and not self._tensor(source).last:
+            self.assembly.slice(self._name(node), node, source, start, after[1])
+        elif dim in _IMAGE_DIMS and not start and after[dim] == -(-before[dim] // step):
+            stride = (step, 1) if dim == 2 else (1, step)
+            self.assembly.each_channel(self._name(node), "subsample", node, source, stride=stride)
+        else:
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)} takes a part of {before[1:]} along "
+                f"dimension {dim}; parts of the channels and every nth place are supported"
+            )
+
+    def _read_part(self, node: fx.Node, module: nn.Module | None) -> None:
+        """One of the tensors that a split gives."""
+        split, number = node.args
+        assert isinstance(split, fx.Node)
+        assert isinstance(number, int)
+        source = split.all_input_nodes[0]
+        _, _, dim = _arguments(split, ("x", "parts", "dim"), (None, None, 0))
+        if name_of(split) not in SPLITS or dim % 4 != 1 or self._tensor(source).last:
+            raise self._unsupported(split)
+        widths = [shape[1] for shape in split.meta["shapes"]]
+        number %= len(widths)
+        start = sum(widths[:number])
+        self.assembly.slice(self._name(node), node, source, start, widths[number])
+
+    def _read_shuffle(self, node: fx.Node, module: nn.Module | None) -> None:
+        source, groups = _arguments(node, ("x", "groups"), (None, 1))
+        self.assembly.in_groups(self._name(node), "channel_shuffle", node, source, groups)
+
+    def _read_pixel_shuffle(self, node: fx.Node, module: nn.Module | None) -> None:
+        source, factor = _arguments(node, ("x", "factor"), (None, 1))
+        self.assembly.pixel_shuffle(self._name(node), node, source, factor)
+
+    def _read_permute(self, node: fx.Node, module: nn.Module | None) -> None:
+        source, order = _arguments(node, ("x", "dims"), (None, ()))
+        last = self._tensor(source).last
+        wanted = [0, 3, 1, 2] if last else [0, 2, 3, 1]
+        rank = len(_known_shape(source))
+        if [dim % rank for dim in order] != wanted:
+            raise TraceError(
+                f"layer {self._name(node)}{where(node)} permutes {order}; only channels to the "
+                "last place, (0, 2, 3, 1), and back, (0, 3, 1, 2), are supported"
+            )
+        self.assembly.permute(self._name(node), node, source)
+
+    def _read_layer_norm(self, node: fx.Node, module: nn.LayerNorm) -> None:
+        source = node.all_input_nodes[0]
+        tensor, shape = self._tensor(source), _known_shape(source)
+        if tuple(module.normalized_shape) != shape[-1:] or not (tensor.last or len(shape) == 2):
+            raise TraceError(
+                f"layer {node.target}{where(node)}: LayerNorm over {module.normalized_shape} of "
+                f"{shape[1:]}; only one over channels that lie last is supported"
+            )
+        self.assembly.averaged(str(node.target), "layer_norm", node, source)
+        self._claim(node, tensor.segments, tensor.segments)
+
+    def _read_group_norm(self, node: fx.Node, module: nn.GroupNorm) -> None:
+        source = node.all_input_nodes[0]
+        self.assembly.averaged(
+            str(node.target), "group_norm", node, source, groups=module.num_groups
+        )
+        self._claim(node, self._tensor(source).segments, self._tensor(source).segments)
+
+    def _read_prelu(self, node: fx.Node, module: nn.PReLU) -> None:
+        source = node.all_input_nodes[0]
+        self.assembly.activation(str(node.target), node, source, "prelu")
+        if module.num_parameters > 1:
+            self._claim(node, self._tensor(source).segments, self._tensor(source).segments)
+
+    def _only_nearest(self, node: fx.Node) -> TraceError:
+        return TraceError(
+            f"layer {self._name(node)}{where(node)}: only nearest-neighbour upsampling by whole "
+            "factors is supported"
+        )
 
     def _read_flatten(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.all_input_nodes[0]
         before, after = _known_shape(source), _known_shape(node)
-        if before != after and (len(after) != 2 or math.prod(before[1:]) != after[1]):
+        if before != after and not flattens(node):
             raise TraceError(
-                f"layer {self._name(node)} reshapes {before} to {after}; only flattening to "
-                "(batch, features) is supported"
+                f"layer {self._name(node)}{where(node)} reshapes {before[1:]} to {after[1:]}; only "
+                "flattening to (batch, features) is supported"
             )
         self.assembly.flatten(node, source, after[1] if len(after) == 2 else None)
+
+    def _read_as_maps(self, node: fx.Node, module: nn.Module | None) -> None:
+        self.assembly.flatten(node, node.all_input_nodes[0], None)
 
     def _read_passed_on(self, node: fx.Node, module: nn.Module | None) -> None:
         self.assembly.pass_on(node, node.all_input_nodes[0])
@@ -301,6 +501,13 @@ class GraphReader:
             for path, (reads, writes) in self.module_channels.items()
         }
 
+    def constant_channels(self) -> dict[str, tuple[int, tuple[Segment, ...]]]:
+        """Path of a weight without a module → its channels' dimension, and which they are."""
+        return {
+            path: (dim, self._segments(segments))
+            for path, (dim, segments) in self.constants.items()
+        }
+
     def _segments(self, segments, module: nn.Module | None = None) -> tuple[Segment, ...]:
         repeat = 1
         if isinstance(module, nn.Linear):
@@ -308,65 +515,65 @@ class GraphReader:
         return tuple(Segment(self.assembly.group(name), width, repeat) for name, width in segments)
 
 
-_READERS: list[tuple[Collection[object], Callable]] = [
-    ({nn.Conv2d}, GraphReader._read_conv),
-    ({nn.Linear}, GraphReader._read_linear),
-    ({nn.BatchNorm2d}, GraphReader._read_batch_norm),
-    (_ACTIVATIONS, GraphReader._read_activation),
-    (_ADDS, GraphReader._read_add),
-    (_MULTIPLIES, GraphReader._read_multiply),
-    (_CONCATS, GraphReader._read_concat),
-    (_MAX_POOLS | _AVG_POOLS, GraphReader._read_pool),
-    (_MEANS, GraphReader._read_global_pool),
-    (_UPSAMPLES, GraphReader._read_upsample),
-    (_FLATTENS, GraphReader._read_flatten),
-    (PASSED_ON, GraphReader._read_passed_on),
-]
+_READERS: dict[object, Callable] = {
+    nn.Conv2d: GraphReader._read_conv,
+    nn.Linear: GraphReader._read_linear,
+    nn.ConvTranspose2d: GraphReader._read_conv,
+    nn.BatchNorm2d: GraphReader._read_batch_norm,
+    nn.BatchNorm1d: GraphReader._read_batch_norm,
+    nn.LayerNorm: GraphReader._read_layer_norm,
+    nn.GroupNorm: GraphReader._read_group_norm,
+    nn.PReLU: GraphReader._read_prelu,
+    "add": GraphReader._read_add,
+    "sub": GraphReader._read_add,
+    "mul": GraphReader._read_multiply,
+    "div": GraphReader._read_divide,
+    "pad": GraphReader._read_pad,
+    "constant_pad_nd": GraphReader._read_pad,
+    "slice": GraphReader._read_slice,
+    "getitem": GraphReader._read_part,
+    "channel_shuffle": GraphReader._read_shuffle,
+    "pixel_shuffle": GraphReader._read_pixel_shuffle,
+    "permute": GraphReader._read_permute,
+    "as_maps": GraphReader._read_as_maps,
+    "upsample_bilinear2d": GraphReader._read_bilinear,
+    "cat": GraphReader._read_concat,
+    "max_pool2d": GraphReader._read_pool,
+    "avg_pool2d": GraphReader._read_pool,
+    "mean": GraphReader._read_mean,
+    "adaptive_avg_pool2d": GraphReader._read_adaptive_pool,
+    "upsample_nearest2d": GraphReader._read_upsample,
+    **dict.fromkeys(_ACTIVATIONS, GraphReader._read_activation),
+    **dict.fromkeys(_CLIPS, GraphReader._read_clip),
+    **dict.fromkeys(FLATTENS, GraphReader._read_flatten),
+    **dict.fromkeys(PASSED_ON, GraphReader._read_passed_on),
+}
 
 
-MODULES = tuple(kind for kinds, _ in _READERS for kind in kinds if isinstance(kind, type))
+def _arguments(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> tuple:
+    """An operation's arguments in order, given by place or by name."""
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    return tuple(given.get(name, value) for name, value in zip(names, defaults, strict=True))
 
 
-def computes_as(module: nn.Module) -> type:
-    """The supported class whose computation a module inherits unchanged, or else its own class."""
-    own = type(module)
-    if is_parametrized(module):  # its weights are results, nothing that could be cut
-        return own
-    for known in MODULES:
-        if issubclass(own, known) and all(
-            getattr(own, method, None) is getattr(known, method, None)
-            for method in ("forward", "_conv_forward")
-        ):
-            return known
-    return own
+def flattens(node: fx.Node) -> bool:
+    """Whether an operation turns maps into as many features an image."""
+    before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
+    if before is None or after is None or len(before) < 2 or len(after) != 2:
+        return False
+    return before[0] == after[0] and math.prod(before[1:]) == after[1]
 
 
-def _inside(node: fx.Node) -> str:
-    """In which module's forward an operation was called, in words."""
-    if node.op == "call_module":
-        return ""
-    path = next(reversed(node.meta.get("nn_module_stack", {})), "")
-    return f" in {path}" if path else ""
-
-
-def _options(node: fx.Node, module: nn.Module | None, names: tuple[str, ...]) -> dict:
-    """A pool's or upsample's options, from its module or from the call's arguments."""
-    if module is not None:
-        return dict(vars(module))
-    return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    first, second = value
+    first, second = (*value, *value)[:2]
     return first, second
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of a node's output; None where it is no single tensor."""
-    meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else None
+    """The shape of a node's output, for the example's images; None where it is no single tensor."""
+    return node.meta.get("shape")
 
 
 def _known_shape(node: fx.Node) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from lookup_tables.network import Block, Layer, Network
-from pruner.graph.reader import PASSED_ON, computes_as
+from pruner.graph.reader import PASSED_ON
 from pruner.graph.surgery import ends, weight_of
 from pruner.graph.trace import Trace
 
@@ -133,5 +133,5 @@ def _sum(trace: Trace, read: Layer, last: Layer, output: fx.Node) -> fx.Node:
 def _is_passed_on(trace: Trace, node: fx.Node) -> bool:
     """Whether a node behind an activation hands it on unchanged."""
     if node.op == "call_module":
-        return computes_as(trace.module.get_submodule(str(node.target))) in PASSED_ON
-    return node.target in PASSED_ON
+        return isinstance(trace.module.get_submodule(str(node.target)), PASSED_ON)
+    return False

@@ -42,6 +42,10 @@ def cut(trace: Trace, architecture: Architecture, kept: Kept) -> fx.GraphModule:
             reads = positions(channels.reads, kept)
             writes = positions(channels.writes, kept)
             _narrow(present[path], reads, writes)
+    for path, (dim, segments) in trace.constants.items():
+        owner, _, name = path.rpartition(".")
+        if owner in dict(model.named_modules()) and hasattr(model.get_submodule(owner), name):
+            _index(model.get_submodule(owner), name, positions(segments, kept), dim)
     return model
 
 
@@ -105,7 +109,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def _narrow(module: nn.Module, reads: Tensor, writes: Tensor) -> None:
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
         for name in ("weight", "bias", "running_mean", "running_var"):
             _index(module, name, writes, 0)
         module.num_features = len(writes)
@@ -114,6 +118,15 @@ def _narrow(module: nn.Module, reads: Tensor, writes: Tensor) -> None:
         _index(module, "weight", writes, 0)
         _index(module, "bias", writes, 0)
         module.in_features, module.out_features = len(reads), len(writes)
+    elif isinstance(module, nn.PReLU):
+        _index(module, "weight", writes, 0)
+        module.num_parameters = len(writes)
+    elif isinstance(module, nn.ConvTranspose2d):
+        if module.groups == 1:
+            _index(module, "weight", writes, 1)
+            _index(module, "weight", reads, 0)
+        _index(module, "bias", writes, 0)
+        module.in_channels, module.out_channels = len(reads), len(writes)
     elif isinstance(module, nn.Conv2d):
         depthwise = module.groups == module.in_channels == module.out_channels > 1
         if depthwise:
