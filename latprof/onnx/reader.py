@@ -68,6 +68,12 @@ class _Reader:
                 "image input is supported"
             )
         (self.input,) = inputs
+        for node in model.graph.node:
+            if node.domain not in _STANDARD:
+                raise NetworkError(
+                    f"{path}: {node.op_type} {node.name or node.output[0]} is of the domain "
+                    f"{node.domain!r}; only ONNX's own operators are supported"
+                )
         self.graph = self._with_shapes(model).graph
         try:
             self.constants = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
@@ -120,10 +126,6 @@ class _Reader:
             raise NetworkError(f"{self.path}: {error}") from None
 
     def _read(self, node: NodeProto) -> None:
-        if node.domain not in _STANDARD:
-            raise self._refused(
-                node, f"is of the domain {node.domain!r}; only ONNX's own operators are supported"
-            )
         if node.op_type == "Constant":
             (value,) = (a for a in node.attribute if a.name.startswith("value"))
             self.constants[node.output[0]] = np.asarray(_value(value))
@@ -167,8 +169,6 @@ class _Reader:
         options = _attributes(node)
         weight = self._constant(node, 1)
         kernel = weight.shape[2:]
-        if len(kernel) != 2:
-            raise self._refused(node, "is not a two-dimensional convolution")
         groups, kind = options.get("group", 1), "conv"
         channels, window = weight.shape[0], self._window(node, options, kernel)
         if node.op_type == "ConvTranspose":

@@ -258,7 +258,7 @@ class _Rewritten:
         specs = self.program.graph_signature.output_specs
         given = [
             value
-            for spec, value in zip(specs, node.args[0], strict=True)
+            for spec, value in zip(specs, node.args[0], strict=True)  # type: ignore[arg-type]
             if spec.kind is OutputKind.USER_OUTPUT
         ]
         values = [self._given(value) for value in given]
@@ -317,7 +317,7 @@ class _Rewritten:
             except AttributeError:
                 return self.program.state_dict[path]
         if path in constants:
-            return constants[path]  # type: ignore[return-value]
+            return constants[path]
         return self.model.get_buffer(path)
 
     def _noted(self, made: fx.Node, node: fx.Node) -> fx.Node:
@@ -493,6 +493,7 @@ class _Rewritten:
         shape = [*_sizes(source.meta["val"])]
         made.meta["shape"] = (*shape[:2], shape[2] + up + down, shape[3] + left + right)
         made.meta["layer"] = None
+        self.now[made] = made
         return (0, 0), made
 
     def _weight(self, node: fx.Node, weight) -> Tensor:

@@ -91,7 +91,7 @@ def _can_take_over(trace: Trace, layer: Layer, read: Layer) -> bool:
         return trace.module.get_submodule(layer.name).bias is not None
     module = trace.module.get_submodule(norm)
     assert isinstance(module, nn.BatchNorm2d)
-    return module.affine and module.running_mean is not None
+    return module.affine
 
 
 def _inputs(trace: Trace, layer: Layer) -> int:

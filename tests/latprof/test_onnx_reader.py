@@ -81,11 +81,16 @@ def test_the_models_names_are_safe_for_the_profiler(tmp_path):
     assert not any("@" in layer.name for layer in again.layers)
 
 
-def one_node(tmp_path, op, weights=(), shape=(1, 4, 8, 8), out=(1, 4, 8, 8), **attributes):
+def one_node(
+    tmp_path, op, weights=(), shape=(1, 4, 8, 8), out=(1, 4, 8, 8), behind=(), **attributes
+):
     constants = [numpy_helper.from_array(np.asarray(w), f"w{i}") for i, w in enumerate(weights)]
-    node = helper.make_node(op, ["x", *(t.name for t in constants)], ["y"], "n", **attributes)
+    read = behind[-1].output[0] if behind else "x"
+    node = helper.make_node(op, [read, *(t.name for t in constants)], ["y"], "n", **attributes)
+    if behind:
+        constants.append(numpy_helper.from_array(np.zeros((4, 4, 1, 1), np.float32), "point"))
     graph = helper.make_graph(
-        [node],
+        [*behind, node],
         "g",
         [helper.make_tensor_value_info("x", 1, shape)],
         [helper.make_tensor_value_info("y", 1, out)],
@@ -102,11 +107,14 @@ KERNEL = np.zeros((8, 4, 3, 3), np.float32)
     ("op", "weights", "attributes", "message"),
     [
         ("Softmax", (), {}, "Softmax n is not supported"),
-        ("Conv", (KERNEL,), {"dilations": [2, 2]}, "is not a plain two-dimensional convolution"),
-        ("Conv", (KERNEL,), {"pads": [0, 0, 1, 1]}, "pads unevenly"),
+        ("ConvTranspose", (KERNEL[:4],), {"auto_pad": "SAME_UPPER"}, "numbers are needed"),
+        ("ConvTranspose", (KERNEL[:4],), {"output_shape": [9, 9]}, "names its output's size"),
         ("Clip", (np.float32(0), np.float32(3)), {}, r"clips to \[0.0, 3.0\]"),
-        ("Mul", (np.float32(2),), {}, "multiplies by a constant"),
-        ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, "adds a constant that is not a bias"),
+        ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, r"takes a constant of \(1, 4, 8, 8\)"),
+        ("Relu", (), {"domain": "my.ops"}, "Relu n is of the domain 'my.ops'"),
+        ("Conv", (KERNEL,), {"domain": "my.ops"}, "Conv n is of the domain 'my.ops'"),
+        ("Pad", (np.array([0, 1, 0, 0, 0, 0, 0, 0]),), {}, "only zeros around maps"),
+        ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "only zeros around"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_by_node_and_reason(
@@ -168,3 +176,65 @@ def test_layers_of_one_shape_share_one_model():
     first, second = (m for m in models if m.name in ("layer1.1.conv1", "layer1.2.conv1"))
     assert first.spec == second.spec
     assert first.model().SerializeToString() == second.model().SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("op", "weights", "attributes", "kind", "size"),
+    [
+        ("Conv", (KERNEL,), {"dilations": [2, 2]}, "conv", (4, 4)),
+        ("Conv", (KERNEL,), {"pads": [0, 0, 1, 1]}, "conv", (7, 7)),
+        ("Conv", (KERNEL,), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, "conv", (4, 4)),
+        ("ConvTranspose", (KERNEL[:4],), {"strides": [2, 2]}, "conv_transpose", (17, 17)),
+        (
+            "ConvTranspose",
+            (KERNEL[:4],),
+            {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]},
+            "conv_transpose",
+            (16, 16),
+        ),
+        (
+            "MaxPool",
+            (),
+            {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+            "max_pool",
+            (4, 4),
+        ),
+        ("Pad", (np.array([0, 0, 0, 1, 0, 0, 1, 1]),), {}, "pad", (9, 10)),
+        ("Mul", (np.float32(2),), {}, "scale", (8, 8)),
+        ("Add", (np.zeros((4, 1, 1), np.float32),), {}, "channel_shift", (8, 8)),
+        ("PRelu", (np.zeros((4, 1, 1), np.float32),), {}, "conv", (8, 8)),
+    ],
+)
+def test_rarer_operators_are_read_with_the_size_that_they_write(
+    tmp_path, op, weights, attributes, kind, size
+):
+    first = helper.make_node("Conv", ["x", "point"], ["first"], "first")
+    path = one_node(tmp_path, op, weights, out=None, behind=[first], **attributes)
+    network = read_onnx(path)
+    layer, spec = network.layer_specs(network.dense)[-1]
+    assert (layer.kind, spec.out_size) == (kind, size)
+    x = np.zeros((1, 4, 8, 8), np.float32)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    model = build(network, network.dense).SerializeToString()
+    profiled = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,), (made,) = session.run(None, {"x": x}), profiled.run(None, {"input": x})
+    assert found.shape == made.shape == (1, spec.out_channels, *size)
+
+
+def test_a_constant_added_behind_an_activation_is_no_bias(tmp_path):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Add", ["b", "c"], ["y"], "more"),
+    ]
+    constants = {"w": KERNEL, "c": np.ones((1, 8, 1, 1), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, (1, 4, 8, 8))],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    kinds = [layer.kind for layer in read_onnx(saved(model, tmp_path)).layers]
+    assert kinds == ["conv", "channel_shift"]

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 import torch_pruning
 from torch import nn
+from torch.nn.utils import prune
 
 from lookup_tables.graph.assembly import menu
 from lookup_tables.network import Network, network_names
@@ -100,16 +101,22 @@ def test_coupled_channels_agree_with_an_independent_tracer(factory, shape):
 
 
 def test_a_model_that_depends_on_its_data_is_refused_naming_the_layer():
-    with pytest.raises(TraceError, match="cannot trace DataDependent: after conv, forward"):
-        trace(DataDependent(), (3, 8, 8), "m")
+    model = nn.Sequential(nn.ReLU(), DataDependent())
+    said = r"cannot trace Sequential: in 1 \(test_trace.py:\d+\), .* depend on the shape"
+    with pytest.raises(TraceError, match=said):
+        trace(model, (3, 8, 8), "m")
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(nn.ConvTranspose2d(3, 8, 3)), "layer 0: ConvTranspose2d is not supported"),
-        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softmax(dim=1)), "layer 1: Softmax is not supported"),
-        (nn.Sequential(nn.Conv2d(3, 8, 3, dilation=2)), "layer 0: only convolutions with numeric"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softmax(dim=1)), "layer 1: softmax is not supported"),
+        (nn.Sequential(nn.Conv3d(3, 8, 3)), "cannot run the model on one 3×8×8 input"),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False)),
+            "layer 1: BatchNorm without running statistics",
+        ),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8)), "layer 1: instance_norm is not"),
         (nn.Sequential(nn.Conv2d(5, 8, 3)), "cannot run the model on one 3×8×8 input"),
     ],
 )
@@ -138,25 +145,37 @@ class FromFunction(nn.Module):
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda m, x: m.conv(m.conv(x)), "layer conv is called twice"),
-        (lambda m, x: m.norm(m.conv(m.norm(x))), "layer norm is called twice"),
-        (lambda m, x: m.conv(x) + 1, "layer add adds a constant"),
-        (lambda m, x: m.conv(x) * 2, "layer mul multiplies a constant"),
-        (lambda m, x: x.size(0) * m.conv(x), "layer mul multiplies a constant"),
-        (lambda m, x: x.size(0) + m.conv(x), "layer add adds a constant"),
-        (lambda m, x: m.conv(x) * m.bare, "bare: a custom forward reads these weights"),
+        (lambda m, x: m.conv(m.conv(x)), r"layer conv \(test_trace.py:\d+\) is called twice"),
+        (lambda m, x: m.norm(m.conv(m.norm(x))), "layer norm .* is called twice"),
+        (lambda m, x: x.size(0) * m.conv(x), "forward mixes the images"),
+        (lambda m, x: x.size(0) / x.size(0) * m.conv(x), "computes with the number of images"),
         (lambda m, x: m.conv(x) + m.conv2(x), "no attribute 'conv2'"),
-        (lambda m, x: m.other(x) + m.other(x), "layer other is called twice"),
-        (lambda m, x: x + m.pool(m.conv(x)).mean((2, 3), keepdim=True), "layer add adds tensors"),
+        (lambda m, x: m.other(x) + m.other(x), "layer other .* is called twice"),
+        (
+            lambda m, x: m.conv(x) + m.other(x).mean((2, 3), keepdim=True)[:, :3].mean(1, True),
+            "a mean over",
+        ),
         (lambda m, x: torch.cat([m.conv(x), m.norm(x)], dim=2), "concatenates along dimension 2"),
-        (lambda m, x: F.max_pool2d(m.conv(x), 3, ceil_mode=True), "pools with ceil_mode"),
-        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 2), r"only 1×1 \(global\) is supported"),
+        (lambda m, x: F.adaptive_avg_pool2d(m.conv(x), 3), "sizes that divide what is pooled"),
         (
             lambda m, x: F.interpolate(m.conv(x), size=(12, 12)),
             "only nearest-neighbour upsampling by whole",
         ),
-        (lambda m, x: m.conv(x).view(1, 3, 4, 16), "only flattening to"),
-        (lambda m, x: m.conv(x).squeeze(), "only flattening to"),
+        (lambda m, x: m.conv(x).view(-1, 3, 4, 16), "only flattening to"),
+        (lambda m, x: m.conv(x).squeeze(), "answers .* for 2 images"),
+        (lambda m, x: m.conv(x).mean(0), "answers .* for 2 images"),
+        (lambda m, x: m.conv(x) - m.conv(x).mean(0), "forward mixes the images"),
+        (lambda m, x: m.conv(x).view(2, -1, 8, 8), "cannot run|answers|images"),
+        (lambda m, x: m.conv(x).mean((1, 2)), r"a mean over dimensions \[1, 2\]"),
+        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), mode="reflect"), "only zeros around"),
+        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), value=1.0), "only zeros around"),
+        (lambda m, x: m.conv(x)[:, :, 1:], "takes a part of"),
+        (lambda m, x: m.conv(x).permute(0, 1, 3, 2), "permutes"),
+        (
+            lambda m, x: nn.functional.linear(m.conv(x), m.linear.weight[:, :8]),
+            "a linear layer over",
+        ),
+        (lambda m, x: m.conv(x.abs()), "abs is not supported"),
         (lambda m, x: torch.cat([m.conv(x).flatten(1), m.other(x).flatten(1)], 1), "flattened"),
     ],
 )
@@ -194,12 +213,16 @@ def test_a_second_input_is_refused():
     with pytest.raises(TraceError, match="cannot run the model on one 3×8×8 input"):
         trace(Two(), (3, 8, 8), "m")
 
-    class Masked(nn.Conv2d):
-        def forward(self, x, mask=2.0):
-            return super().forward(x) * mask
 
-    with pytest.raises(TraceError, match="takes a second input, mask"):
-        trace(nn.Sequential(Masked(3, 4, 3))[0], (3, 8, 8), "m")
+def test_an_argument_with_a_default_is_what_its_default_says():
+    class Masked(nn.Conv2d):
+        def forward(self, x, mask=2.0, mode="plain"):
+            return super().forward(x) * mask if mode == "plain" else x
+
+    model, x = Masked(3, 4, 3), torch.randn(2, 3, 8, 8)
+    traced = trace(model, (3, 8, 8), "m")
+    assert [layer.kind for layer in traced.network.layers] == ["conv", "scale"]
+    assert torch.equal(traced.module(x), model(x))
 
 
 def test_an_optional_input_that_is_never_read_is_no_second_input():
@@ -232,14 +255,28 @@ def _in_place(change):
         lambda m, x: torch.relu_(x),
         lambda m, x: x.relu_(),
         lambda m, x: x.add_(x),
-        lambda m, x: x[:, 0].zero_(),
     ],
 )
-def test_a_change_in_place_that_is_not_assigned_is_refused_not_lost(change):
-    model = _in_place(change)
+def test_a_change_in_place_that_is_not_assigned_is_a_change(change):
+    model, x = _in_place(change), torch.randn(2, 3, 8, 8)
     model.relu = nn.ReLU(inplace=True)
-    with pytest.raises(TraceError, match=r"changes a tensor in place .* Assign it"):
-        trace(model, (3, 8, 8), "m")
+    traced = trace(model, (3, 8, 8), "m")
+    assert torch.equal(traced.module(x), model(x))
+    assert not torch.equal(traced.module(x), model.other(model.conv(x)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, x: x[:, 0].zero_(),
+        lambda m, x: x.view(-1, 3, 64).relu_(),
+        lambda m, x: x.narrow(1, 0, 2).mul_(2),
+    ],
+)
+def test_a_change_in_place_of_a_part_that_is_read_as_a_whole_is_refused(change):
+    said = r"layer .* \(test_trace.py:\d+\): forward changes a part of a tensor in place"
+    with pytest.raises(TraceError, match=said):
+        trace(_in_place(change), (3, 8, 8), "m")
 
 
 def test_what_is_changed_in_place_and_never_needed_is_left_out():
@@ -332,32 +369,89 @@ class Standardised(nn.Conv2d):
         return super()._conv_forward(x, weight - weight.mean(), bias)
 
 
-class Chunks(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-
-    def forward(self, x):
-        left, right = self.conv(x).chunk(2, dim=1)
-        return left + right
+@pytest.mark.parametrize(
+    "module",
+    [Standardised(3, 8, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))],
+)
+def test_weights_that_are_computed_become_weights_of_their_own(module):
+    model, x = nn.Sequential(module, nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.randn(2, 3, 8, 8)
+    traced = trace(model, (3, 8, 8), "m")
+    assert [layer.name for layer in traced.network.layers] == ["0", "2"]
+    assert torch.allclose(traced.module(x), model(x), atol=1e-6)
+    assert {"0.weight", "0.bias", "2.weight", "2.bias"} == {*traced.module.state_dict()}
 
 
 @pytest.mark.parametrize(
-    ("module", "message"),
+    ("wrap", "said"),
     [
-        (Standardised(3, 8, 3), r"weight in inner: a custom forward reads these weights"),
-        (Chunks(), r"layer chunk in inner: chunk is not supported"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3)), "ParametrizedConv2d is not"),
+        (lambda conv: prune.l1_unstructured(conv, "weight", 0.5), "prune.remove"),
+        (nn.utils.weight_norm, "remove_weight_norm"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
     ],
 )
-def test_what_cannot_be_pruned_is_named_with_the_module_it_is_in(module, message):
-    class Outer(nn.Module):
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_hooks_that_compute_a_weight_are_refused_with_what_to_do(wrap, said):
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 3))
+    wrap(model[1])
+    with pytest.raises(TraceError, match=f"layer 1 has .*{said}"):
+        trace(model, (3, 8, 8), "m")
+
+
+def test_what_a_user_s_class_computes_is_a_layer_under_its_own_path():
+    class NormAct(nn.BatchNorm2d):
+        def forward(self, x):
+            x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+            return F.silu(x)
+
+    class Flagged(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner = module
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), NormAct(8)
+            self.down = None
 
         def forward(self, x):
-            return self.inner(x)
+            x = self.norm(self.conv(x))
+            if self.down is not None and isinstance(self.down, nn.Conv2d):
+                x = self.down(x)
+            return x if x.shape[-1] > 4 else x * 2
 
-    with pytest.raises(TraceError, match=message):
-        trace(Outer(), (3, 8, 8), "outer")
+    model, x = Flagged().eval(), torch.randn(2, 3, 8, 8)
+    traced = trace(model, (3, 8, 8), "m")
+    (layer,) = traced.network.layers
+    assert (layer.name, layer.activation) == ("conv", "silu")
+    assert {*traced.module.state_dict()} == {*model.state_dict()}
+    assert traced.module.norm.weight is model.norm.weight
+    assert torch.equal(traced.module(x), model(x))
+
+
+def test_a_traced_model_takes_any_number_of_images():
+    model = models.build("resnet20", 10).eval()
+    module = trace(model, (3, 32, 32), "m").module
+    for count in (1, 5):
+        x = torch.randn(count, 3, 32, 32)
+        assert torch.equal(module(x), model(x))
+
+
+def test_answers_keep_their_form():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return {"maps": self.conv(x), "sums": [torch.relu(self.conv.bias), None][1]}
+
+    answer = trace(Two(), (3, 8, 8), "m").module(torch.randn(1, 3, 8, 8))
+    assert {*answer} == {"maps", "sums"}
+    assert answer["sums"] is None
+
+
+def test_why_a_layer_keeps_its_width_is_told():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 6, 1), nn.GroupNorm(2, 6),
+        nn.Conv2d(6, 4, 1),
+    )  # fmt: skip
+    kept = trace(model, (3, 8, 8), "m").kept
+    assert {name: why.split()[0:2] for name, why in kept.items()} == {
+        "0": ["1", "reads"], "1": ["1", "reads"], "2": ["3", "takes"], "4": ["the", "network's"],
+    }  # fmt: skip

@@ -1,0 +1,210 @@
+"""Every supported operator: traced, cut, and profiled as what it is.
+
+A network that is cut must answer as its parent whose other channels are silent.
+"""
+
+import copy
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from latprof.onnx.writer import build
+from lookup_tables.architecture import Architecture
+from pruner.graph.surgery import cut, positions
+from pruner.graph.trace import trace
+from tests.toys import kept_channels
+
+SHAPE = (3, 16, 16)
+
+
+class Between(nn.Module):
+    """A stem of 8 channels, some operation, and a convolution with BatchNorm that reads it."""
+
+    def __init__(self, function, reads=8, **modules):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.last = nn.Conv2d(reads, 12, 3, padding=1)
+        self.head = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x):
+        x = self.function(self, torch.relu(self.norm(self.stem(x))))
+        return self.head(torch.relu(self.last(x)))
+
+
+def shuffled(x, groups=2):
+    images, channels, height, width = x.shape
+    x = x.view(images, groups, channels // groups, height, width).transpose(1, 2)
+    return x.contiguous().view(images, -1, height, width)
+
+
+def gated(m, x):
+    gate = F.adaptive_avg_pool2d(x, 1).view(x.size(0), -1)
+    gate = torch.sigmoid(m.up(F.relu(m.down(gate))))
+    return x * gate.view(x.size(0), -1, 1, 1).expand_as(x)
+
+
+def channels_last(m, x):
+    y = m.first(m.ln(x.permute(0, 2, 3, 1)))
+    return x + (m.second(F.gelu(y)) * m.scale).permute(0, 3, 1, 2)
+
+
+def padded_shortcut(m, x):
+    return m.a(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 4))
+
+
+def split(m, x):
+    a, b = x.chunk(2, 1)
+    return torch.cat([b, m.a(a)], 1)
+
+
+PARAMETER = nn.Parameter(torch.linspace(0.5, 2, 8).view(8, 1, 1))
+
+OPERATORS = {  # name → (what is between, channels it hands on, its modules)
+    "gelu": (lambda m, x: F.gelu(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1)}),
+    "mish": (lambda m, x: F.mish(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1)}),
+    "elu": (lambda m, x: F.elu(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1)}),
+    "tanh": (lambda m, x: torch.tanh(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1)}),
+    "prelu": (lambda m, x: m.act(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1), "act": nn.PReLU(8)}),
+    "one slope": (lambda m, x: m.act(m.a(x)), 8, {"a": nn.Conv2d(8, 8, 1), "act": nn.PReLU()}),
+    "hand-written hard swish": (lambda m, x: x * F.hardtanh(x + 3, 0, 6) / 6, 8, {}),
+    "scale": (lambda m, x: 0.5 * x / 3, 8, {}),
+    "channel scale": (lambda m, x: m.by * x + m.by, 8, {"by": PARAMETER}),
+    "dilated": (lambda m, x: m.a(x), 8, {"a": nn.Conv2d(8, 8, 3, padding=2, dilation=2)}),
+    "padding same": (lambda m, x: m.a(x), 8, {"a": nn.Conv2d(8, 8, 3, padding="same")}),
+    "even and same": (lambda m, x: m.a(x), 8, {"a": nn.Conv2d(8, 8, 2, padding="same")}),
+    "zero pad": (lambda m, x: m.a(m.pad(x)), 8, {
+        "pad": nn.ZeroPad2d((0, 1, 0, 1)), "a": nn.Conv2d(8, 8, 3, stride=2),
+    }),
+    "ceil": (lambda m, x: F.max_pool2d(x, 3, 2, ceil_mode=True), 8, {}),
+    "idle ceil": (lambda m, x: F.avg_pool2d(x, 2, 2, ceil_mode=True), 8, {}),
+    "dilated pool": (lambda m, x: F.max_pool2d(x, 3, 1, 1, dilation=2), 8, {}),
+    "pool of its size": (lambda m, x: x * F.avg_pool2d(x, x.size(3)), 8, {}),
+    "adaptive": (lambda m, x: F.adaptive_avg_pool2d(x, (4, 8)), 8, {}),
+    "mean twice": (lambda m, x: x * x.mean(3, keepdim=True).mean(2, keepdim=True), 8, {}),
+    "bilinear": (lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), 8, {}),
+    "to a size": (lambda m, x: x + F.interpolate(m.a(x), size=x.shape[2:]), 8, {
+        "a": nn.Conv2d(8, 8, 3, stride=2, padding=1),
+    }),
+    "transposed": (lambda m, x: m.a(x), 6, {
+        "a": nn.ConvTranspose2d(8, 6, 3, 2, 1, output_padding=1),
+    }),
+    "pixel shuffle": (lambda m, x: F.pixel_shuffle(x, 2), 2, {}),
+    "group norm": (lambda m, x: m.gn(m.a(x)), 8, {
+        "gn": nn.GroupNorm(2, 8), "a": nn.Conv2d(8, 8, 1),
+    }),
+    "channels last": (channels_last, 8, {
+        "ln": nn.LayerNorm(8), "first": nn.Linear(8, 16), "second": nn.Linear(16, 8),
+        "scale": nn.Parameter(torch.linspace(0.1, 1, 8)),
+    }),
+    "squeeze and excitation": (gated, 8, {"down": nn.Linear(8, 4), "up": nn.Linear(4, 8)}),
+    "split": (split, 8, {"a": nn.Conv2d(4, 4, 3, padding=1)}),
+    "slice": (lambda m, x: torch.cat([x[:, 4:], m.a(x[:, :4])], 1), 8, {"a": nn.Conv2d(4, 4, 1)}),
+    "shuffle": (lambda m, x: shuffled(x), 8, {}),
+    "shuffle as a module": (lambda m, x: m.a(x), 8, {"a": nn.ChannelShuffle(4)}),
+    "padded shortcut": (padded_shortcut, 14, {"a": nn.Conv2d(8, 14, 3, stride=2, padding=1)}),
+    "one for every place": (lambda m, x: x * torch.sigmoid(m.a(x)), 8, {"a": nn.Conv2d(8, 1, 1)}),
+    "sum over a channel": (lambda m, x: x + m.a(x.mean((2, 3), True)), 8, {
+        "a": nn.Conv2d(8, 8, 1),
+    }),
+    "linear with BatchNorm": (lambda m, x: x * m.bn(m.a(x.mean((2, 3))))[:, :, None, None], 8, {
+        "a": nn.Linear(8, 8), "bn": nn.BatchNorm1d(8),
+    }),
+}  # fmt: skip
+
+
+def model_of(name):
+    function, reads, modules = OPERATORS[name]
+    torch.manual_seed(0)
+    return settled(Between(function, reads, **copy.deepcopy(modules)))
+
+
+def settled(model):
+    """With BatchNorms that have seen something."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    return model.eval()
+
+
+def silenced(traced, kept):
+    """The dense network, whose channels that go say nothing."""
+    dense = copy.deepcopy(traced.module)
+    modules = dict(dense.named_modules())
+    with torch.no_grad():
+        for path, channels in traced.channels.items():
+            goes = torch.ones(sum(s.width * s.repeat for s in channels.writes), dtype=torch.bool)
+            goes[positions(channels.writes, kept)] = False
+            module = modules[path]
+            if isinstance(module, nn.ConvTranspose2d):
+                module.weight[:, goes] = 0
+            elif not isinstance(module, nn.PReLU):  # of 0 it makes 0
+                module.weight[goes] = 0
+            if getattr(module, "bias", None) is not None:
+                module.bias[goes] = 0
+        for path, (dim, segments) in traced.constants.items():
+            stay = positions(segments, kept)
+            constant = dense.get_parameter(path)
+            goes = torch.ones(constant.shape[dim], dtype=torch.bool)
+            goes[stay] = False
+            constant.movedim(dim, 0)[goes] = 0
+    return dense
+
+
+def assert_cut_is_silenced(model, shape=SHAPE, seed=0):
+    traced, x = trace(model, shape, "m"), torch.randn(3, *shape)
+    torch.testing.assert_close(traced.module(x), model(x), rtol=1e-5, atol=1e-5)
+    rng = np.random.default_rng(seed)
+    widths = {g.name: int(rng.integers(1, g.width + 1)) for g in traced.network.groups}
+    kept = kept_channels(traced.network, widths, rng)
+    small = cut(traced, Architecture(widths=widths), kept).eval()
+    with torch.inference_mode():
+        found, wanted = small(x), silenced(traced, kept).eval()(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert_profiled(traced.network, Architecture(widths=widths), found[:1])
+    return traced
+
+
+def assert_profiled(network, architecture, answer):
+    """What the profiler would run has the cut network's shape."""
+    content = build(network, architecture).SerializeToString()
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (made,) = session.run(None, {"input": np.zeros((1, *network.input_shape), np.float32)})
+    assert made.shape == answer.shape
+    assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_is_cut_as_its_silenced_parent(name):
+    traced = assert_cut_is_silenced(model_of(name))
+    assert "last" in traced.network.group
+
+
+NOT_SILENT = {"one for every place", "sum over a channel"}
+BLOCKS = sorted({*OPERATORS} - {"pixel shuffle", "transposed", "padded shortcut"} - NOT_SILENT)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(BLOCKS), min_size=2, max_size=4), st.integers(0, 10**6))
+def test_a_random_network_of_operators_is_cut_as_its_silenced_parent(names, seed):
+    torch.manual_seed(seed)
+    assert_cut_is_silenced(settled(nn.Sequential(*map(_block, names))), seed=seed)
+
+
+def _block(name):
+    function, reads, modules = OPERATORS[name]
+    block = Between(function, reads, **copy.deepcopy(modules))
+    block.head = nn.Conv2d(12, 3, 1)
+    return block
