@@ -196,14 +196,6 @@ def models_of(tmp_path_factory, networks: dict[str, Network], *arguments, **opti
     return make
 
 
-def kept_channels(network: Network, widths: dict[str, int], rng) -> dict[str, torch.Tensor]:
-    """Some channels of every group, at random."""
-    return {
-        group.name: torch.from_numpy(np.sort(rng.permutation(group.width)[: widths[group.name]]))
-        for group in network.groups
-    }
-
-
 def true_s(network: Network, architecture: Architecture, cost=macs_with_steps) -> float:
     """What the synthetic device takes for an architecture."""
     return sum(cost(spec) for _, spec in network.layer_specs(architecture))

@@ -299,12 +299,10 @@ class _Reader:
         pads = options.get("pads")
         if pads is None:
             pads = [int(size) for size in self._constant(node, 1)]
-        given = len(node.input) > 2 and node.input[2]
-        value = float(self._constant(node, 2)) if given else options.get("value", 0.0)
         mode = options.get("mode", b"constant").decode()
-        if len(pads) != 8 or mode != "constant" or value or any(pads[i] for i in (0, 1, 4, 5)):
+        if len(pads) != 8 or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
             raise self._refused(
-                node, f"pads by {pads}, {mode} {value}; only zeros around maps may be"
+                node, f"pads by {pads}, {mode}; only constants around maps are supported"
             )
         window = {"padding": tuple(pads[2:4])}
         if pads[2:4] != pads[6:8]:

@@ -22,6 +22,8 @@ from pruner.cli.options import (
 )
 from pruner.data import load_data
 from pruner.data.images import Images
+from pruner.graph.capture import drop_paths
+from pruner.graph.check import require_right_cuts
 from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
 from pruner.run.kernels import judged_file, library
@@ -47,28 +49,42 @@ def trace(
     classes: Annotated[
         int | None, typer.Option(min=1, help="Number of classes of a shipped model.")
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Cut it at random three times, and compare with the dense network that does not "
+            "hear the other channels.",
+        ),
+    ] = False,
 ) -> None:
     """Turn a PyTorch model into a network file: its layers, channel groups and removable blocks."""
     if classes is not None and model not in models.MODELS:
         raise RunError(f"--classes: {model} sets its own number of classes; leave --classes out")
-    shapes_only = weights is None and model in models.MODELS  # a user's own may compute numbers
+    # A user's own may compute numbers.
+    shapes_only = weights is None and not check and model in models.MODELS
     with torch.device("meta" if shapes_only else "cpu"):
         built = models.build(model, classes)
     if weights is not None:
         load_weights(built, weights)
     name = models.short_name(model, classes)
-    network = trace_model(built, _shape(model, input_), name).network
+    traced = trace_model(built, _shape(model, input_), name)
+    network = traced.network
+    worst = require_right_cuts(traced) if check else None
     network.save(out)
     print(
         f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
         f"{len(network.blocks)} removable blocks"
     )
-    stay = [layer.name for layer in network.layers if layer.channels and not layer.group]
-    if stay:
-        print(
-            "layers that keep their width (the output, and layers tied to grouped ones): "
-            f"{_some(stay)}"
-        )
+    if worst is not None:
+        print(f"cut at random, it answers as it should: largest difference {worst:.0e}")
+    reasons: dict[str, list[str]] = {}
+    for layer, why in traced.kept.items():
+        reasons.setdefault(why, []).append(layer)
+    for why, layers in reasons.items():
+        print(f"keep their width, because {why}: {_some(layers)}")
+    if dropped := drop_paths(built):
+        print(f"drop-path is off from here on, in training too: {_some(dropped)}")
     if coupled := too_coupled(network):
         print(f"before you can prune it: {coupled}")
 

@@ -36,7 +36,9 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from pruner import TraceError
 
 BATCH = 2  # images of the example
-ALIKE = 1e-3  # of the largest output: one image alone, and in a batch
+# Of the largest output: one image alone, and in a batch. Without training, what a deep network
+# rounds may grow to half a percent.
+ALIKE = 2e-2
 AS_IT_IS = {  # nothing but where or how a tensor lies
     "alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as",
 }  # fmt: skip
@@ -72,6 +74,12 @@ def capture(model: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModu
         return module
     finally:
         model.train(training)
+
+
+def drop_paths(model: nn.Module) -> list[str]:
+    """The paths of modules that drop whole branches at random in training (arXiv 1603.09382)."""
+    named = ("DropPath", "StochasticDepth")
+    return [path for path, module in model.named_modules() if type(module).__name__ in named]
 
 
 def name_of(node: fx.Node) -> str:

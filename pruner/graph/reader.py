@@ -357,14 +357,13 @@ class GraphReader:
         assert isinstance(given, list | tuple)
         pads = [size for size in given if isinstance(size, int)]
         mode = rest[0] if kind == "pad" and rest else "constant"
-        value = rest[-1] if rest and not isinstance(rest[-1], str) else 0
         left, right, up, down, *others = (*pads, *[0] * (4 - len(pads)))
         before, behind = (*others, 0, 0)[:2]
         spatial = any((left, right, up, down))
-        if mode != "constant" or value or min(pads) < 0 or any(others[2:]):
+        if mode != "constant" or min(pads) < 0 or any(others[2:]):
             raise TraceError(
-                f"layer {self._name(node)}{where(node)} pads by {pads}, {mode} {value}; only "
-                "zeros around maps or channels are supported"
+                f"layer {self._name(node)}{where(node)} pads by {pads}, {mode}; only "
+                "constants around maps or channels are supported"
             )
         if (before or behind) and spatial:
             raise self._unsupported(node)
@@ -565,6 +564,7 @@ def flattens(node: fx.Node) -> bool:
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A number for height and width, or one for each."""
     if isinstance(value, int):
         return value, value
     first, second = (*value, *value)[:2]

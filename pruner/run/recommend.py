@@ -28,7 +28,7 @@ from pruner.run.origin import files_read
 from pruner.run.prune import prune
 from pruner.run.quantised import quantise
 from pruner.run.report.recommendation import write_recommendation
-from pruner.run.settings import Settings
+from pruner.run.settings import OF_INT8, Settings, usual
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
 
@@ -178,6 +178,7 @@ def _tried(
         density=way.density,
         depth=base.depth and way.widths,
         patience=max(1, base.epochs),  # trains without the held-out images, all epochs
+        **({} if journey.is_int8 else {name: usual(name) for name in OF_INT8}),
     )
     try:
         result = prune(settings, out / name, report, journey.data)

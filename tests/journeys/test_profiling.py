@@ -64,7 +64,7 @@ def test_a_table_that_is_being_written_is_not_profiled_by_a_second_process(
 )
 def test_a_table_of_one_thread_becomes_one_of_two_threads(workshop, tmp_path, latprof, capsys):
     options = ["--from", workshop / "table", "--network", "small_resnet"]
-    options += ["--samples", 6, "--unseen", 4, "--out", tmp_path / "t"]
+    options += ["--samples", 12, "--unseen", 4, "--out", tmp_path / "t"]
     assert latprof("transfer", *options) == 1
     assert "on this very device" in capsys.readouterr().err
     # In a process of its own: a thread pool is one for the rest of a process.
@@ -75,7 +75,7 @@ def test_a_table_of_one_thread_becomes_one_of_two_threads(workshop, tmp_path, la
     made = LatencyTable.open(tmp_path / "t")
     network = Network.load(workshop / "small_resnet.json")
     assert made.device.threads == 2
-    assert len({run.run for run in made.runs(network, "design")}) == 6
+    assert len({run.run for run in made.runs(network, "design")}) == 12
     assert made.prior(network).device.threads == 1
     assert latprof("verify", tmp_path / "t") == 0
 

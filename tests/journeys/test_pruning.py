@@ -460,10 +460,10 @@ def test_a_run_that_an_earlier_version_finished_is_shown(workshop, uniform_run, 
 
 
 def test_tracing_says_which_layers_keep_their_width(tmp_path, pruner, capsys):
-    assert pruner("trace", "--model", "resnet20", "--out", tmp_path / "net.json") == 0
-    assert "layers that keep their width (the output, and layers tied to grouped ones): linear" in (
-        capsys.readouterr().out
-    )
+    assert pruner("trace", "--model", "resnet20", "--check", "--out", tmp_path / "net.json") == 0
+    said = capsys.readouterr().out
+    assert "keep their width, because the network's output is read as it is: linear" in said
+    assert "cut at random, it answers as it should: largest difference" in said
 
 
 def test_a_finished_run_is_loaded_and_evaluated(tuned_run, pruner, capsys):

@@ -113,8 +113,13 @@ KERNEL = np.zeros((8, 4, 3, 3), np.float32)
         ("Add", (np.zeros((1, 4, 8, 8), np.float32),), {}, r"takes a constant of \(1, 4, 8, 8\)"),
         ("Relu", (), {"domain": "my.ops"}, "Relu n is of the domain 'my.ops'"),
         ("Conv", (KERNEL,), {"domain": "my.ops"}, "Conv n is of the domain 'my.ops'"),
-        ("Pad", (np.array([0, 1, 0, 0, 0, 0, 0, 0]),), {}, "only zeros around maps"),
-        ("Pad", (np.array([0, 0, 1, 1, 0, 0, 1, 1]),), {"mode": "reflect"}, "only zeros around"),
+        ("Pad", (np.array([0, 1, 0, 0, 0, 0, 0, 0]),), {}, "only constants around maps"),
+        (
+            "Pad",
+            (np.array([0, 0, 1, 1, 0, 0, 1, 1]),),
+            {"mode": "reflect"},
+            "only constants around",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_by_node_and_reason(

@@ -167,8 +167,7 @@ class FromFunction(nn.Module):
         (lambda m, x: m.conv(x) - m.conv(x).mean(0), "forward mixes the images"),
         (lambda m, x: m.conv(x).view(2, -1, 8, 8), "cannot run|answers|images"),
         (lambda m, x: m.conv(x).mean((1, 2)), r"a mean over dimensions \[1, 2\]"),
-        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), mode="reflect"), "only zeros around"),
-        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), value=1.0), "only zeros around"),
+        (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), mode="reflect"), "only constants around"),
         (lambda m, x: m.conv(x)[:, :, 1:], "takes a part of"),
         (lambda m, x: m.conv(x).permute(0, 1, 3, 2), "permutes"),
         (
