@@ -155,6 +155,12 @@ class Network(_Frozen):
                 )
             seen.add(layer.name)
         for layer in self.layers:
+            size = self._outputs[layer.name][1]
+            if min(size) < 1:
+                raise ValueError(
+                    f"layer {layer.name} would write maps of {size[0]}×{size[1]}: what it reads is "
+                    "too small for its kernel"
+                )
             if layer.residual and (self._outputs[layer.residual] != self._outputs[layer.name]):
                 raise ValueError(
                     f"layer {layer.name} adds {layer.residual}, which has another shape"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import NodeProto, numpy_helper, shape_inference
 from onnx.checker import ValidationError
@@ -28,6 +30,17 @@ _ACTIVATIONS = {
     "Elu": "elu", "Tanh": "tanh", "Softplus": "softplus", "Mish": "mish", "Gelu": "gelu",
     "PRelu": "prelu",
 }  # fmt: skip
+_QUANTISED = {
+    "QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger", "DynamicQuantizeLinear",
+}  # fmt: skip
+# Optimisations of ONNX Runtime's first level that would make other layers of these.
+_FUSIONS = [
+    "ConvAddFusion", "ConvMulFusion", "ConvBNFusion", "ConvActivationFusion", "PadFusion",
+    "Pad_Fusion", "ReluClipFusion", "GemmActivationFusion", "MatMulBNFusion", "GemmSumFusion",
+    "ConvAddActivationFusion", "MatMulAddFusion", "NoopElimination", "CastElimination",
+    "ReshapeFusion", "EliminateIdentity", "EliminateDropout", "GemmTransposeFusion",
+]  # fmt: skip
 _STANDARD = ("", "ai.onnx")  # domains whose operators are ONNX's own
 _PASSED_ON = {"Identity", "Dropout", "Cast"}
 _READ_FLAT = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", *_PASSED_ON}
@@ -69,10 +82,17 @@ class _Reader:
             )
         (self.input,) = inputs
         for node in model.graph.node:
+            name = f"{path}: {node.op_type} {node.name or node.output[0]}"
             if node.domain not in _STANDARD:
+                hint = "; give the file from before the runtime optimised it"
                 raise NetworkError(
-                    f"{path}: {node.op_type} {node.name or node.output[0]} is of the domain "
-                    f"{node.domain!r}; only ONNX's own operators are supported"
+                    f"{name} is of the domain {node.domain!r}; only ONNX's own operators are "
+                    f"supported{hint if node.domain.startswith('com.microsoft') else ''}"
+                )
+            if node.op_type in _QUANTISED:
+                raise NetworkError(
+                    f"{name}: the file is quantised. Give the one from before: `latprof profile "
+                    "--precision int8` quantises it itself"
                 )
         self.graph = self._with_shapes(model).graph
         try:
@@ -104,11 +124,30 @@ class _Reader:
         del model.graph.value_info[:]
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
+        if any(node.op_type in ("Shape", "If") for node in model.graph.node):
+            model = self._folded(model)
         try:
             return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         except shape_inference.InferenceError as error:
             reason = str(error).splitlines()[0]
             raise NetworkError(f"{self.path}: shapes cannot be inferred: {reason}") from None
+
+    def _folded(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """With what follows from constants and sizes computed, by ONNX Runtime."""
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.log_severity_level = 4
+        with tempfile.TemporaryDirectory() as folder:
+            options.optimized_model_filepath = str(Path(folder) / "folded.onnx")
+            try:
+                ort.InferenceSession(
+                    model.SerializeToString(), options, providers=["CPUExecutionProvider"],
+                    disabled_optimizers=_FUSIONS,
+                )  # fmt: skip
+            except Exception as error:  # the runtime's own kinds, which have no common name
+                reason = str(error).splitlines()[0]
+                raise NetworkError(f"{self.path}: ONNX Runtime cannot open it: {reason}") from None
+            return onnx.load(options.optimized_model_filepath)
 
     def network(self) -> Network:
         _, *input_shape = self.shapes[self.input.name]

@@ -20,6 +20,7 @@ from pruner.cli.options import (
     NormalisationOption,
     task_by,
 )
+from pruner.cli.progress import console
 from pruner.data import load_data
 from pruner.data.images import Images
 from pruner.graph.capture import drop_paths
@@ -117,7 +118,7 @@ def evaluate(
         assert model is not None
         assert weights is not None
         built = models.build(model, images.classes)
-        load_weights(built, weights)
+        console.print(f"{weights}: {load_weights(built, weights)}", highlight=False, soft_wrap=True)
         shape = models.input_shape(model) or images.shape
     of_run = RunFolder.open(run).settings if run else None
     name = task or (of_run.task if of_run else "classification")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import pickle
 import struct
+from collections.abc import Container
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -16,7 +18,20 @@ from lookup_tables.storage.files import write_whole
 from pruner import ModelError
 
 SAFETENSORS = ".safetensors"
-STATE_UNDER = ("state_dict", "model_state_dict", "model")  # of checkpoints that hold more
+# Of checkpoints that hold more, in this order: a copy that follows the weights comes last.
+STATE_UNDER = (
+    "state_dict", "model_state_dict", "model", "net", "network", "weights", "state_dict_ema",
+    "model_ema", "ema",
+)  # fmt: skip
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.")  # before every name
+COUNTERS = ("total_ops", "total_params")  # that a profiler left among the weights
+# Beside the weights: the options of a training, and NumPy's numbers, under its old and new name.
+HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{c}.multiarray.scalar") for c in ("core", "_core")),
+]
 # What safetensors and torch.load raise for files that are something else or cut short.
 UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, EOFError, LookupError,
@@ -24,18 +39,22 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> None:
-    """Fill a model from a .safetensors, .th, .pt or .pth file.
+def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> str:
+    """Fill a model from a .safetensors, .th, .pt or .pth file; returns what form it has, in words.
 
     With `but_head` the file may tell other classes apart: the one layer that has another number of
     outputs stays as it is. Raises ModelError if the file is missing, broken or of another model.
 
-    PyTorch files may hold a state dict, or a dictionary with one under `state_dict`,
-    `model_state_dict` or `model`; a leading `module.` is dropped. Half-precision weights are
-    widened.
+    PyTorch files may hold a state dict, or a dictionary with one under a name of STATE_UNDER. What
+    all names begin with is dropped where it is of WRAPPERS, and so are a profiler's counters.
+    Half-precision weights are widened. No code of the file is run.
     """
-    state = _read(Path(path))
+    read, form = _read(Path(path))
     own = model.state_dict()
+    state, dropped = _unwrapped(read, own)
+    form += f", without the prefix {dropped}" if dropped else ""
+    kinds = {value.dtype for value in state.values() if value.is_floating_point()}
+    form += "".join(f", in {str(kind).removeprefix('torch.')}" for kind in sorted(kinds, key=str))
     if but_head:
         head = _only_misfit(state, own)
         state, own = ({n: v for n, v in some.items() if _layer(n) != head} for some in (state, own))
@@ -65,6 +84,22 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
             )
     filled = own | {name: value.to(own[name].dtype) for name, value in state.items()}
     model.load_state_dict(model.state_dict() | filled)
+    return form
+
+
+def _unwrapped(state: dict[str, Tensor], own: Container[str]) -> tuple[dict[str, Tensor], str]:
+    """Without what wrappers wrote before every name, and without counters; and what was dropped."""
+    state = {n: v for n, v in state.items() if n in own or n.rpartition(".")[2] not in COUNTERS}
+    dropped = ""
+    while prefix := next((w for w in WRAPPERS if state and _wraps(w, state, own)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        dropped += prefix
+    return state, dropped
+
+
+def _wraps(prefix: str, state: dict[str, Tensor], own: Container[str]) -> bool:
+    """Whether all names begin so, and the model's own do not."""
+    return all(name.startswith(prefix) and name not in own for name in state)
 
 
 def _only_misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
@@ -99,15 +134,21 @@ def made_by(path: str | Path) -> str | None:
         raise ModelError(f"{path}: not a readable weights file ({error})") from None
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file by name, and in words where they were."""
     if not path.is_file():
         raise ModelError(f"{path}: no such weights file")
     try:
         if path.suffix == SAFETENSORS:
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options of a training
+            return load_file(path), "safetensors"
+        with torch.serialization.safe_globals(HARMLESS):
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (*UNREADABLE, OSError) as error:
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+            raise ModelError(
+                f"{path} holds Python objects beside weights, perhaps a whole model, and none of "
+                "them is made. Save the weights alone: torch.save(model.state_dict(), FILE)"
+            ) from None
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path}: not a readable weights file ({first})") from None
     found = _state_dict(state)
@@ -118,12 +159,14 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise ModelError(
             f"{path}: expected a state dict, or one under {', '.join(STATE_UNDER)}; found {what}"
         )
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return found
 
 
-def _state_dict(content: object) -> dict[str, Tensor] | None:
-    inside = (content.get(name) for name in STATE_UNDER) if isinstance(content, dict) else ()
-    for state in (content, *inside):
+def _state_dict(content: object) -> tuple[dict[str, Tensor], str] | None:
+    places: dict[str, object] = {"a state dict": content}
+    if isinstance(content, dict):
+        places |= {f"a state dict under `{n}`": content.get(n) for n in STATE_UNDER}
+    for form, state in places.items():
         if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()):
-            return state
+            return state, form
     return None

@@ -1,7 +1,10 @@
 import argparse
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from pruner import ModelError, models
@@ -133,16 +136,47 @@ def test_a_missing_model_file_is_named(tmp_path):
         models.build(f"{tmp_path}/none.py:f")
 
 
-@pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("under", ["state_dict", "model_state_dict", "model", "net", "ema"])
 def test_weights_are_found_in_what_trainings_save(tmp_path, under):
     trained, options = resnet20(), argparse.Namespace(epochs=90)
-    torch.save({under: trained.state_dict(), "args": options, "epoch": 3}, tmp_path / "w.pth")
+    beside = {"args": options, "epoch": 3, "best": np.float64(0.93), "seed": np.int64(1)}
+    torch.save({under: trained.state_dict(), **beside}, tmp_path / "w.pth")
     loaded = resnet20()
-    load_weights(loaded, tmp_path / "w.pth")
+    assert load_weights(loaded, tmp_path / "w.pth") == f"a state dict under `{under}`, in float32"
     assert torch.equal(loaded.conv1.weight, trained.conv1.weight)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_wrappers_write_before_every_name_is_dropped(tmp_path, prefix, name):
+    trained, loaded = resnet20(), resnet20()
+    state = {prefix + key: value for key, value in trained.state_dict().items()}
+    counters = {f"{prefix}conv1.total_ops": torch.zeros(1)}
+    write = save_file if name.endswith("safetensors") else torch.save
+    write(state | counters, tmp_path / name)
+    assert f"without the prefix {prefix}," in load_weights(loaded, tmp_path / name)
+    assert torch.equal(loaded.conv1.weight, trained.conv1.weight)
+
+
+def test_a_name_that_the_model_has_itself_is_no_wrapper(tmp_path):
+    trained, loaded = (torch.nn.Sequential(OrderedDict(model=resnet20())) for _ in range(2))
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    assert "prefix" not in load_weights(loaded, tmp_path / "w.pth")
+    assert torch.equal(loaded.model.conv1.weight, trained.model.conv1.weight)
+
+
+def test_a_whole_model_is_refused_with_what_to_save_and_a_file_cut_short_by_its_name(tmp_path):
+    whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
+    torch.save(resnet20(), whole)
+    with pytest.raises(ModelError, match=r"whole.pth holds Python objects .*model.state_dict"):
+        load_weights(resnet20(), whole)
+    torch.save(resnet20().state_dict(), cut)
+    cut.write_bytes(cut.read_bytes()[:50_000])
+    with pytest.raises(ModelError, match=r"cut.pth: not a readable weights file"):
+        load_weights(resnet20(), cut)
+
+
 def test_a_checkpoint_without_weights_is_refused_naming_what_it_holds(tmp_path):
-    torch.save({"net": resnet20().state_dict(), "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="found a dictionary of net, epoch"):
+    torch.save({"mine": resnet20().state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    with pytest.raises(ModelError, match="found a dictionary of mine, epoch"):
         load_weights(resnet20(), tmp_path / "w.pth")
