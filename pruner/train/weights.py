@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import struct
-from collections.abc import Container
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     return form
 
 
-def _unwrapped(state: dict[str, Tensor], own: Container[str]) -> tuple[dict[str, Tensor], str]:
+def _unwrapped(state: dict[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
     """Without what wrappers wrote before every name, and without counters; and what was dropped."""
     state = {n: v for n, v in state.items() if n in own or n.rpartition(".")[2] not in COUNTERS}
     dropped = ""
@@ -97,9 +97,10 @@ def _unwrapped(state: dict[str, Tensor], own: Container[str]) -> tuple[dict[str,
     return state, dropped
 
 
-def _wraps(prefix: str, state: dict[str, Tensor], own: Container[str]) -> bool:
-    """Whether all names begin so, and the model's own do not."""
-    return all(name.startswith(prefix) and name not in own for name in state)
+def _wraps(prefix: str, state: Iterable[str], own: Iterable[str]) -> bool:
+    """Whether most names begin so, and none of the model's own does."""
+    begin = [name.startswith(prefix) for name in state]
+    return 2 * sum(begin) > len(begin) and not any(name.startswith(prefix) for name in own)
 
 
 def _only_misfit(state: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
@@ -144,7 +145,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         with torch.serialization.safe_globals(HARMLESS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (*UNREADABLE, OSError) as error:
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
+        if "Unsupported global" in str(error):
             raise ModelError(
                 f"{path} holds Python objects beside weights, perhaps a whole model, and none of "
                 "them is made. Save the weights alone: torch.save(model.state_dict(), FILE)"
