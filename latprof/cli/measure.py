@@ -36,7 +36,7 @@ from latprof.cli.options import (
 )
 from latprof.cli.show import print_validations, why_it_stopped
 from latprof.kernels import BLOCKS
-from latprof.onnx.reader import read_onnx
+from latprof.onnx.reader import is_half, read_onnx
 from latprof.onnx.writer import build
 from latprof.profile.compare import compare_files, require_batch
 from latprof.profile.design import LEVELS
@@ -128,6 +128,12 @@ def profile(
     target = this_device(device, usage)
     target, folder = _home(target, out, name)
     loaded = _network_or_onnx(network, onnx_file, folder)
+    if onnx_file is not None and is_half(onnx_file) and target.precision != "fp16":
+        print(
+            f"{onnx_file} computes in FP16; the table is of the same network in "
+            f"{target.precision.upper()}",
+            file=sys.stderr,
+        )
     goal = Goal(share(error) if error else None, seconds(budget) if budget else math.inf, samples)
     if dry_run:
         _print_plan(loaded, target, folder, goal, levels=levels, seed=seed)

@@ -60,6 +60,14 @@ def read_onnx(path: str | Path) -> Network:
     return _Reader(path, model).network()
 
 
+def is_half(path: str | Path) -> bool:
+    """Whether an ONNX file computes in half precision, wholly or in part."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    half = onnx.TensorProto.FLOAT16
+    casts = [n for n in graph.node if n.op_type == "Cast" and _attributes(n)["to"] == half]
+    return bool(casts) or any(tensor.data_type == half for tensor in graph.initializer)
+
+
 def _damaged(path: Path, error: Exception) -> NetworkError:
     """What to raise for weights that are not there, or cut short."""
     return NetworkError(

@@ -323,7 +323,8 @@ class Assembly:
             )
         except ValidationError as error:
             raise NetworkError(
-                f"{name} has layers that do not fit together: {error.errors()[0]['msg']}"
+                f"{name} has layers that do not fit together: "
+                f"{error.errors()[0]['msg'].removeprefix('Value error, ')}"
             ) from None
 
     def group(self, channels: str) -> str | None:

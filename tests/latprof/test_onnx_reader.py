@@ -5,7 +5,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from latprof.onnx.reader import read_onnx
+from latprof.onnx.reader import is_half, read_onnx
 from latprof.onnx.writer import build, layer_models
 from lookup_tables.architecture import Architecture
 from lookup_tables.errors import NetworkError
@@ -233,13 +233,84 @@ def test_a_constant_added_behind_an_activation_is_no_bias(tmp_path):
         helper.make_node("Add", ["b", "c"], ["y"], "more"),
     ]
     constants = {"w": KERNEL, "c": np.ones((1, 8, 1, 1), np.float32)}
+    kinds = [layer.kind for layer in read_onnx(from_nodes(tmp_path, nodes, constants)).layers]
+    assert kinds == ["conv", "channel_shift"]
+
+
+def from_nodes(tmp_path, nodes, constants, shape=(1, 4, 8, 8), opset=17):
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", 1, (1, 4, 8, 8))],
+        [helper.make_tensor_value_info("x", 1, shape)],
         [helper.make_tensor_value_info("y", 1, None)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    kinds = [layer.kind for layer in read_onnx(saved(model, tmp_path)).layers]
-    assert kinds == ["conv", "channel_shift"]
+    imports = [helper.make_opsetid("", opset)]
+    return saved(helper.make_model(graph, opset_imports=imports, ir_version=8), tmp_path)
+
+
+FLATTENED = [
+    helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+    helper.make_node("GlobalAveragePool", ["a"], ["b"], "pool"),
+    helper.make_node("Shape", ["b"], ["s"], "shape"),
+    helper.make_node("Gather", ["s", "zero"], ["n"], "images"),
+    helper.make_node("Unsqueeze", ["n", "axes"], ["n1"], "as_list"),
+    helper.make_node("Concat", ["n1", "rest"], ["size"], "size", axis=0),
+    helper.make_node("Reshape", ["b", "size"], ["f"], "view"),
+    helper.make_node("Gemm", ["f", "v", "bias"], ["y"], "fc"),
+]
+WEIGHTS = {
+    "w": KERNEL, "zero": np.int64(0), "axes": np.array([0]), "rest": np.array([-1]),
+    "v": np.zeros((8, 5), np.float32), "bias": np.zeros(5, np.float32),
+}  # fmt: skip
+
+
+def test_a_reshape_to_computed_sizes_is_read_with_the_number_of_images_known(tmp_path):
+    path = from_nodes(tmp_path, FLATTENED, WEIGHTS, ("images", 4, 8, 8))
+    network = read_onnx(path)
+    assert [layer.kind for layer in network.layers] == ["conv", "global_avg_pool", "linear"]
+    assert [layer.name for layer in network.layers] == ["conv", "pool", "fc"]
+
+
+def test_a_condition_on_a_constant_is_read_as_the_branch_that_is_taken(tmp_path):
+    def branch(op, name):
+        node = helper.make_node(op, ["a"], [name], f"{name}_node")
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, 1, None)])
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv"),
+        helper.make_node(
+            "If", ["yes"], ["y"], "if", then_branch=branch("Relu", "then"),
+            else_branch=branch("Softmax", "else"),
+        ),
+    ]  # fmt: skip
+    (layer,) = read_onnx(from_nodes(tmp_path, nodes, {"w": KERNEL, "yes": np.array(True)})).layers
+    assert (layer.kind, layer.activation) == ("conv", "relu")
+
+
+def test_a_quantised_file_is_refused_with_what_to_give_instead(tmp_path):
+    quantised = helper.make_node("QuantizeLinear", ["x", "scale"], ["q"], "q_in")
+    back = helper.make_node("DequantizeLinear", ["q", "scale"], ["y"], "q_out")
+    path = from_nodes(tmp_path, [quantised, back], {"scale": np.float32(0.1)})
+    with pytest.raises(NetworkError, match=r"q_in: the file is quantised\. .* --precision int8"):
+        read_onnx(path)
+
+
+def test_maps_that_would_be_empty_are_refused_naming_the_layer(tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
+    path = from_nodes(tmp_path, nodes, {"w": np.zeros((8, 4, 9, 9), np.float32)})
+    with pytest.raises(NetworkError, match="layer conv would write maps of 0×0"):
+        read_onnx(path)
+
+
+def test_a_file_in_half_precision_is_known(tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], "conv")]
+    assert not is_half(from_nodes(tmp_path, nodes, {"w": KERNEL}))
+    casts = [
+        helper.make_node("Cast", ["x"], ["h"], "down", to=onnx.TensorProto.FLOAT16),
+        helper.make_node("Conv", ["h", "w"], ["c"], "conv"),
+        helper.make_node("Cast", ["c"], ["y"], "up", to=onnx.TensorProto.FLOAT),
+    ]
+    path = from_nodes(tmp_path, casts, {"w": KERNEL.astype(np.float16)})
+    assert is_half(path)
+    assert [layer.kind for layer in read_onnx(path).layers] == ["conv"]
