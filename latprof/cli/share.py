@@ -21,7 +21,7 @@ from latprof.share.place import Place
 from latprof.share.pull import pull
 from latprof.share.push import push
 from latprof.share.versions import Shared, shared
-from lookup_tables.errors import TableError
+from lookup_tables.errors import NetworkError, TableError
 from lookup_tables.network import Network
 from lookup_tables.storage.files import only_writer, write_whole
 from lookup_tables.storage.manifest import (
@@ -186,6 +186,7 @@ def _verified(table: LatencyTable) -> tuple[list[dict], list[str]]:
     for network in table.networks():
         try:
             rows, judged = table.rows(network), table.validation(network)
+            _require_plausible(table, network)
         except TableError as error:
             problems[str(error)] = True
             continue
@@ -193,6 +194,17 @@ def _verified(table: LatencyTable) -> tuple[list[dict], list[str]]:
         told = {"rmspe": judged.rmspe, "measured_at": judged.measured_at} if judged else {}
         found.append(facts | {"finished": judged is not None} | told)
     return found, [*problems]
+
+
+def _require_plausible(table: LatencyTable, name: str) -> None:
+    """Raise TableError for a run that cannot be one of its network, where that is known."""
+    try:
+        network = table.load_network(name)
+    except NetworkError:  # neither beside its rows nor shipped any more
+        return
+    plan = table.plan(name)
+    if plan is not None and plan.fingerprint == network.fingerprint:
+        table.runs(network)
 
 
 def _print_verified(found: list[dict]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lookup_tables.device import Device
-from lookup_tables.errors import NetworkError, TableError
+from lookup_tables.errors import ArchitectureError, NetworkError, TableError
 from lookup_tables.network import Layer, Network, network_names
 from lookup_tables.storage.files import refuse_newer
 from lookup_tables.storage.manifest import expected, load_manifest, read_sealed, seal, unseal
@@ -35,6 +35,7 @@ from lookup_tables.table.rows import (
 from lookup_tables.table.settled import settle
 
 IDENTITY = "device.json"
+IMPLAUSIBLE = 20  # times as long as the dense network: no pruned one's layers are
 
 
 class LatencyTable:
@@ -43,6 +44,7 @@ class LatencyTable:
     def __init__(self, folder: Path, device: Device) -> None:
         self.folder, self.device = folder, device
         self._read: dict[str, tuple[_State, list[Row]]] = {}  # network → its file then, its rows
+        self._plausible: dict[str, list[Row]] = {}  # network → rows that were looked at
 
     @classmethod
     def create(cls, folder: str | Path, device: Device) -> LatencyTable:
@@ -182,9 +184,17 @@ class LatencyTable:
         return first
 
     def runs(self, network: Network, purpose: str | None = None) -> list[Run]:
-        """All runs of a network; raises TableError if the table is of another network."""
+        """All runs of a network; raises TableError if the table is of another network.
+
+        And if it holds a run that cannot be one of that network, naming its line.
+        """
         self.require_network(network)
         rows = self.rows(network.name)
+        if self._plausible.get(network.name) is not rows:
+            for number, row in enumerate(rows, 1):
+                if isinstance(row, Run):
+                    require_plausible(row, network, f"{self.path(network.name)}, line {number}")
+            self._plausible[network.name] = rows
         return [r for r in rows if isinstance(r, Run) and purpose in (None, r.purpose)]
 
     def settled_runs(self, network: Network, purpose: str) -> list[Run]:
@@ -284,6 +294,22 @@ class _State(NamedTuple):
     bytes: int
     modified_ns: int
     file: int
+
+
+def require_plausible(run: Run, network: Network, place: str) -> None:
+    """Raise TableError for a run that cannot be one of this network; `place`: its file and line."""
+    try:
+        network.check(run.architecture)
+    except ArchitectureError as error:
+        raise TableError(
+            f"{place}: {error}. Never edit a table: copy the file again from its source"
+        ) from None
+    together, dense = sum(layer.seconds for layer in run.layers), run.loudest_s
+    if together > IMPLAUSIBLE * dense:
+        raise TableError(
+            f"{place}: its layers take {together:.3g} s, and the whole dense network {dense:.3g} "
+            "s. Seconds are expected. Never edit a table: copy the file again from its source"
+        )
 
 
 def _state_of(path: Path) -> _State | None:

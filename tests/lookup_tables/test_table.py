@@ -53,6 +53,25 @@ def test_a_whole_network_time_of_zero_is_refused(table, field):
         LatencyTable.open(table.folder).rows("chain")
 
 
+def _in_milliseconds(row):
+    for layer in row["layers"]:
+        layer["seconds"] *= 1e3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: row["architecture"]["widths"].update(nobody=8), "has no group 'nobody'"),
+        (lambda row: row["architecture"]["widths"].update(g0=1600), "width 1600 is outside"),
+        (_in_milliseconds, "its layers take .* Seconds are expected"),
+    ],
+)
+def test_a_run_that_cannot_be_one_of_its_network_is_refused_naming_the_line(table, change, said):
+    edit(table, 3, change)
+    with pytest.raises(TableError, match=f"line 3: .*{said}"):
+        LatencyTable.open(table.folder).runs(NETWORK)
+
+
 def test_a_duplicate_run_is_refused_naming_both_lines(table):
     path = table.path("chain")
     lines = path.read_text().splitlines()
