@@ -25,6 +25,10 @@ BINDINGS = {
     ),
     "memory": "bound by memory: they move bytes as fast as the device can",
     "compute": "bound by compute",
+    "neither": (
+        "slow for their shape: they neither compute nor move bytes near the best seen here; other "
+        "widths may suit the device better"
+    ),
 }
 
 
@@ -130,7 +134,7 @@ def print_explanation(
             f"{layer.macs_share:4.0%} of the MACs: {layer.lost_s * 1e6:6.1f} µs lost; "
             f"{BINDINGS[layer.binding].partition(':')[0]}{_step_of(model, layer)}"
         )
-    for binding in ("launch", "memory"):
+    for binding in ("launch", "memory", "neither"):
         bound = [layer for layer in layers if layer.binding == binding]
         if bound:
             time = sum(layer.seconds for layer in bound) / now_s

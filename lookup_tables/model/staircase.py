@@ -18,12 +18,13 @@ from lookup_tables.layer import WEIGHTED, LayerSpec
 from lookup_tables.model.latency_model import DENSITIES, LatencyModel, LayerPrediction
 from lookup_tables.network import ChannelGroup, Network
 
-Binding = Literal["launch", "memory", "compute"]
+Binding = Literal["launch", "memory", "compute", "neither"]
 MOST_CHOICES = 16  # widths of one group offered to a search
 WORTH = 0.001  # of the dense network's latency: what a narrower width must save to be offered
 DENSITY_NOISE = 0.03  # of a layer's time: what a lower density must save to be offered
 _NEAR_FLOOR = 2.0  # times the cheapest weighted layer's time: bound by launching it
 _BUSY = 0.5  # share of the best rate seen on the device
+_NEAR_BEST = 0.25  # share of the best rate below which nothing is bound by it
 _BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -183,13 +184,16 @@ class Staircase:
 
         *launch*: hardly more than the cheapest layer of the table takes, so thinning it further
         buys nothing; *memory*: it moves bytes at a rate near the best seen, and computes far
-        below the best seen (the roofline's left side: Williams et al., CACM 52 (2009)).
+        below the best seen (the roofline's left side: Williams et al., CACM 52 (2009));
+        *neither*: it is far from the best of both, as where its channels do not fit the device.
         """
         floor_s, best_macs, best_bytes = self._rates
         if seconds <= _NEAR_FLOOR * floor_s:
             return "launch"
         computing = spec.kept_macs / seconds / best_macs
         moving = self._bytes(spec) / seconds / best_bytes
+        if max(moving, computing) < _NEAR_BEST:
+            return "neither"
         return "memory" if moving > computing and computing < _BUSY else "compute"
 
     @cached_property

@@ -85,6 +85,11 @@ def test_a_layer_that_only_moves_bytes_is_bound_by_memory(stairs):
     assert stairs.binding(pool, 1e-4) == "memory"
 
 
+def test_a_layer_that_is_far_from_the_best_of_both_is_bound_by_neither(stairs):
+    odd = LayerSpec(kind="depthwise", in_channels=63, out_channels=63, in_size=(16, 16), groups=63)
+    assert stairs.binding(odd, 1e-2) == "neither"
+
+
 def test_what_pruning_failed_to_buy_is_the_time_above_the_macs_share(stairs):
     half = Architecture(widths={"g1": 36})
     layer = {layer.name: layer for layer in stairs.layers(half)}["conv1"]
