@@ -604,6 +604,20 @@ def sparse_training() -> Iterator[Row]:
         ]  # fmt: skip
 
 
+def traced() -> Iterator[Row]:
+    """Models of others: how many are traced, and right when they are cut and exported."""
+    yield ["from", "models", "traced", "right when cut", "right when exported", "refused"]
+    rows = _read("traced")["rows"]
+    for source in dict.fromkeys(row["source"] for row in rows):
+        own = [row for row in rows if row["source"] == source]
+        refused = [row["model"] for row in own if "refused" in row]
+        yield [
+            source, str(len(own)), f"**{len(own) - len(refused)}**",
+            str(sum("cut_differs" in row for row in own)),
+            str(sum("export_differs" in row for row in own)), ", ".join(refused) or "none",
+        ]  # fmt: skip
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -660,6 +674,7 @@ MAKERS = {
         sparse_networks,
         sparse_tables,
         sparse_training,
+        traced,
     )
 }
 MAKERS["sparse_tables_int8"] = partial(sparse_tables, "sparse_tables_int8")

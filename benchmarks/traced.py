@@ -1,9 +1,9 @@
 """Which models of others are traced, and whether they are right when they are cut and exported.
 
-    python -m benchmarks.traced [--again] [--source torchvision|timm] [NAME …]
+    python -m benchmarks.traced [--again] [--source timm --listed FILE] [NAME …]
 
-Every convolutional classifier of torchvision, or those of timm in `benchmarks/timm.txt` where timm
-is installed: traced; cut at random three times and compared with the dense network that does not
+Every convolutional classifier of torchvision, or those of timm that a file lists, where timm is
+installed: traced; cut at random three times and compared with the dense network that does not
 hear the other channels (`pruner/graph/check.py`); one of the three is exported and compared with
 PyTorch in ONNX Runtime. Weights are random. It can be interrupted: what the result file holds is
 not tried again, unless by `--again`.
@@ -30,7 +30,11 @@ from pruner.graph.check import cut_to, deaf, random_channels, require_right_cuts
 from pruner.graph.trace import Trace, trace
 from pruner.train.export import export_onnx
 
-SIZES = {"inception_v3": 128}  # others: SIZE
+SIZES = {  # others: SIZE; these pool to a size that must be there
+    "inception_v3": 128, "inception_v4": 128, "inception_resnet_v2": 128, "xception": 128,
+    "nasnetalarge": 128, "pnasnet5large": 128, "vgg16": 224, "vgg16_bn": 224,
+    "bat_resnext26ts": 256,
+}  # fmt: skip
 SIZE = 96
 NO_CNN = ("vit_", "swin_", "maxvit")
 LARGEST = 100e6  # parameters of what is cut and exported: more take this machine's memory
@@ -40,12 +44,12 @@ def main(
     names: Annotated[list[str] | None, typer.Argument()] = None,
     again: bool = False,
     source: str = "torchvision",
+    listed: Path | None = None,
 ) -> None:
-    torch.set_num_threads(1)
     path = RESULTS / "traced.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     have = {(row["source"], row["model"]) for row in rows if not again}
-    for name in names or _names(source):
+    for name in names or (listed.read_text().split() if listed else _names()):
         if (source, name) in have:
             continue
         row = {"source": source, "model": name, **_tried(source, name)}
@@ -55,10 +59,7 @@ def main(
     print(path)
 
 
-def _names(source: str) -> Iterator[str]:
-    if source == "timm":
-        yield from (Path(__file__).parent / "timm.txt").read_text().split()
-        return
+def _names() -> Iterator[str]:
     models = importlib.import_module("torchvision.models")
     yield from (n for n in models.list_models(module=models) if not n.startswith(NO_CNN))
 

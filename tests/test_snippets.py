@@ -67,7 +67,7 @@ ADDED = {
     "pruner prune": ["--episodes", "4", "--epochs", "0"],
     "pruner compare": ["--episodes", "4", "--epochs", "0"],
 }
-FEWER = ["--levels", "2", "--samples", "4"]  # of a table that was not begun
+FEWER = ["--levels", "2", "--samples", "2"]  # of a table that was not begun
 # Minutes even when small; tests/journeys and test_repeat.py run them.
 ONLY_PARSED = ("latprof repeat", "latprof transfer", "pruner recommend")
 LEFT_OUT = ("latprof kernels build",)  # compiles for a while; test_kernels.py does
