@@ -32,7 +32,7 @@ from pruner.train.export import export_onnx
 
 SIZES = {  # others: SIZE; these pool to a size that must be there
     "inception_v3": 128, "inception_v4": 128, "inception_resnet_v2": 128, "xception": 128,
-    "nasnetalarge": 128, "pnasnet5large": 128, "vgg16": 224, "vgg16_bn": 224,
+    "nasnetalarge": 128, "pnasnet5large": 128, "alexnet": 224,
     "bat_resnext26ts": 256,
 }  # fmt: skip
 SIZE = 96
@@ -74,7 +74,7 @@ def _made(source: str, name: str) -> nn.Module:
 
 def _tried(source: str, name: str) -> dict:
     model = settled(_made(source, name)).eval()
-    size = SIZES.get(name, SIZE)
+    size = 224 if name.startswith("vgg") else SIZES.get(name, SIZE)
     start = time.perf_counter()
     try:
         traced = trace(model, (3, size, size), name.replace(".", "_"))
@@ -118,6 +118,9 @@ def settled(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
             nn.init.uniform_(module.running_var, 0.8, 1.2)
+    for name, parameter in model.named_parameters():  # 1e-6 before training: nothing would be heard
+        if name.endswith(("layer_scale", "gamma")):
+            nn.init.ones_(parameter)
     return model
 
 
