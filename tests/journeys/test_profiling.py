@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from latprof.cli.show import print_validations
+from latprof.cli.show import BINDINGS, print_validations
 from latprof.runtimes.base import Usage
 from latprof.runtimes.here import this_device
 from lookup_tables.device import Device
@@ -131,7 +131,7 @@ def test_explain_names_layers_steps_and_widths(workshop, tmp_path, latprof, caps
     assert "of its MACs" in capsys.readouterr().out
     assert latprof("explain", *arguments, "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert {layer["bound_by"] for layer in answer["layers"]} <= {"launch", "memory", "compute"}
+    assert {layer["bound_by"] for layer in answer["layers"]} <= {*BINDINGS}
     for advice in answer["wider_and_no_slower"]:
         assert advice["instead"] > advice["width"]
     for advice in answer["narrower_and_faster"]:

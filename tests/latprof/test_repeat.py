@@ -53,7 +53,7 @@ def test_tables_are_rebuilt_in_processes_of_their_own_and_the_result_kept_beside
     tmp_path, network_file
 ):
     table = real_table(tmp_path)
-    options = ["--levels", "2", "--samples", "2", "--budget", "2s"]
+    options = ["--levels", "2", "--samples", "2", "--budget", "60s"]
     arguments = (TINY, table, 2, tmp_path / "again", options, str(network_file))
     result = repeat(*arguments)
     assert result.predictions.count == 200

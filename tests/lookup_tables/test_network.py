@@ -202,7 +202,7 @@ def test_a_network_beside_rows_is_called_like_its_file(tmp_path):
 class LaterLayer(Layer):
     """A layer as a later version might know it."""
 
-    dilation: tuple[int, int] = (1, 1)
+    tone: int = 0
 
 
 class LaterNetwork(Network):
@@ -215,7 +215,7 @@ def test_a_field_that_is_added_changes_no_fingerprint_unless_it_is_used(name):
     later = LaterNetwork.model_validate(now.model_dump())
     assert later.fingerprint == now.fingerprint
     data = now.model_dump()
-    data["layers"][0]["dilation"] = (2, 2)
+    data["layers"][0]["tone"] = 1
     assert LaterNetwork.model_validate(data).fingerprint != now.fingerprint
 
 
