@@ -77,9 +77,18 @@ class GraphReader:
                     raise TraceError(
                         f"layer {self._name(node)} reads flattened maps; only linear layers may"
                     )
-        read = _READERS.get(type(module) if module is not None else kind)
+        key = type(module) if module is not None else kind
+        read = _READERS.get(key)
         if read is None:
             raise self._unsupported(node)
+        if key not in _EITHER_LAYOUT:
+            for source in node.all_input_nodes:
+                tensor = self.assembly.tensors.get(source)
+                if tensor and tensor.last:
+                    raise TraceError(
+                        f"layer {self._name(node)}{where(node)}: {kind} reads maps whose channels "
+                        "lie last; permute them back before, (0, 3, 1, 2)"
+                    )
         read(self, node, module)
 
     def _unsupported(self, node: fx.Node) -> TraceError:
@@ -547,6 +556,13 @@ _READERS: dict[object, Callable] = {
     **dict.fromkeys(FLATTENS, GraphReader._read_flatten),
     **dict.fromkeys(PASSED_ON, GraphReader._read_passed_on),
 }
+
+
+# What takes channels in the second place and in the last.
+_EITHER_LAYOUT = {
+    nn.Linear, nn.LayerNorm, "permute", "add", "sub", "mul", "div", *_ACTIVATIONS, *_CLIPS,
+    *PASSED_ON,
+}  # fmt: skip
 
 
 def _arguments(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> tuple:

@@ -170,6 +170,15 @@ class FromFunction(nn.Module):
         (lambda m, x: F.pad(m.conv(x), (1, 1, 1, 1), mode="reflect"), "only constants around"),
         (lambda m, x: m.conv(x)[:, :, 1:], "takes a part of"),
         (lambda m, x: m.conv(x).permute(0, 1, 3, 2), "permutes"),
+        (lambda m, x: m.conv(x).permute(0, 2, 3, 1).mean((2, 3)), "mean reads maps whose channels"),
+        (
+            lambda m, x: m.conv(x).permute(0, 2, 3, 1).flatten(1),
+            "flatten reads maps whose channels",
+        ),
+        (
+            lambda m, x: torch.cat([m.conv(x).permute(0, 2, 3, 1)] * 2, 1),
+            "cat reads maps whose channels lie last; permute them back",
+        ),
         (
             lambda m, x: nn.functional.linear(m.conv(x), m.linear.weight[:, :8]),
             "a linear layer over",
