@@ -23,7 +23,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from types import TracebackType
 
@@ -222,7 +222,6 @@ class _Rewritten:
         self.computed: set[fx.Node] = set()  # from weights alone
         self.values: dict[fx.Node, Tensor] = {}
         self.order = {node: i for i, node in enumerate(program.graph.nodes)}
-        self.attributes: dict[str, dict] = {}  # path → how its module is called
 
     def module(self) -> fx.GraphModule:
         for node in self.program.graph.nodes:
@@ -448,8 +447,7 @@ class _Rewritten:
         if weight in self.weights:
             path, _, last = self.weights[weight].rpartition(".")
             return path if last == "weight" and path else self.weights[weight]
-        stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-        return (stack[-1] if stack else "") or node.name  # computed: of the module that does
+        return self._named_after(node)  # computed: of the module that does
 
     def _call_module(
         self, node: fx.Node, path: str, source, make: Callable[[], nn.Module], tensors: dict
@@ -479,17 +477,17 @@ class _Rewritten:
         self.now[node] = call
 
     def _conv(self, node: fx.Node) -> None:
-        source, weight, bias, stride, padding, dilation, groups = _filled(
+        source, weight, bias, stride, padding, dilation, groups = arguments(
             node, ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
             (None, None, None, 1, 0, 1, 1),
         )  # fmt: skip
         tensor = self._weight(node, weight)
-        stride, dilation = _pair(stride), _pair(dilation)
-        kernel = _pair(tensor.shape[2:])
+        stride, dilation = pair(stride), pair(dilation)
+        kernel = pair(tensor.shape[2:])
         if isinstance(padding, str):
             padding, source = self._same(node, source, padding, kernel, dilation)
         make = lambda: nn.Conv2d(  # noqa: E731
-            tensor.shape[1] * groups, tensor.shape[0], kernel, stride, _pair(padding), dilation,
+            tensor.shape[1] * groups, tensor.shape[0], kernel, stride, pair(padding), dilation,
             groups, bias is not None, device="meta",
         )  # fmt: skip
         tensors = {"weight": weight, "bias": bias}
@@ -526,26 +524,26 @@ class _Rewritten:
         names = (
             "input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation",
         )  # fmt: skip
-        source, weight, bias, stride, padding, beyond, groups, dilation = _filled(
+        source, weight, bias, stride, padding, beyond, groups, dilation = arguments(
             node, names, (None, None, None, 1, 0, 0, 1, 1)
         )
         tensor = self._weight(node, weight)
         make = lambda: nn.ConvTranspose2d(  # noqa: E731
-            tensor.shape[0], tensor.shape[1] * groups, _pair(tensor.shape[2:]), _pair(stride),
-            _pair(padding), _pair(beyond), groups, bias is not None, _pair(dilation), device="meta",
+            tensor.shape[0], tensor.shape[1] * groups, pair(tensor.shape[2:]), pair(stride),
+            pair(padding), pair(beyond), groups, bias is not None, pair(dilation), device="meta",
         )  # fmt: skip
         tensors = {"weight": weight, "bias": bias}
         self._call_module(node, self._place(node, weight), source, make, tensors)
 
     def _prelu(self, node: fx.Node) -> None:
-        source, weight = _filled(node, ("self", "weight"), (None, None))
+        source, weight = arguments(node, ("self", "weight"), (None, None))
         tensor = self._weight(node, weight)
         make = lambda: nn.PReLU(tensor.numel(), device="meta")  # noqa: E731
         self._call_module(node, self._place(node, weight), source, make, {"weight": weight})
 
     def _layer_norm(self, node: fx.Node) -> None:
         names = ("input", "normalized_shape", "weight", "bias", "eps")
-        source, shape, weight, bias, eps = _filled(node, names, (None, None, None, None, 1e-5))
+        source, shape, weight, bias, eps = arguments(node, names, (None, None, None, None, 1e-5))
         make = lambda: nn.LayerNorm(  # noqa: E731
             tuple(shape), eps, weight is not None, bias is not None, device="meta"
         )
@@ -553,7 +551,7 @@ class _Rewritten:
 
     def _group_norm(self, node: fx.Node) -> None:
         names = ("input", "num_groups", "weight", "bias", "eps")
-        source, groups, weight, bias, eps = _filled(node, names, (None, None, None, None, 1e-5))
+        source, groups, weight, bias, eps = arguments(node, names, (None, None, None, None, 1e-5))
         channels = _sizes(source.meta["val"])[1]
         make = lambda: nn.GroupNorm(  # noqa: E731
             groups, channels, eps, weight is not None, device="meta"
@@ -565,7 +563,7 @@ class _Rewritten:
         self._call_module(node, path, source, make, {"weight": weight, "bias": bias})
 
     def _linear(self, node: fx.Node) -> None:
-        source, weight, bias = _filled(node, ("input", "weight", "bias"), (None, None, None))
+        source, weight, bias = arguments(node, ("input", "weight", "bias"), (None, None, None))
         tensor = self._weight(node, weight)
         make = lambda: nn.Linear(  # noqa: E731
             tensor.shape[1], tensor.shape[0], bias is not None, device="meta"
@@ -577,7 +575,7 @@ class _Rewritten:
         names = (
             "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps",
         )  # fmt: skip
-        source, weight, bias, mean, variance, training, momentum, eps = _filled(
+        source, weight, bias, mean, variance, training, momentum, eps = arguments(
             node, names, (None, None, None, None, None, False, 0.1, 1e-5)
         )
         if training or mean is None:
@@ -600,7 +598,7 @@ class _Rewritten:
 
     def _dropout(self, node: fx.Node) -> None:
         name = name_of(node).rstrip("_")
-        source, share, _ = _filled(node, ("input", "p", "train"), (None, 0.5, False))
+        source, share, _ = arguments(node, ("input", "p", "train"), (None, 0.5, False))
         path = self._standing_for(node) or node.name
         make = lambda: _DROPOUTS[name](share)  # noqa: E731
         self._call_module(node, path, source, make, {})
@@ -646,17 +644,18 @@ def _set(module: nn.Module, name: str, value: Tensor | None) -> None:
         setattr(module, name, parameter)
 
 
-def _filled(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> tuple:
+def arguments(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> tuple:
     """An operation's arguments in order, given by place or by name."""
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     return tuple(given.get(name, value) for name, value in zip(names, defaults, strict=True))
 
 
-def _pair(value) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A number for height and width, or one for each."""
     if isinstance(value, int):
         return value, value
-    both = tuple(value)
-    return both if len(both) == 2 else (both[0], both[0])
+    first, second = (*value, *value)[:2]
+    return first, second
 
 
 def _sizes(value: Tensor) -> tuple[int, ...]:

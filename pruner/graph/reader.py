@@ -7,7 +7,7 @@ calls each operation, and which channels each module's weights read and write.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -16,7 +16,7 @@ from lookup_tables.errors import NetworkError
 from lookup_tables.graph.assembly import Assembly, Tensor
 from lookup_tables.network import Network
 from pruner import TraceError
-from pruner.graph.capture import name_of, where
+from pruner.graph.capture import arguments, name_of, pair, where
 
 _ACTIVATIONS = {
     "relu": "relu", "leaky_relu": "leaky_relu", "sigmoid": "sigmoid",
@@ -94,9 +94,8 @@ class GraphReader:
     def _unsupported(self, node: fx.Node) -> TraceError:
         kind, _ = self._operation(node)
         return TraceError(
-            f"layer {self._name(node)}{where(node)}: {kind} is not supported. Supported: "
-            "convolutions, linear, BatchNorm, ReLU-like activations, pools, add, multiply, concat, "
-            "upsample, flatten"
+            f"layer {self._name(node)}{where(node)}: {kind} is not supported. What is: "
+            '"What can be pruned" in docs/guide.md'
         )
 
     def _operation(self, node: fx.Node) -> tuple[str, nn.Module | None]:
@@ -258,7 +257,7 @@ class GraphReader:
         return True
 
     def _read_concat(self, node: fx.Node, module: nn.Module | None) -> None:
-        parts, dim = _arguments(node, ("tensors", "dim"), (None, 0))
+        parts, dim = arguments(node, ("tensors", "dim"), (None, 0))
         if dim % len(_known_shape(node)) != 1:
             raise TraceError(
                 f"layer {self._name(node)}{where(node)} concatenates along dimension {dim}; only "
@@ -271,12 +270,12 @@ class GraphReader:
         names: tuple[str, ...]
         if kind == "max_pool2d":
             names = ("x", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            _, kernel, stride, padding, dilation, ceils = _arguments(
+            _, kernel, stride, padding, dilation, ceils = arguments(
                 node, names, (None, None, (), 0, 1, False)
             )
         else:
             names = ("x", "kernel_size", "stride", "padding", "ceil_mode")
-            _, kernel, stride, padding, ceils = _arguments(node, names, (None, None, (), 0, False))
+            _, kernel, stride, padding, ceils = arguments(node, names, (None, None, (), 0, False))
             dilation = 1
         own: dict[str, object] = {}
         if pair(dilation) != (1, 1):
@@ -304,7 +303,7 @@ class GraphReader:
         return down != _known_shape(node)[2:]
 
     def _read_mean(self, node: fx.Node, module: nn.Module | None) -> None:
-        source, dims = _arguments(node, ("x", "dim"), (None, None))
+        source, dims = arguments(node, ("x", "dim"), (None, None))
         of_rank = len(_known_shape(source))
         over = {dim % of_rank for dim in dims} if dims is not None else set()
         if of_rank == 4 and over == _IMAGE_DIMS:
@@ -387,7 +386,7 @@ class GraphReader:
 
     def _read_slice(self, node: fx.Node, module: nn.Module | None) -> None:
         names = ("x", "dim", "start", "end", "step")
-        source, dim, start, _, step = _arguments(node, names, (None, 0, None, None, 1))
+        source, dim, start, _, step = arguments(node, names, (None, 0, None, None, 1))
         before, after = _known_shape(source), _known_shape(node)
         dim, start = dim % len(before), (start or 0) % before[dim]
         if before == after and not start:
@@ -409,7 +408,7 @@ class GraphReader:
         assert isinstance(split, fx.Node)
         assert isinstance(number, int)
         source = split.all_input_nodes[0]
-        _, _, dim = _arguments(split, ("x", "parts", "dim"), (None, None, 0))
+        _, _, dim = arguments(split, ("x", "parts", "dim"), (None, None, 0))
         if name_of(split) not in SPLITS or dim % 4 != 1 or self._tensor(source).last:
             raise self._unsupported(split)
         widths = [shape[1] for shape in split.meta["shapes"]]
@@ -418,15 +417,15 @@ class GraphReader:
         self.assembly.slice(self._name(node), node, source, start, widths[number])
 
     def _read_shuffle(self, node: fx.Node, module: nn.Module | None) -> None:
-        source, groups = _arguments(node, ("x", "groups"), (None, 1))
+        source, groups = arguments(node, ("x", "groups"), (None, 1))
         self.assembly.in_groups(self._name(node), "channel_shuffle", node, source, groups)
 
     def _read_pixel_shuffle(self, node: fx.Node, module: nn.Module | None) -> None:
-        source, factor = _arguments(node, ("x", "factor"), (None, 1))
+        source, factor = arguments(node, ("x", "factor"), (None, 1))
         self.assembly.pixel_shuffle(self._name(node), node, source, factor)
 
     def _read_permute(self, node: fx.Node, module: nn.Module | None) -> None:
-        source, order = _arguments(node, ("x", "dims"), (None, ()))
+        source, order = arguments(node, ("x", "dims"), (None, ()))
         last = self._tensor(source).last
         wanted = [0, 3, 1, 2] if last else [0, 2, 3, 1]
         rank = len(_known_shape(source))
@@ -565,26 +564,12 @@ _EITHER_LAYOUT = {
 }  # fmt: skip
 
 
-def _arguments(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> tuple:
-    """An operation's arguments in order, given by place or by name."""
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    return tuple(given.get(name, value) for name, value in zip(names, defaults, strict=True))
-
-
 def flattens(node: fx.Node) -> bool:
     """Whether an operation turns maps into as many features an image."""
     before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
     if before is None or after is None or len(before) < 2 or len(after) != 2:
         return False
     return before[0] == after[0] and math.prod(before[1:]) == after[1]
-
-
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A number for height and width, or one for each."""
-    if isinstance(value, int):
-        return value, value
-    first, second = (*value, *value)[:2]
-    return first, second
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
