@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import io
 import os
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from torch.onnx._internal.exporter import _registration as exporter_registration
 from latprof import cli as latprof_cli
 from latprof.kernels import build
 from pruner import cli as pruner_cli
+from pruner.graph import capture
 from pruner.train.export import export_onnx
 from tests.commands import FACTORY, command
+from tests.hasty import in_haste
 
 
 def pytest_configure(config):
@@ -70,9 +73,28 @@ def _less_of_what_takes_long():
     patch = pytest.MonkeyPatch()
     patch.setattr(ort, "SessionOptions", options)
     patch.setattr("pruner.graph.compensation.IMAGES", 256)
-    lists = getattr(exporter_registration, "onnxscript_apis", None)
-    if hasattr(lists, "get_torchlib_ops"):  # PyTorch's own affair, and other in other versions
-        patch.setattr(lists, "get_torchlib_ops", cache(lists.get_torchlib_ops))
+    lists = getattr(exporter_registration, "ONNXRegistry", None)
+    if hasattr(lists, "from_torchlib"):  # PyTorch's own affair, and other in other versions
+        patch.setattr(lists, "from_torchlib", staticmethod(cache(lists.from_torchlib)))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_projects_networks_are_captured_once():
+    """PyTorch's exporter takes a third of a second for a ResNet, and every command traces it."""
+    whole, found = capture._exported, {}
+
+    def exported(model, example):
+        if not type(model).__module__.startswith("pruner.models"):
+            return whole(model, example)
+        key = f"{type(model)} {model} {example.shape} {example.device} {model.training}"
+        if key not in found:
+            found[key] = whole(model, example)
+        return found[key]
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(capture, "_exported", exported)
     yield
     patch.undo()
 
@@ -109,14 +131,24 @@ def pruner(monkeypatch):
     return lambda *arguments: command(monkeypatch, pruner_cli.main, *arguments)
 
 
+@contextmanager
+def _made_once(tmp_path_factory, name):
+    """A folder that all workers share, and whether it is still to be filled."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, done = shared / name, shared / f"{name}.done"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)
+        yield folder, not done.exists()
+        done.touch()
+
+
 @pytest.fixture(scope="session")
 def kernels(tmp_path_factory):
     """The operators' library: the user's, which is of these very sources, or compiled once."""
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
     patch = pytest.MonkeyPatch()
-    with (shared / "kernels.lock").open("w") as lock, pytest.MonkeyPatch.context() as own:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _made_once(tmp_path_factory, "kernels"), pytest.MonkeyPatch.context() as own:
         own.delenv("XDG_CACHE_HOME", raising=False)
         if USERS_CACHE:
             own.setenv("XDG_CACHE_HOME", USERS_CACHE)
@@ -128,39 +160,45 @@ def kernels(tmp_path_factory):
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
     """A traced network, its table on this machine, and trained weights, made by the commands."""
-    folder = tmp_path_factory.mktemp("workshop")
+    with _made_once(tmp_path_factory, "workshop") as (folder, is_empty):
+        if is_empty:
+            _fill(folder)
+    return folder
+
+
+def _fill(workshop):
     patch = pytest.MonkeyPatch()
-    # A table is needed here, not a good one.
-    patch.setattr("latprof.profile.journey.TARGET_S", 0.01)
-    net = folder / "small_resnet.json"
+    in_haste(patch)  # a table is needed here, not a good one
+    net = workshop / "small_resnet.json"
     made = [
         command(
             patch, pruner_cli.main, "trace", "--model", FACTORY, "--input", "1x8x8", "--out", net
         ),
         command(
-            patch, latprof_cli.main, "profile", "--network", net, "--out", folder / "table",
+            patch, latprof_cli.main, "profile", "--network", net, "--out", workshop / "table",
             "--levels", "3", "--samples", "12",
         ),
         command(
             patch, pruner_cli.main, "train", "--model", FACTORY, "--data", "digits",
-            "--epochs", "6", "--out", folder / "dense.safetensors",
+            "--epochs", "6", "--out", workshop / "dense.safetensors",
         ),
     ]  # fmt: skip
     patch.undo()
     assert made == [0, 0, 0]
-    return folder
 
 
 @pytest.fixture(scope="session")
-def sparse_table(workshop, kernels):
+def sparse_table(workshop, kernels, tmp_path_factory):
     """A table of the workshop's network on this machine's block-sparse kernels."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr("latprof.profile.journey.TARGET_S", 0.01)
-    made = command(
-        patch, latprof_cli.main, "profile", "--network", workshop / "small_resnet.json",
-        "--kernels", "block_sparse", "--levels", "2", "--samples", "4",
-        "--out", workshop / "sparse_table",
-    )  # fmt: skip
-    patch.undo()
-    assert made == 0
-    return workshop / "sparse_table"
+    with _made_once(tmp_path_factory, "sparse") as (folder, is_empty):
+        if is_empty:
+            patch = pytest.MonkeyPatch()
+            in_haste(patch)
+            made = command(
+                patch, latprof_cli.main, "profile", "--network", workshop / "small_resnet.json",
+                "--kernels", "block_sparse", "--levels", "2", "--samples", "4",
+                "--out", folder / "table",
+            )  # fmt: skip
+            patch.undo()
+            assert made == 0
+    return folder / "table"

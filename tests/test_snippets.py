@@ -25,7 +25,9 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable
 from pruner.cli import build_app as pruner_app
+from pruner.run.measured import NotTimed
 from tests.commands import FACTORY
+from tests.hasty import in_haste
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "lookup_tables/FORMAT.md"]
@@ -190,7 +192,7 @@ def world(finished_world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "world")
     for place in ("DATA", "ELSEWHERE"):
         monkeypatch.setattr(f"lookup_tables.table.home.{place}", tmp_path / "world" / "data")
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
+    in_haste(monkeypatch)
     # Tables that are measured in haste promise too little to prune by.
     monkeypatch.setattr("pruner.run.journey.Journey.widest", 0.0)
     return tmp_path / "world"
@@ -212,6 +214,9 @@ def made_by(words: list[str]) -> list[list[str]]:
 )
 def test_the_commands_of_a_document_run(page, block, world, latprof, pruner, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if page != "README.md":  # it takes as long as all the rest
+        not_timed = NotTimed("this test does not look at it")
+        monkeypatch.setattr("pruner.run.prune.measure_pair", lambda *_: not_timed)
     device = LatencyTable.open(world / "TABLE").device.name
     run = {"latprof": latprof, "pruner": pruner}
     for words in block:

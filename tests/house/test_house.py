@@ -13,6 +13,7 @@ from pruner.criteria import CRITERIA
 from pruner.search.methods import METHODS
 from pruner.train.tasks import TASKS
 from tests.commands import prune_arguments
+from tests.hasty import in_haste
 from tests.house import toy_criterion, toy_method, toy_runtime, toy_task
 
 
@@ -84,7 +85,7 @@ def test_their_settings_have_no_effect_elsewhere_and_that_is_said(
 def test_a_new_runtime_measures_a_table_of_its_own(
     workshop, tmp_path, latprof, capsys, monkeypatch
 ):
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
+    in_haste(monkeypatch)
     assert latprof("profile", "--help") == 0
     assert "slowpoke (a toy of the tests)" in _flat(capsys.readouterr().out)
     out = tmp_path / "table"

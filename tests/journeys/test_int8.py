@@ -16,6 +16,7 @@ from pruner.run.prune import load_run
 from pruner.train.sparsity import BlockShape
 from pruner.train.weights import save_weights
 from tests.commands import prune_arguments
+from tests.hasty import in_haste
 from tests.toys import DEVICE, SPARSE_DEVICE, synthetic_table
 
 INT8 = {"precision": "int8"}
@@ -150,7 +151,7 @@ def test_weights_that_are_left_out_go_by_four_inputs_and_stay_0_in_int8(
 def test_a_table_in_int8_is_measured_and_a_run_against_it_timed_beside_fp32(
     workshop, tmp_path, pruner, latprof, monkeypatch, capsys
 ):
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
+    in_haste(monkeypatch)
     table, out = tmp_path / "table", tmp_path / "run"
     options = ["--levels", "2", "--samples", "4", "--precision", "int8", "--out", table]
     assert latprof("profile", "--network", workshop / "small_resnet.json", *options) == 0

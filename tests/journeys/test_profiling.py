@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -21,6 +20,9 @@ from lookup_tables.storage.manifest import MANIFEST, load_manifest
 from lookup_tables.table.home import DATA
 from lookup_tables.table.rows import Validation
 from lookup_tables.table.store import LatencyTable
+from tests.hasty import HASTY, in_haste
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_place_where_nothing_is_says_so(tmp_path, latprof, capsys):
@@ -68,8 +70,10 @@ def test_a_table_of_one_thread_becomes_one_of_two_threads(workshop, tmp_path, la
     assert latprof("transfer", *options) == 1
     assert "on this very device" in capsys.readouterr().err
     # In a process of its own: a thread pool is one for the rest of a process.
-    command = [sys.executable, "-m", "latprof", "transfer", *options, "--threads", 2, "--json"]
-    made = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    command = [*HASTY, "transfer", *options, "--threads", 2, "--json"]
+    made = subprocess.run(
+        [*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     menu, any_ = json.loads(made.stdout)
     assert (menu["widths"], any_["widths"]) == ("menu", "any")
     made = LatencyTable.open(tmp_path / "t")
@@ -236,7 +240,7 @@ def test_a_table_that_became_slower_in_part_ends_diff_with_code_5(
 def test_a_network_that_exists_only_as_onnx_is_profiled(
     workshop, tmp_path, latprof, capsys, monkeypatch
 ):
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
+    in_haste(monkeypatch)
     (tmp_path / "dense.json").write_text("{}")
     arguments = ["--architecture", tmp_path / "dense.json", "--out", tmp_path / "My Net.onnx"]
     assert latprof("export", "--network", workshop / "small_resnet.json", *arguments) == 0
@@ -259,7 +263,7 @@ def test_profile_wants_a_network_or_a_file_but_not_both(latprof, capsys):
 def test_an_error_that_was_not_reached_ends_with_code_4(
     workshop, tmp_path, latprof, capsys, monkeypatch
 ):
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.005)
+    in_haste(monkeypatch)
     arguments = ["--network", workshop / "small_resnet.json", "--levels", "2", "--samples", "4"]
     arguments += ["--error", "0.001%", "--budget", "5s", "--out", tmp_path / "t"]
     assert latprof("profile", *arguments) == 4
@@ -304,7 +308,7 @@ def test_a_profile_without_a_folder_leaves_another_devices_table_of_that_name_al
     workshop, tmp_path, monkeypatch, latprof, capsys
 ):
     monkeypatch.setattr("lookup_tables.table.home.DATA", tmp_path / "no_checkout" / "data")
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.02)
+    in_haste(monkeypatch)
     monkeypatch.chdir(tmp_path)
     identity = json.loads((workshop / "table" / "device.json").read_text())
     taken = tmp_path / "tables" / identity["name"]

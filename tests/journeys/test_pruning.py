@@ -2,14 +2,11 @@
 
 import html
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import onnx
 import pytest
@@ -161,30 +158,26 @@ def test_the_report_stands_alone_and_tells_the_whole_story(tuned_run, pruner, ca
 
 
 def test_a_table_pushed_from_one_home_is_pruned_against_in_another(
-    workshop, tmp_path, latprof, capsys
+    workshop, tmp_path, latprof, pruner, capsys, monkeypatch
 ):
-    def at(home, *words):
+    def at(home):
         (tmp_path / home).mkdir(exist_ok=True)
-        python_path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-        environment = os.environ | {"HOME": str(tmp_path / home), "PYTHONPATH": python_path}
-        command = [sys.executable, "-m", *map(str, words)]
-        return subprocess.run(
-            command,
-            cwd=tmp_path / home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        monkeypatch.chdir(tmp_path / home)
 
     place = tmp_path / "place"
-    at("profiler", "latprof", "push", workshop / "table", place)
+    at("profiler")
+    assert latprof("push", workshop / "table", place) == 0
+    capsys.readouterr()
     assert latprof("list", place, "--json") == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert listed["networks"] == ["small_resnet"]
-    at("pruner", "latprof", "pull", place, "--out", "table")
+    at("pruner")
+    assert latprof("pull", place, "--out", "table") == 0
+    capsys.readouterr()
     options = prune_arguments(workshop, "run", table="table", epochs=0)
-    result = json.loads(at("pruner", "pruner", "prune", *options, "--json"))
+    assert pruner("prune", *options, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
     assert result["predicted"]["speedup"] >= 1.2 * (1 - 1e-6)
 
 

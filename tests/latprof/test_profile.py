@@ -4,8 +4,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +20,10 @@ from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.storage.provenance import written_by
 from lookup_tables.table.rows import Validation
 from lookup_tables.table.store import LatencyTable
+from tests.hasty import HASTY, in_haste
 from tests.toys import DEVICE, chain, tiny_network
 
+ROOT = Path(__file__).parents[2]
 NETWORK = tiny_network()
 GOAL = Goal(samples=6)
 OPTIONS = {"levels": 2, "goal": GOAL}
@@ -30,9 +32,7 @@ OPTIONS = {"levels": 2, "goal": GOAL}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Rows are wanted here, not good ones."""
-    monkeypatch.setattr(journey, "TARGET_S", 0.005)
-    monkeypatch.setattr("latprof.profile.rounds.PATIENCE", 1)
-    monkeypatch.setattr("latprof.profile.rounds.PATIENCE_IN_PLACE", 1)
+    in_haste(monkeypatch)
 
 
 def test_a_profile_writes_every_run_and_the_tables_own_error(tmp_path):
@@ -135,14 +135,14 @@ def test_a_profile_on_which_a_network_is_not_itself_measures_nothing(tmp_path, m
 def test_a_killed_profile_loses_at_most_the_row_being_written(tmp_path):
     NETWORK.save(tmp_path / "tiny.json")
     command = [
-        sys.executable, "-m", "latprof", "profile", "--network", str(tmp_path / "tiny.json"),
+        *HASTY, "profile", "--network", str(tmp_path / "tiny.json"),
         "--levels", "2", "--samples", "6", "--out", str(tmp_path / "t"),
     ]  # fmt: skip
     path = tmp_path / "t" / "tiny.jsonl"
     moments = random.Random(0)
     complete = b""
     for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         rows = complete.count(b"\n") + moments.randint(1, 4)
         while process.poll() is None and not (
             path.exists() and path.read_bytes().count(b"\n") >= rows

@@ -16,6 +16,7 @@ from lookup_tables.device import BYTES_TAP
 from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable
+from tests.hasty import in_haste
 
 
 class OneImage(CalibrationDataReader):
@@ -74,7 +75,7 @@ def test_the_weights_of_a_sparse_network_keep_their_zeros():
 def test_a_network_is_profiled_in_int8(kernels, workshop, tmp_path, latprof, monkeypatch, request):
     if kernels:
         request.getfixturevalue("kernels")
-    monkeypatch.setattr("latprof.profile.journey.TARGET_S", 0.01)
+    in_haste(monkeypatch)
     out, network = tmp_path / "table", workshop / "small_resnet.json"
     asked = ["--network", network, "--precision", "int8", "--levels", "2", "--samples", "4"]
     assert latprof("profile", *asked, *kernels, "--out", out) == 0

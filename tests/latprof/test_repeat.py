@@ -1,6 +1,7 @@
 import json
 import math
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,11 @@ from latprof.runtimes.here import this_device
 from lookup_tables.errors import TableError
 from lookup_tables.network import Network
 from lookup_tables.table.store import LatencyTable, repeats_path
+from tests.hasty import HASTY
 from tests.lookup_tables.test_diff import disturbed_copy
 from tests.toys import DEVICE, synthetic_table, tiny_network
 
+ROOT = Path(__file__).parents[2]
 RESNET20 = Network.load("resnet20")
 TINY = tiny_network()
 
@@ -50,8 +53,14 @@ def real_table(tmp_path):
 
 
 def test_tables_are_rebuilt_in_processes_of_their_own_and_the_result_kept_beside_the_table(
-    tmp_path, network_file
+    tmp_path, network_file, monkeypatch
 ):
+    run = subprocess.run
+
+    def hastily(command, **options):
+        return run([*HASTY, *command[command.index("profile") :]], cwd=ROOT, **options)
+
+    monkeypatch.setattr("latprof.profile.repeat.subprocess.run", hastily)
     table = real_table(tmp_path)
     options = ["--levels", "2", "--samples", "2", "--budget", "60s"]
     arguments = (TINY, table, 2, tmp_path / "again", options, str(network_file))
