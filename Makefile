@@ -15,7 +15,7 @@ METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
+.PHONY: help setup demo test check fuzz oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
   docs notebooks clean
 
 help: ## This list
@@ -52,6 +52,9 @@ check: setup ## Style, import rules, types and tests
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+fuzz: setup ## 500 random networks of all operators: cut, profiled and read from ONNX
+	EXAMPLES=500 $(BIN)/pytest tests/pruner/test_operators.py -k random
 
 oldest: ## All tests with the oldest versions that pyproject.toml allows, in .venv-oldest
 	$(PYTHON) -m venv .venv-oldest

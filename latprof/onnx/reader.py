@@ -20,13 +20,14 @@ from google.protobuf.message import DecodeError
 from onnx import NodeProto, numpy_helper, shape_inference
 from onnx.checker import ValidationError
 
+from latprof.onnx.patterns import SHUFFLE, recognised
 from lookup_tables.errors import NetworkError
 from lookup_tables.graph.assembly import Assembly
 from lookup_tables.network import Network
 
 _ACTIVATIONS = {
     "Relu": "relu", "LeakyRelu": "leaky_relu", "Sigmoid": "sigmoid",
-    "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Clip": "relu6",
+    "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Swish": "silu", "Clip": "relu6",
     "Elu": "elu", "Tanh": "tanh", "Softplus": "softplus", "Mish": "mish", "Gelu": "gelu",
     "PRelu": "prelu",
 }  # fmt: skip
@@ -44,6 +45,12 @@ _FUSIONS = [
 _STANDARD = ("", "ai.onnx")  # domains whose operators are ONNX's own
 _PASSED_ON = {"Identity", "Dropout", "Cast"}
 _READ_FLAT = {"Gemm", "MatMul", "Flatten", "Reshape", "Squeeze", *_PASSED_ON}
+# What takes channels in the second place of maps and in the last.
+_EITHER_LAYOUT = {
+    "MatMul", "LayerNormalization", "Transpose", "Add", "Sub", "Mul", "Div", *_ACTIVATIONS,
+    *_PASSED_ON,
+}  # fmt: skip
+_TO_LAST, _BACK = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def read_onnx(path: str | Path) -> Network:
@@ -102,7 +109,8 @@ class _Reader:
                     f"{name}: the file is quantised. Give the one from before: `latprof profile "
                     "--precision int8` quantises it itself"
                 )
-        self.graph = self._with_shapes(model).graph
+        model = self._with_shapes(model)
+        self.graph = model.graph
         try:
             self.constants = {t.name: numpy_helper.to_array(t) for t in self.graph.initializer}
         except ValueError as error:  # of a file beside it that was cut short
@@ -111,7 +119,9 @@ class _Reader:
             entry.name: tuple(d.dim_value for d in entry.type.tensor_type.shape.dim)
             for entry in (*self.graph.input, *self.graph.value_info, *self.graph.output)
         }
-        uses = Counter(name for node in self.graph.node for name in {*node.input})
+        opset = next(each.version for each in model.opset_import if each.domain in _STANDARD)
+        self.nodes = recognised(self.graph, opset, self.constants, self.shapes)
+        uses = Counter(name for node in self.nodes for name in {*node.input})
         uses.update(output.name for output in self.graph.output)
         self.assembly = Assembly(uses)
         self.products: set[str] = set()  # of linear layers that have no bias yet
@@ -160,7 +170,7 @@ class _Reader:
     def network(self) -> Network:
         _, *input_shape = self.shapes[self.input.name]
         self.assembly.input(self.input.name, input_shape[0])
-        for node in self.graph.node:
+        for node in self.nodes:
             self._read(node)
         for output in self.graph.output:
             if output.name not in self.assembly.tensors:
@@ -185,6 +195,8 @@ class _Reader:
                 tensor = self.assembly.tensors.get(name)
                 if tensor and tensor.flattened > 1:
                     raise self._refused(node, "reads flattened maps; only linear layers may")
+        if node.op_type not in _EITHER_LAYOUT and any(map(self._is_last, node.input)):
+            raise self._refused(node, "reads maps whose channels lie last; transpose them back")
         if node.op_type in _ACTIVATIONS:
             self._activation(node)
         elif node.op_type in _PASSED_ON:
@@ -192,8 +204,11 @@ class _Reader:
         elif node.op_type in _READERS:
             _READERS[node.op_type](self, node)
         else:
-            supported = sorted({*_ACTIVATIONS, *_PASSED_ON, *_READERS})
+            supported = sorted({*_ACTIVATIONS, *_PASSED_ON, *_READERS} - {SHUFFLE})
             raise self._refused(node, f"is not supported. Supported: {', '.join(supported)}")
+
+    def _is_last(self, name: str) -> bool:
+        return name in self.assembly.tensors and self.assembly.tensors[name].last
 
     def _fold(self, node: NodeProto) -> None:
         """A node of constants only."""
@@ -266,9 +281,16 @@ class _Reader:
 
     def _matmul(self, node: NodeProto) -> None:
         weight = self._constant(node, 1)
-        if weight.ndim != 2 or len(self._shape(node, 0)) != 2:
-            raise self._refused(node, "is not a linear layer on (batch, features)")
-        self.assembly.linear(self._name(node), node.output[0], node.input[0], weight.shape[1])
+        source, rank = node.input[0], len(self._shape(node, 0))
+        if weight.ndim == 2 and rank == 2:
+            self.assembly.linear(self._name(node), node.output[0], source, weight.shape[1])
+        elif weight.ndim == 2 and rank == 4 and self._is_last(source):
+            self.assembly.pointwise(self._name(node), node.output[0], source, weight.shape[1])
+        else:
+            raise self._refused(
+                node,
+                "is not a linear layer on (batch, features), or on maps whose channels lie last",
+            )
         self.products.add(node.output[0])
 
     def _batch_norm(self, node: NodeProto) -> None:
@@ -286,21 +308,29 @@ class _Reader:
         self.assembly.activation(self._name(node), node.output[0], node.input[0], kind)
 
     def _add(self, node: NodeProto) -> None:
-        if self._by_constant(node, "shift"):
-            return
-        shapes = {self._shape(node, i) for i in (0, 1)}
-        if len(shapes) > 1:
-            raise self._refused(node, f"adds tensors of different shapes: {sorted(shapes)}")
-        self.assembly.add(self._name(node), node.output[0], list(node.input))
+        self._elementwise(node, "add", "shift")
 
     def _multiply(self, node: NodeProto) -> None:
-        if self._by_constant(node, "scale"):
+        self._elementwise(node, "multiply", "scale")
+
+    def _elementwise(self, node: NodeProto, together: str, by_constant: str) -> None:
+        if self._by_constant(node, by_constant):
             return
         if node.op_type == "Div":
             raise self._refused(node, "divides by what is computed")
-        shapes = {name: math.prod(self.shapes[name]) for name in node.input}
-        larger = sorted(node.input, key=lambda name: -shapes[name])
-        self.assembly.meet(self._name(node), "multiply", node.output[0], larger)
+        first, second = sorted(node.input, key=lambda name: -math.prod(self.shapes[name]))
+        if together == "add" and self.shapes[first] == self.shapes[second]:
+            self.assembly.add(self._name(node), node.output[0], list(node.input))
+            return
+        large, small = self.shapes[first], self.shapes[second]
+        in_place = self._is_last(first) == self._is_last(second) or small[1:].count(1) == 2
+        if self.shapes[node.output[0]] != large or len(large) != len(small) or not in_place:
+            raise self._refused(
+                node,
+                f"takes tensors of {large[1:]} and {small[1:]}; supported are equal shapes, one "
+                "number a channel, and one a place",
+            )
+        self.assembly.meet(self._name(node), together, node.output[0], [first, second])
 
     def _by_constant(self, node: NodeProto, kind: str) -> bool:
         """Read a sum or product with a constant; whether it is one.
@@ -312,12 +342,14 @@ class _Reader:
             return False
         (source,) = (name for name in node.input if name not in self.constants)
         value, tensor = self.constants[constant[0]], self.assembly.tensors[source]
-        if value.size not in (1, tensor.channels):
+        behind = 1 if tensor.last else len(self.shapes[source]) - 1  # from the channels' on
+        each = value.size == tensor.channels == (value.shape[-behind:] or (1,))[0]
+        if value.size != 1 and not each:
             raise self._refused(
                 node,
                 f"takes a constant of {value.shape}; one number, or one a channel, may be",
             )
-        if kind == "shift" and source in self.products and value.size == tensor.channels:
+        if kind == "shift" and source in self.products and each:
             self.assembly.pass_on(node.output[0], source)
             return True
         kind = f"channel_{kind}" if value.size > 1 else kind
@@ -347,10 +379,19 @@ class _Reader:
         if pads is None:
             pads = [int(size) for size in self._constant(node, 1)]
         mode = options.get("mode", b"constant").decode()
-        if len(pads) != 8 or mode != "constant" or any(pads[i] for i in (0, 1, 4, 5)):
+        spatial = len(pads) == 8 and any(pads[i] for i in (2, 3, 6, 7))
+        beside = len(pads) == 8 and any(pads[i] for i in (1, 5))
+        if len(pads) != 8 or mode != "constant" or pads[0] or pads[4] or min(pads) < 0:
             raise self._refused(
-                node, f"pads by {pads}, {mode}; only constants around maps are supported"
+                node, f"pads by {pads}, {mode}; only constants around maps or channels may be"
             )
+        if spatial and beside:
+            raise self._refused(node, "pads maps and channels at once")
+        if beside:
+            channels = self.shapes[node.output[0]][1]
+            name = self._name(node)
+            self.assembly.channel_pad(name, node.output[0], node.input[0], pads[1], channels)
+            return
         window = {"padding": tuple(pads[2:4])}
         if pads[2:4] != pads[6:8]:
             window["padding_end"] = tuple(pads[6:8])
@@ -368,9 +409,14 @@ class _Reader:
         )
 
     def _upsample(self, node: NodeProto) -> None:
-        if _attributes(node).get("mode", b"nearest") != b"nearest":
-            raise self._refused(node, "resizes; only nearest-neighbour resizing is supported")
+        mode = _attributes(node).get("mode", b"nearest").decode()
         before, after = self._shape(node, 0), self.shapes[node.output[0]]
+        name, out, source = self._name(node), node.output[0], node.input[0]
+        if mode == "linear" and before[:2] == after[:2]:
+            self.assembly.each_channel(name, "bilinear", out, source, out_size_given=after[2:])
+            return
+        if mode != "nearest":
+            raise self._refused(node, f"resizes by {mode}; only nearest and linear are supported")
         factors = tuple(b // a for a, b in zip(before[2:], after[2:], strict=True))
         if (
             before[:2] != after[:2]
@@ -379,14 +425,101 @@ class _Reader:
             raise self._refused(
                 node, f"resizes {before} to {after}; only upsampling by whole factors is supported"
             )
-        self.assembly.each_channel(
-            self._name(node), "upsample", node.output[0], node.input[0], stride=factors
-        )
+        self.assembly.each_channel(name, "upsample", out, source, stride=factors)
+
+    def _slice(self, node: NodeProto) -> None:
+        """A part of the channels, or every nth place."""
+        before, after = self._shape(node, 0), self.shapes[node.output[0]]
+        options = _attributes(node)  # before opset 10
+        given = [options.get(name) or [] for name in ("starts", "ends", "axes", "steps")]
+        for place, name in enumerate(node.input[1:]):
+            given[place] = [int(n) for n in self._constant(node, place + 1)] if name else []
+        starts, _, axes, steps = given
+        axes = [axis % len(before) for axis in axes or range(len(starts))]
+        steps = steps or [1] * len(axes)
+        places = [(start + before[axis]) % before[axis] if start < before[axis] else start
+                  for start, axis in zip(starts, axes, strict=True)]  # fmt: skip
+        name, out, source = self._name(node), node.output[0], node.input[0]
+        stride = tuple(dict(zip(axes, steps, strict=True)).get(axis, 1) for axis in (2, 3))
+        if before == after and not any(places):
+            self.assembly.pass_on(out, source)
+        elif axes == [1] and steps == [1]:
+            self.assembly.slice(name, out, source, places[0], after[1])
+        elif (
+            {*axes} <= {2, 3}
+            and not any(places)
+            and min(stride) > 0
+            and after[2:] == tuple(-(-n // s) for n, s in zip(before[2:], stride, strict=True))
+        ):
+            self.assembly.each_channel(name, "subsample", out, source, stride=stride)
+        else:
+            raise self._refused(
+                node,
+                f"takes a part of {before[1:]} along {axes}; parts of the channels and every nth "
+                "place are supported",
+            )
+
+    def _split(self, node: NodeProto) -> None:
+        source, rank = node.input[0], len(self._shape(node, 0))
+        if _attributes(node).get("axis", 0) % rank != 1:
+            raise self._refused(node, "does not split channels")
+        start = 0
+        for number, out in enumerate(node.output):
+            channels = self.shapes[out][1]
+            self.assembly.slice(f"{self._name(node)}_{number}", out, source, start, channels)
+            start += channels
+
+    def _transpose(self, node: NodeProto) -> None:
+        order, last = list(_attributes(node)["perm"]), self._is_last(node.input[0])
+        if order != (_BACK if last else _TO_LAST):
+            raise self._refused(
+                node,
+                f"transposes to {order}; only channels to the last place of maps, {_TO_LAST}, and "
+                f"back, {_BACK}, are supported",
+            )
+        self.assembly.permute(self._name(node), node.output[0], node.input[0])
+
+    def _layer_norm(self, node: NodeProto) -> None:
+        rank, source = len(self._shape(node, 0)), node.input[0]
+        over = _attributes(node).get("axis", -1) % rank
+        if over != rank - 1 or not (rank == 2 or self._is_last(source)):
+            raise self._refused(node, "is not over channels that lie last")
+        self.assembly.averaged(self._name(node), "layer_norm", node.output[0], source)
+
+    def _group_norm(self, node: NodeProto) -> None:
+        groups = _attributes(node)["num_groups"]
+        name = self._name(node)
+        self.assembly.averaged(name, "group_norm", node.output[0], node.input[0], groups)
+
+    def _shuffle(self, node: NodeProto) -> None:
+        name, groups = self._name(node), _attributes(node)["group"]
+        self.assembly.in_groups(name, "channel_shuffle", node.output[0], node.input[0], groups)
+
+    def _pixel_shuffle(self, node: NodeProto) -> None:
+        factor = _attributes(node)["blocksize"]
+        self.assembly.pixel_shuffle(self._name(node), node.output[0], node.input[0], factor)
+
+    def _expand(self, node: NodeProto) -> None:
+        """One number a channel or a place for all: what reads it does that by itself."""
+        readers = {user.op_type for user in self.nodes if node.output[0] in user.input}
+        if not readers <= {"Add", "Mul"}:
+            raise self._refused(node, f"is read by {', '.join(sorted(readers))}, which needs it")
+        self.shapes[node.output[0]] = self._shape(node, 0)
+        self.assembly.pass_on(node.output[0], node.input[0])
+
+    def _as_maps(self, node: NodeProto) -> None:
+        """(images, features) with a height and a width of 1."""
+        before, after = self._shape(node, 0), self.shapes[node.output[0]]
+        if len(before) > 2 or after[:2] != before or math.prod(after) != math.prod(before):
+            raise self._refused(node, f"makes {after} of {before}; only maps of features may be")
+        self.assembly.flatten(node.output[0], node.input[0], None)
 
     def _flatten(self, node: NodeProto) -> None:
         before, after = self._shape(node, 0), self.shapes[node.output[0]]
         if before == after:
             self.assembly.pass_on(node.output[0], node.input[0])
+        elif len(before) == 2 and after == (*before, 1, 1):
+            self._as_maps(node)
         elif len(after) == 2 and math.prod(before[1:]) == after[1]:
             self.assembly.flatten(node.output[0], node.input[0], after[1])
         else:
@@ -425,6 +558,15 @@ _READERS: dict[str, Callable[[_Reader, NodeProto], None]] = {
     "Flatten": _Reader._flatten,
     "Reshape": _Reader._flatten,
     "Squeeze": _Reader._flatten,
+    "Unsqueeze": _Reader._as_maps,
+    "Expand": _Reader._expand,
+    "Slice": _Reader._slice,
+    "Split": _Reader._split,
+    "Transpose": _Reader._transpose,
+    "LayerNormalization": _Reader._layer_norm,
+    "GroupNormalization": _Reader._group_norm,
+    "DepthToSpace": _Reader._pixel_shuffle,
+    SHUFFLE: _Reader._shuffle,
 }
 
 

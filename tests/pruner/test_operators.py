@@ -4,8 +4,10 @@ A network that is cut must answer as its parent that does not hear the other cha
 """
 
 import copy
+import os
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -14,14 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from latprof.onnx.reader import read_onnx
 from latprof.onnx.writer import build
 from lookup_tables.architecture import Architecture
+from lookup_tables.network import INPUT
 from pruner import TraceError
 from pruner.graph import check
 from pruner.graph.check import cut_to, largest_difference, random_channels
 from pruner.graph.trace import trace
+from pruner.train.export import export_onnx
 
 SHAPE = (3, 16, 16)
+EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # `make fuzz` has more
 
 
 class Between(nn.Module):
@@ -166,14 +172,57 @@ def test_a_network_with_an_operator_is_cut_as_its_deaf_parent(name):
     assert "last" in traced.network.group
 
 
+def structure(network):
+    """A network without its names: layers by number, groups by their first layer's."""
+    numbers = {name: i for i, name in enumerate([INPUT, *(x.name for x in network.layers)])}
+    groups = {}
+    return [
+        layer.model_dump(exclude={"name"})
+        | {
+            "inputs": [numbers[name] for name in layer.inputs],
+            "residual": numbers.get(layer.residual),
+            "group": groups.setdefault(layer.group, len(groups)) if layer.group else None,
+        }
+        for layer in network.layers
+    ]
+
+
+def assert_read_back(network, folder):
+    """What the profiler writes is the same network to whoever has the ONNX file alone."""
+    onnx.save(build(network, network.dense), str(folder / "net.onnx"))
+    assert structure(read_onnx(folder / "net.onnx")) == structure(network)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_network_with_an_operator_is_the_same_when_it_is_read_from_onnx(name, tmp_path):
+    assert_read_back(trace(model_of(name), SHAPE, "m").network, tmp_path)
+
+
+WRITTEN_OUT = [  # by PyTorch's exporter, in operators of its own choice
+    "gelu", "mish", "elu", "group norm", "channels last", "split", "shuffle", "bilinear",
+    "padded shortcut", "pixel shuffle", "squeeze and excitation",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_a_model_that_pytorch_exported_has_the_layers_of_the_traced_one(name, tmp_path):
+    model = model_of(name)
+    export_onnx(model, SHAPE, tmp_path / "net.onnx")
+    network = trace(model, SHAPE, "m").network
+    assert structure(read_onnx(tmp_path / "net.onnx")) == structure(network)
+
+
 BLOCKS = sorted({*OPERATORS} - {"pixel shuffle", "transposed", "padded shortcut"})
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(BLOCKS), min_size=2, max_size=4), st.integers(0, 10**6))
-def test_a_random_network_of_operators_is_cut_as_its_deaf_parent(names, seed):
+def test_a_random_network_of_operators_is_cut_as_its_deaf_parent_and_read_back(
+    tmp_path_factory, names, seed
+):
     torch.manual_seed(seed)
-    assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
+    traced = assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
+    assert_read_back(traced.network, tmp_path_factory.mktemp("read"))
 
 
 def _block(name):
