@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -309,6 +309,12 @@ class LatencyModel:
             layers, dict(zip(groups, mesh, strict=True)), tuple(map(len, menus)), density
         )
         return Term(groups, block, tuple(layers), seconds, interpolated_s, sparse)
+
+    def seconds_of(self, term: Term, widths: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What a term takes for some widths of its groups, of shapes that go together."""
+        arrays = np.broadcast_arrays(*(widths[name] for name in term.groups))
+        by_name = dict(zip(term.groups, arrays, strict=True))
+        return self._sum_layers(term.layers, by_name, arrays[0].shape)[0]
 
     def _sum_layers(
         self,

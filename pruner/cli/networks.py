@@ -29,7 +29,6 @@ from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
 from pruner.run.kernels import judged_file, library
 from pruner.run.prune import load_run
-from pruner.search.completion import too_coupled
 from pruner.train.accuracy import accuracy, onnx_accuracy
 from pruner.train.export import export_onnx
 from pruner.train.tasks import TASKS
@@ -86,8 +85,6 @@ def trace(
         print(f"keep their width, because {why}: {_some(layers)}")
     if dropped := drop_paths(built):
         print(f"drop-path is off from here on, in training too: {_some(dropped)}")
-    if coupled := too_coupled(network):
-        print(f"before you can prune it: {coupled}")
 
 
 def evaluate(

@@ -6,6 +6,10 @@ follows exactly from eliminating the decisions from last to first (min-sum bucke
 Dechter 1999, "Bucket elimination: a unifying framework for reasoning"). Where eliminating one would
 need a table of more than LARGEST entries, its smallest option is taken instead: then the answer is
 a completion that exists, if not the cheapest, and the budget still holds.
+
+A layer behind a long concatenation, as in a DenseNet, reads more groups than can be tabulated. What
+it takes is then told by pairs of decisions, each beside the middle of all others' menus, and every
+bound is the prediction of the completion that takes all smallest options.
 """
 
 from __future__ import annotations
@@ -19,8 +23,7 @@ import numpy as np
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.errors import BudgetError, ContractError
-from lookup_tables.model.latency_model import DENSITIES, MOST_CELLS, LatencyModel
-from lookup_tables.network import Network
+from lookup_tables.model.latency_model import DENSITIES, LatencyModel, Term
 from pruner.search.space import KEPT, REMOVED, Kind, SearchSpace
 
 LARGEST = 1_000_000
@@ -44,33 +47,13 @@ class _Larger(NamedTuple):
     gain: float
 
 
-def too_coupled(network: Network) -> str | None:
-    """What keeps a network from being searched with the menus that it has; None if nothing does."""
-    for name, geometry in network.geometry.items():
-        met = {group for group, _ in (*geometry.in_form.factors, *geometry.out_form.factors)}
-        groups = [group.name for group in network.groups if group.name in met]
-        if prod(len(network.group[group].choices) for group in groups) > MOST_CELLS:
-            return _too_many(network, groups, name)
-    return None
-
-
-def _too_many(network: Network, groups: Sequence[str], layer: str) -> str:
-    writers = {layer.group: layer.name for layer in reversed(network.layers)}
-    names = ", ".join(writers[group] for group in groups)
-    return (
-        f"{len(groups)} groups of channels meet in layer {layer}; their widths have too many "
-        f"combinations to search. Keep some layers at full width with --keep-width: {names}"
-    )
-
-
 class Completion:
     """Answers: which options may the next decision take, and what is the fastest network at all."""
 
     def __init__(self, model: LatencyModel, space: SearchSpace | None = None) -> None:
         """`space`: what is decided, the model's network's widths by default.
 
-        Raises ContractError where too many groups meet in one layer, or for a kind of decision
-        that the model does not price.
+        Raises ContractError for a kind of decision that the model does not price.
         """
         self.model = model
         self.space = space or SearchSpace.of(model.network)
@@ -86,6 +69,7 @@ class Completion:
         ]
         self._constant_s = model.calibration.b * model.dense_s
         self._own: list[list[Factor]] = [[] for _ in self.menus]
+        self.told_by_pairs = False  # what some layer takes
         self._price_terms()
         self._messages, _ = self._eliminate(self._own)
 
@@ -103,8 +87,8 @@ class Completion:
             scope = [at[Kind.WIDTH, group] for group in term.groups]
             block = at.get((Kind.BLOCK, term.block)) if term.block else None
             if not term.seconds.size:
-                network = self.model.network
-                raise ContractError(_too_many(network, term.groups, term.layers[0].name))
+                self._price_by_pairs(term)
+                continue
             density = at.get((Kind.DENSITY, term.sparse)) if term.sparse else None
             seconds = term.seconds
             if density is not None:
@@ -113,13 +97,35 @@ class Completion:
                 scope.append(density)
             elif term.sparse:
                 seconds = seconds[..., -1]
-            if not scope and block is None:
-                self._constant_s += float(seconds)
-                continue
-            if block is not None:  # nothing where the block is removed
-                scope.append(block)
-                seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)
-            self._own[max(scope)].append(_sorted_factor(tuple(scope), seconds))
+            self._add(scope, seconds, block)
+
+    def _add(self, scope: list[int], seconds: np.ndarray, block: int | None) -> None:
+        if not scope and block is None:
+            self._constant_s += float(seconds)
+            return
+        if block is not None:  # nothing where the block is removed
+            scope = [*scope, block]
+            seconds = np.stack([np.zeros_like(seconds), seconds], axis=-1)
+        self._own[max(scope)].append(_sorted_factor(tuple(scope), seconds))
+
+    def _price_by_pairs(self, term: Term) -> None:
+        """Each group's own part beside the middle of the others, for every width written."""
+        self.told_by_pairs, self.exact = True, False
+        network, at = self.model.network, self.space.at
+        block = at.get((Kind.BLOCK, term.block)) if term.block else None
+        menus = {name: np.array(network.group[name].choices) for name in term.groups}
+        middle = {name: menu[len(menu) // 2] for name, menu in menus.items()}
+        writes = {n for x in term.layers for n, _ in network.geometry[x.name].out_form.factors}
+        reads = {n for x in term.layers for n, _ in network.geometry[x.name].in_form.factors}
+        own = sorted(writes - reads)[:1]  # one decides beside all that are read
+        beside = {name: menus[name] for name in own}
+        base_s = self.model.seconds_of(term, middle | beside)
+        self._add([at[Kind.WIDTH, name] for name in own], base_s, block)
+        for name in term.groups:
+            if name not in own:
+                each = {name: menus[name][:, None] if own else menus[name]}
+                seconds = self.model.seconds_of(term, middle | beside | each) - base_s
+                self._add([at[Kind.WIDTH, n] for n in (name, *own)], seconds, block)
 
     @property
     def constant_s(self) -> float:
@@ -127,7 +133,8 @@ class Completion:
         return self._constant_s
 
     def factors(self) -> list[Factor]:
-        """What the decisions cost: the latency is the sum of these and the constant."""
+        """What the decisions cost: the latency is the sum of these and the constant, or nearly so
+        where some layer is told by pairs."""
         return [factor for factors in self._own for factor in factors]
 
     def cheapest_s(self, positions: list[int]) -> np.ndarray:
@@ -136,6 +143,10 @@ class Completion:
         `positions`: what was decided so far.
         """
         decided = len(positions)
+        if self.told_by_pairs:
+            rest = [0] * (len(self.menus) - decided - 1)
+            options = range(len(self.menus[decided]))
+            return self.latency_s([[*positions, choice, *rest] for choice in options])
         return np.array(
             [self._bound([*positions, choice]) for choice in range(len(self.menus[decided]))]
         )

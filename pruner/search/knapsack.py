@@ -32,6 +32,7 @@ GAP, LARGEST_GAP = 1e-3, 1e-2
 MOST_NODES = 20_000  # of the solver's tree: a limit in seconds would depend on the machine
 PATIENCE_S = 1800  # then there is no answer, never another one
 INFEASIBLE = 2  # the solver's word for it
+CORRECTIONS = 5  # where prices are told by pairs only, and the sum is off
 TOLERANCE = 1e-6  # to which the solver keeps its constraints
 LOWEST_PRICE, HIGHEST_PRICE, HALVINGS = (
     1e-4,
@@ -109,10 +110,17 @@ def solve(completion: Completion, values: Sequence[np.ndarray], budget_s: float)
         programme.gain(factor.scope, factor.values)
     for factor in completion.factors():
         programme.price(factor.scope, factor.values)
-    positions = programme.solve(budget_s * (1 - TOLERANCE) - completion.constant_s)
-    if positions is None:  # only the fastest architecture is that fast
-        positions = completion.positions(completion.fastest())
-    return completion.canonical(positions)
+    asked_s = budget_s * (1 - TOLERANCE)
+    for _ in range(CORRECTIONS):
+        positions = programme.solve(asked_s - completion.constant_s)
+        if positions is None:  # only the fastest architecture is that fast
+            break
+        positions = completion.canonical(positions)
+        taken_s = completion.latency_s([positions])[0]
+        if not completion.told_by_pairs or taken_s <= budget_s:
+            return positions
+        asked_s -= taken_s - budget_s
+    return completion.positions(completion.fastest())
 
 
 class _Programme:

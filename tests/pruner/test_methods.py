@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.errors import ContractError
 from lookup_tables.model.latency_model import LatencyModel
 from pruner import SearchError
 from pruner.graph.trace import trace
-from pruner.search.completion import Completion, too_coupled
+from pruner.search.completion import Completion
 from pruner.search.knapsack import solve, solve_nearly, worth, worth_factors
 from pruner.search.methods import METHODS
 from pruner.search.methods.agents import AGENTS
@@ -308,18 +307,36 @@ def test_a_width_is_worth_its_most_important_channels():
     assert values.tolist() == pytest.approx([5 / 8, 7 / 8, 1, 1])
 
 
-def test_too_many_widths_in_one_layer_are_refused_naming_the_layers_that_could_stay(tmp_path):
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory):
+    """A layer reads eight groups of eight widths each: too many combinations for a table."""
     network = trace(Merging(8), (3, 8, 8), "merging").network
     network = network.with_menu({group.name: tuple(range(2, 17, 2)) for group in network.groups})
-    latency = LatencyModel(network, synthetic_table(tmp_path / "t", network, levels=2))
-    with pytest.raises(ContractError, match=r"--keep-width: branches\.0, branches\.1") as refused:
-        Completion(latency)
-    assert str(refused.value) == too_coupled(network), "a trace foresees it"
-    fewer = {
-        group.name: group.choices if number < 3 else (group.width,)
-        for number, group in enumerate(network.groups)
-    }
-    latency = latency.with_menu(network.with_menu(fewer))
-    assert too_coupled(latency.network) is None
-    found = Completion(latency).fallback(latency.dense_s * 0.9)
-    assert latency.latency_s(found) <= latency.dense_s * 0.9
+    folder = tmp_path_factory.mktemp("merging")
+    return LatencyModel(network, synthetic_table(folder / "t", network, levels=2))
+
+
+def test_a_layer_that_reads_many_groups_is_told_by_pairs_and_every_bound_is_a_network(merging):
+    completion = Completion(merging)
+    assert completion.told_by_pairs
+    rest = [0] * (len(completion.decisions) - 1)
+    rows = [[choice, *rest] for choice in range(len(completion.menus[0]))]
+    assert completion.cheapest_s([]).tolist() == completion.latency_s(rows).tolist()
+    found = completion.fallback(merging.dense_s * 0.9)
+    assert merging.dense_s * 0.8 < merging.latency_s(found) <= merging.dense_s * 0.9
+    # The sum of pairs is nearly what a network takes, far from the middle of all menus less so.
+    rng = np.random.default_rng(0)
+    rows = [[int(rng.integers(8)) for _ in completion.decisions] for _ in range(20)]
+    told = [completion.constant_s + sum(f.at(row) for f in completion.factors()) for row in rows]
+    off = np.array(told) / completion.latency_s(rows) - 1
+    assert np.median(np.abs(off)) < 0.02
+    assert np.abs(off).max() < 0.25
+
+
+@pytest.mark.parametrize("way", [solve, solve_nearly])
+def test_a_knapsack_meets_its_budget_where_prices_are_told_by_pairs(merging, way):
+    completion = Completion(merging)
+    values = [np.sqrt(decision.options) for decision in completion.decisions]
+    budget_s = merging.dense_s * 0.8
+    taken_s = completion.latency_s([way(completion, values, budget_s)])[0]
+    assert 0.7 * merging.dense_s < taken_s <= budget_s
