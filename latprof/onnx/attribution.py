@@ -18,6 +18,7 @@ from lookup_tables.network import Layer
 from lookup_tables.table.rows import LayerTime
 
 _PREPARES_AN_INPUT = {"ReorderInput"}
+_COMPUTES = {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 # What a layer takes that the runtime fused away: not 0, because nothing in a table ever is.
 TOKEN_S = 1e-9
 
@@ -43,6 +44,7 @@ def attribute(
     count = dict.fromkeys(seconds, 0)
     longest_first = sorted(seconds, key=len, reverse=True)
     source = {layer.name: layer.inputs[0] for layer, _ in layers}
+    kind = {layer.name: layer.kind for layer, _ in layers}
     current, waiting = layers[0][0].name, []
 
     def give(name: str, node: NodeTime) -> None:
@@ -51,6 +53,8 @@ def attribute(
 
     for node in nodes:
         name = next((name for name in longest_first if f"{name}@" in node.name), None)
+        while name in source and node.op in _COMPUTES and kind[name] not in WEIGHTED:
+            name = source[name]  # a convolution took a scale along, and its name
         if name is None and node.op in _PREPARES_AN_INPUT:
             waiting.append(node)
             continue

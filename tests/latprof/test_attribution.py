@@ -36,7 +36,20 @@ def plain(*layers):
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *layers)
 
 
+class Scaled(nn.Module):
+    """The runtime multiplies weights by the constant, and calls what it made by the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+        self.by = nn.Parameter(torch.linspace(1, 2, 16).view(16, 1, 1))
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.by)
+
+
 REAL = {
+    "a scale behind": Scaled(),
     "a convolution last": plain(nn.ReLU(), nn.Conv2d(16, 8, 1)),
     "a global pool last": plain(nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
     "two fused linear layers": plain(
