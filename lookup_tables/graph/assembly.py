@@ -23,6 +23,7 @@ from lookup_tables.layer import WEIGHTED, WRITES_CHANNELS, Size
 from lookup_tables.network import INPUT, ChannelGroup, Layer, Network
 
 Handle = Hashable
+Segments = tuple[tuple[str, int], ...]  # (class, width) of consecutive channels
 _TAKE_ACTIVATIONS = (
     "conv", "depthwise", "linear", "add", "batch_norm", "conv_transpose", "pointwise",
 )  # fmt: skip
@@ -295,6 +296,14 @@ class Assembly:
                     self._coupling.unite(a, b)
             else:
                 self._freeze((*first, *other), "it meets channels that come from several layers")
+
+    def tie(self, first: Segments, again: Segments, why: str) -> None:
+        """Channels that the same weights read or write: they shrink alike, or not at all."""
+        if [width for _, width in first] == [width for _, width in again]:
+            for (a, _), (b, _) in zip(first, again, strict=True):
+                self._coupling.unite(a, b)
+        else:
+            self._freeze((*first, *again), why)
 
     def _freeze(self, segments: Iterable[tuple[str, int]], why: str) -> None:
         for channels, _ in segments:

@@ -12,6 +12,8 @@ Deviations from the model as it is written:
 2. Weights that are computed from others (weight standardisation, parametrizations) are computed
    once, and are weights of their own from then on.
 3. A change in place becomes an operation with a result.
+4. A layer that is called again has another path there, with `AGAIN` and a number behind its own: it
+   is the same module.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from pruner import TraceError
 
 BATCH = 2  # images of the example
+AGAIN = "__again"  # between a layer's path and the number of its call
 ALIKE = 1e-3  # of the largest output: one image alone, and in a batch
 AS_IT_IS = {  # nothing but where or how a tensor lies
     "alias", "clone", "contiguous", "detach", "lift_fresh_copy", "to", "_to_copy", "type_as",
@@ -85,6 +88,11 @@ def drop_paths(model: nn.Module) -> list[str]:
     """The paths of modules that drop whole branches at random in training (arXiv 1603.09382)."""
     named = ("DropPath", "StochasticDepth")
     return [path for path, module in model.named_modules() if type(module).__name__ in named]
+
+
+def first_call(path: str) -> str:
+    """The path of a layer itself, of that of any of its calls."""
+    return path.partition(AGAIN)[0]
 
 
 def name_of(node: fx.Node) -> str:
@@ -217,6 +225,7 @@ class _Rewritten:
         self.model, self.program = model, program
         self.graph = fx.Graph()
         self.modules: dict[str, nn.Module | Tensor] = {}
+        self.calls: dict[str, int] = {}  # of what is called more than once
         self.now: dict[fx.Node, fx.Node] = {}  # the program's node → its value so far, here
         self.weights: dict[fx.Node, str] = {}  # placeholders and what they are called in the model
         self.computed: set[fx.Node] = set()  # from weights alone
@@ -312,6 +321,10 @@ class _Rewritten:
                 named = {name: self._evaluated(value) for name, value in node.kwargs.items()}
                 with torch.no_grad():
                     made = _function(node)(*given, **named)
+                of = [self._value(source) for source in node.all_input_nodes]
+                learns = any(isinstance(one, Tensor) and one.requires_grad for one in of)
+                if learns and isinstance(made, Tensor) and made.is_floating_point():
+                    made = nn.Parameter(made.detach().clone())  # a view is none of its own
                 self.values[node] = made
         return self.values[node]
 
@@ -462,6 +475,10 @@ class _Rewritten:
             raise TraceError(
                 f"layer {path}: its weights are used in two ways; what is cut must be used alike"
             )
+        if path in self.modules and given:
+            self.calls[path] = self.calls.get(path, 1) + 1
+            again = f"{path}{AGAIN}{self.calls[path]}"
+            self.modules[again], path = self.modules[path], again
         if path not in self.modules:
             known = dict(self.model.named_modules()).get(path)
             if known is None or not _computes_alike(known, made, given):

@@ -41,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pruner.data.images import Images, batches
+from pruner.graph.capture import first_call
 from pruner.graph.masks import Thinning, Weighed
 from pruner.graph.shortcuts import Heir, heirs
 from pruner.graph.surgery import Kept, positions
@@ -73,7 +74,7 @@ class Reconstruction:
         self._heirs = [
             heir
             for heir in (heirs(trace) if depth else ())
-            if _can_refit(trace.module.get_submodule(heir.path))
+            if _can_refit(trace.module.get_submodule(heir.path)) and heir.path not in trace.tied
         ]
         self._measure(images, torch.Generator().manual_seed(seed))
 
@@ -239,9 +240,9 @@ class _Measuring(fx.Interpreter):
 
     def run_node(self, node: fx.Node):
         """Runs as it is. What is overwritten in place later was seen before."""
-        if node.op == "call_module" and node.target in self.moments:
+        if node.op == "call_module" and (path := first_call(str(node.target))) in self.moments:
             (source,) = node.all_input_nodes
-            self._see_input(str(node.target), self.env[source])
+            self._see_input(path, self.env[source])
         value = super().run_node(node)
         if heir := self._by_part.get(node):
             self._wrote[heir] = self._at_places(heir, value)

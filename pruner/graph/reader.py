@@ -16,7 +16,7 @@ from lookup_tables.errors import NetworkError
 from lookup_tables.graph.assembly import Assembly, Tensor
 from lookup_tables.network import Network
 from pruner import TraceError
-from pruner.graph.capture import arguments, name_of, pair, where
+from pruner.graph.capture import arguments, first_call, name_of, pair, where
 
 _ACTIVATIONS = {
     "relu": "relu", "leaky_relu": "leaky_relu", "sigmoid": "sigmoid",
@@ -117,14 +117,12 @@ class GraphReader:
     # One reader per kind of node.
 
     def _claim(self, node: fx.Node, reads, writes) -> None:
-        """Note which channels a module's weights read and write; refuse weights used twice."""
-        path = str(node.target)
-        if path in self.module_channels:
-            raise TraceError(
-                f"layer {path}{where(node)} is called twice; weights used in two places cannot be "
-                "pruned"
-            )
-        self.module_channels[path] = (reads, writes)
+        """Note which channels a module's weights read and write; the same ones at every call."""
+        path = first_call(str(node.target))
+        before = self.module_channels.setdefault(path, (reads, writes))
+        for first, again in zip(before, (reads, writes), strict=True):
+            if again is not first:
+                self.assembly.tie(first, again, f"{path} is called again on others")
 
     def _read_conv(self, node: fx.Node, conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
         source = node.all_input_nodes[0]

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.network import Block, Network
+from pruner.graph.capture import first_call
 from pruner.graph.reader import Segment, shape_of
 from pruner.graph.trace import Trace
 from pruner.train.weights import load_weights
@@ -36,7 +37,8 @@ def cut(trace: Trace, architecture: Architecture, kept: Kept) -> fx.GraphModule:
     trace.network.check(architecture)
     model = copy.deepcopy(trace.module)
     _remove_blocks(model, trace, architecture)
-    present = dict(model.named_modules())
+    # Where a block took a layer's first call along, the same module is there under another path.
+    present = {first_call(path): module for path, module in model.named_modules()}
     for path, channels in trace.channels.items():
         if path in present:
             reads = positions(channels.reads, kept)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from lookup_tables.network import Network
-from pruner.graph.capture import capture, name_of
+from pruner.graph.capture import capture, first_call, name_of
 from pruner.graph.reader import FLATTENS, Channels, GraphReader, Segment, flattens, shape_of
 
 FLATTEN = torch.ops.aten.flatten.using_ints
@@ -29,6 +30,12 @@ class Trace:
     # Path of a weight that has no module → its channels' dimension, and which they are.
     constants: dict[str, tuple[int, tuple[Segment, ...]]]
     kept: dict[str, str]  # layer whose width cannot be chosen → why
+
+    @property
+    def tied(self) -> set[str]:
+        """The layers whose weights more than one of them uses."""
+        calls = Counter(first_call(layer.name) for layer in self.network.layers)
+        return {x.name for x in self.network.layers if calls[first_call(x.name)] > 1}
 
 
 def trace(model: nn.Module, input_shape: tuple[int, int, int], name: str) -> Trace:

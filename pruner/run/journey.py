@@ -233,6 +233,8 @@ class Journey:
         """What the method decides, on the table's menu."""
         kinds = self.settings.searched_by.kinds(self.settings.depth, self.settings.density)
         densities = Staircase(self.latency).densities() if self.settings.density else {}
+        for name in self.trace.tied:  # one layer's masks would be another's
+            densities.pop(name, None)
         return SearchSpace.of(self.latency.network, kinds, densities)
 
     def problem(self, kept: Path | None = None) -> SearchProblem:

@@ -50,7 +50,8 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     Half-precision weights are widened. No code of the file is run.
     """
     read, form = _read(Path(path))
-    own = model.state_dict()
+    every = model.state_dict()
+    own = {name: every[name] for name in _names(model)}
     state, dropped = _unwrapped(read, own)
     form += f", without the prefix {dropped}" if dropped else ""
     kinds = {value.dtype for value in state.values() if value.is_floating_point()}
@@ -66,7 +67,7 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
         and not name.endswith("num_batches_tracked")
         and not (optional and name.endswith(optional))
     ]
-    unexpected = [name for name in state if name not in own]
+    unexpected = [name for name in state if name not in own and name not in every]
     misshapen = [
         f"{name} is {tuple(state[name].shape)}, but the model has {tuple(own[name].shape)}"
         for name in own
@@ -82,9 +83,15 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
                 f"{', '.join(names[:3])}{more}. "
                 "Check that --model names the network these weights were trained for"
             )
-    filled = own | {name: value.to(own[name].dtype) for name, value in state.items()}
-    model.load_state_dict(model.state_dict() | filled)
+    filled = {name: value.to(own[name].dtype) for name, value in state.items() if name in own}
+    model.load_state_dict(filled, strict=False)
     return form
+
+
+def _names(model: nn.Module) -> list[str]:
+    """What a state dict holds, without second names of the same modules."""
+    first = {path for path, _ in model.named_modules()}
+    return [name for name in model.state_dict() if _layer(name) in first]
 
 
 def _unwrapped(state: dict[str, Tensor], own: Collection[str]) -> tuple[dict[str, Tensor], str]:
@@ -119,9 +126,10 @@ def save_weights(
     model: nn.Module, path: str | Path, half: bool = False, made_by: str | None = None
 ) -> None:
     """Write a safetensors file; `half` stores floats as fp16, `made_by` says of what it came."""
+    values = model.state_dict()
     state = {
         name: (value.half() if half and value.is_floating_point() else value).contiguous()
-        for name, value in model.state_dict().items()
+        for name, value in ((name, values[name]) for name in _names(model))
     }
     write_whole(path, save(state, {"made_by": made_by} if made_by else None))
 

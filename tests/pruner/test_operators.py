@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.others import PartialDetector, UNet
 from latprof.onnx.reader import read_onnx
 from latprof.onnx.writer import build
 from lookup_tables.architecture import Architecture
@@ -23,8 +24,11 @@ from lookup_tables.network import INPUT
 from pruner import TraceError
 from pruner.graph import check
 from pruner.graph.check import cut_to, largest_difference, random_channels
+from pruner.graph.compensation import Reconstruction
+from pruner.graph.surgery import load_shrunk
 from pruner.graph.trace import trace
 from pruner.train.export import export_onnx
+from pruner.train.weights import save_weights
 
 SHAPE = (3, 16, 16)
 EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # `make fuzz` has more
@@ -172,6 +176,79 @@ def test_a_network_with_an_operator_is_cut_as_its_deaf_parent(name):
     assert "last" in traced.network.group
 
 
+def shared_head(m, x):
+    fine = m.shared(F.relu(m.a(x)))
+    coarse = m.shared(F.max_pool2d(F.relu(m.b(x)), 2))
+    return F.relu(m.after(fine)) + F.interpolate(F.relu(m.after(coarse)), scale_factor=2)
+
+
+TIED = {
+    "head of two scales": (shared_head, 10, {
+        "a": nn.Conv2d(8, 8, 1), "b": nn.Conv2d(8, 8, 1), "shared": nn.Conv2d(8, 10, 3, padding=1),
+        "after": nn.BatchNorm2d(10),
+    }),
+    "again on its own": (lambda m, x: m.a(F.relu(m.a(x))), 8, {"a": nn.Conv2d(8, 8, 1)}),
+    "linear": (lambda m, x: x * m.a(F.relu(m.a(x.mean((2, 3)))))[:, :, None, None], 8, {
+        "a": nn.Linear(8, 8),
+    }),
+    "depthwise": (lambda m, x: m.a(F.relu(m.a(x))), 8, {
+        "a": nn.Conv2d(8, 8, 3, padding=1, groups=8),
+    }),
+    "on others": (lambda m, x: m.a(x) + m.a(torch.cat([m.b(x), m.c(x)], 1)), 8, {
+        "a": nn.Conv2d(8, 8, 1), "b": nn.Conv2d(8, 2, 1), "c": nn.Conv2d(8, 6, 1),
+    }),
+    "one slope, again": (lambda m, x: m.act(m.act(F.max_pool2d(x, 2)) + 1), 8, {
+        "act": nn.PReLU(),
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_layer_that_is_called_again_is_cut_alike_at_all_its_calls(name, tmp_path):
+    function, reads, modules = TIED[name]
+    torch.manual_seed(0)
+    traced = assert_cut_is_deaf(settled(Between(function, reads, **copy.deepcopy(modules))))
+    assert traced.tied or name == "one slope, again"
+    assert ("shared" in traced.network.group) == (name == "head of two scales")
+    assert "on others" not in name or "a is called again on others" in {*traced.kept.values()}
+    # Saved and read, it is one module still.
+    kept = random_channels(traced.network, 0)
+    small = cut_to(traced, kept)
+    save_weights(small, tmp_path / "small.safetensors")
+    architecture = Architecture(widths={n: len(stay) for n, stay in kept.items()})
+    again = load_shrunk(traced, architecture, tmp_path / "small.safetensors")
+    x = torch.randn(1, *SHAPE)
+    torch.testing.assert_close(again(x), small(x))
+    assert len([*again.parameters()]) == len([*small.parameters()])
+
+
+class Noise:
+    """Images enough to refit by."""
+
+    def __len__(self):
+        return 64
+
+    def batch(self, indices, seed=None):
+        x = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
+        return x[indices], torch.zeros(len(indices), dtype=torch.long)
+
+
+def test_weights_of_a_layer_that_is_called_again_are_refitted_to_what_all_calls_read():
+    function, reads, modules = TIED["head of two scales"]
+    torch.manual_seed(0)
+    traced = trace(settled(Between(function, reads, **copy.deepcopy(modules))), SHAPE, "m")
+    images = Noise()
+    kept = random_channels(traced.network, 0)
+    refitted = Reconstruction(traced, images).refit(kept)
+    x, _ = images.batch(torch.arange(64))
+    wanted = traced.module(x)
+    off = {
+        name: float((cut_to(one, kept)(x) - wanted).square().mean())
+        for name, one in {"as it was": traced, "refitted": refitted}.items()
+    }
+    assert off["refitted"] < off["as it was"]
+
+
 def structure(network):
     """A network without its names: layers by number, groups by their first layer's."""
     numbers = {name: i for i, name in enumerate([INPUT, *(x.name for x in network.layers)])}
@@ -196,6 +273,17 @@ def assert_read_back(network, folder):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_network_with_an_operator_is_the_same_when_it_is_read_from_onnx(name, tmp_path):
     assert_read_back(trace(model_of(name), SHAPE, "m").network, tmp_path)
+
+
+def test_a_parameter_that_is_computed_with_learns_and_is_copied_like_any_other():
+    by = nn.Parameter(torch.linspace(0.5, 2, 8))
+    model = Between(lambda m, x: m.a(x) * m.by.reshape(1, -1, 1, 1), a=nn.Conv2d(8, 8, 1), by=by)
+    traced = assert_cut_is_deaf(settled(model))
+    small = copy.deepcopy(cut_to(traced, random_channels(traced.network, 0))).train()
+    small(torch.randn(2, *SHAPE)).sum().backward()
+    (scale,) = (p for name, p in small.named_parameters() if name.startswith("constant_"))
+    assert scale.grad.abs().sum() > 0
+    Reconstruction(traced, Noise()).refit(random_channels(traced.network, 0))
 
 
 WRITTEN_OUT = [  # by PyTorch's exporter, in operators of its own choice
@@ -244,3 +332,10 @@ def test_a_network_that_is_cut_wrongly_is_noticed(monkeypatch):
     monkeypatch.setattr(check, "cut_to", others)
     with pytest.raises(TraceError, match=r"a cut m differs from .* Please report this model"):
         check.require_right_cuts(traced)
+
+
+@pytest.mark.parametrize("make", [UNet, PartialDetector])
+def test_networks_of_several_scales_are_cut_as_their_deaf_parents(make):
+    traced = trace(settled(make(width=8)), (3, 64, 64), "m")
+    assert len(traced.network.groups) > 5
+    assert check.require_right_cuts(traced, times=1) < 1e-4
