@@ -618,6 +618,24 @@ def traced() -> Iterator[Row]:
         ]  # fmt: skip
 
 
+def others_pruned() -> Iterator[Row]:
+    """Models of others, profiled and pruned by the commands: what was asked, and what came."""
+    yield [
+        "network", "measured for", "dense, ms", "table's error", "any width", "asked", "predicted",
+        "measured", "of asked",
+    ]  # fmt: skip
+    for row in _read("others_pruned")["rows"]:
+        if "refused" in row:
+            yield [row["model"], row["budget"], "", "", "", "", "", "refused", ""]
+            continue
+        yield [
+            row["model"], row["budget"], _three(row["dense_ms"]), _percent(row["rmspe_menu"]),
+            _percent(row["rmspe_any"]), f"{row['asked']:.2f}×", f"{row['predicted']:.2f}×",
+            f"**{row['measured']:.2f}×** ({row['measured_low']:.2f} … {row['measured_high']:.2f})",
+            f"{row['of_asked']:.2f}",
+        ]  # fmt: skip
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -675,6 +693,7 @@ MAKERS = {
         sparse_tables,
         sparse_training,
         traced,
+        others_pruned,
     )
 }
 MAKERS["sparse_tables_int8"] = partial(sparse_tables, "sparse_tables_int8")

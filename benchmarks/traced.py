@@ -1,12 +1,13 @@
 """Which models of others are traced, and whether they are right when they are cut and exported.
 
-    python -m benchmarks.traced [--again] [--source timm --listed FILE] [NAME …]
+    python -m benchmarks.traced [--again] [--source heads] [--source timm --listed FILE] [NAME …]
 
 Every convolutional classifier of torchvision, or those of timm that a file lists, where timm is
-installed: traced; cut at random three times and compared with the dense network that does not
-hear the other channels (`pruner/graph/check.py`); one of the three is exported and compared with
-PyTorch in ONNX Runtime. Weights are random. It can be interrupted: what the result file holds is
-not tried again, unless by `--again`.
+installed, or the detectors and segmenting networks of `benchmarks/others.py`: traced; cut at random
+three times and compared with the dense network that does not hear the other channels
+(`pruner/graph/check.py`); one of the three is exported and compared with PyTorch in ONNX Runtime.
+Weights are random. It can be interrupted: what the result file holds is not tried again, unless by
+`--again`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import typer
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.others import WITH_HEADS, settled
 from benchmarks.results import RESULTS, save
 from lookup_tables.errors import ContractError
 from pruner.graph.check import cut_to, deaf, random_channels, require_right_cuts
@@ -49,7 +51,8 @@ def main(
     path = RESULTS / "traced.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     have = {(row["source"], row["model"]) for row in rows if not again}
-    for name in names or (listed.read_text().split() if listed else _names()):
+    every = WITH_HEADS if source == "heads" else _names()
+    for name in names or (listed.read_text().split() if listed else every):
         if (source, name) in have:
             continue
         row = {"source": source, "model": name, **_tried(source, name)}
@@ -66,6 +69,8 @@ def _names() -> Iterator[str]:
 
 def _made(source: str, name: str) -> nn.Module:
     torch.manual_seed(0)
+    if source == "heads":
+        return WITH_HEADS[name]()
     if source == "timm":
         return importlib.import_module("timm").create_model(name, pretrained=False)
     given = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
@@ -110,18 +115,6 @@ def hearing(traced: Trace) -> float:
         whole = tree_leaves(traced.module.eval()(x))[0]
         part = tree_leaves(deaf(traced, random_channels(traced.network, 0))(x))[0]
     return float((whole - part).abs().max() / whole.abs().max())
-
-
-def settled(model: nn.Module) -> nn.Module:
-    """With BatchNorms that do something, and weights that neither vanish nor explode."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
-    for name, parameter in model.named_parameters():  # 1e-6 before training: nothing would be heard
-        if name.endswith(("layer_scale", "gamma")):
-            nn.init.ones_(parameter)
-    return model
 
 
 if __name__ == "__main__":
