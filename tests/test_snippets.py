@@ -150,7 +150,9 @@ def small(words: list[str], device: str) -> list[str]:
 def _begins(profile: list[str]) -> bool:
     """Whether it begins a table: what was begun goes on with the options of its beginning."""
     out = next((value for word, value in pairwise(profile) if word == "--out"), None)
-    return out is not None and not Path(out, "device.json").exists()
+    if out is None:  # beside the tables that are there, for another network or block
+        return "--onnx" in profile or "--block" in profile
+    return not Path(out, "device.json").exists()
 
 
 def takes_value(program: str, names: list[str], option: str) -> bool:

@@ -31,7 +31,7 @@ from pruner.train.export import export_onnx
 from pruner.train.weights import save_weights
 
 SHAPE = (3, 16, 16)
-EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # `make fuzz` has more
+EXAMPLES = int(os.environ.get("EXAMPLES", "5"))  # `make fuzz` has more
 
 
 class Between(nn.Module):
@@ -287,8 +287,7 @@ def test_a_parameter_that_is_computed_with_learns_and_is_copied_like_any_other()
 
 
 WRITTEN_OUT = [  # by PyTorch's exporter, in operators of its own choice
-    "gelu", "mish", "elu", "group norm", "channels last", "split", "shuffle", "bilinear",
-    "padded shortcut", "pixel shuffle", "squeeze and excitation",
+    "gelu", "mish", "group norm", "channels last", "split", "shuffle", "squeeze and excitation",
 ]  # fmt: skip
 
 
