@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -308,7 +308,11 @@ def test_a_random_network_of_operators_is_cut_as_its_deaf_parent_and_read_back(
     tmp_path_factory, names, seed
 ):
     torch.manual_seed(seed)
-    traced = assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
+    try:
+        traced = assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
+    except TraceError as refused:  # a pool to more places than there are
+        assume("sizes that divide what is pooled" not in str(refused))
+        raise
     assert_read_back(traced.network, tmp_path_factory.mktemp("read"))
 
 
