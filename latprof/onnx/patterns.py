@@ -109,7 +109,7 @@ class _Patterns:
             if turned is None or together is None:
                 continue
             before, between = (self.shapes.get(n, ()) for n in (apart.input[0], apart.output[0]))
-            order = list(helper.get_node_attr_value(turned, "perm"))
+            order = [number for a in turned.attribute if a.name == "perm" for number in a.ints]
             if (
                 len(before) == 4
                 and len(between) == 5
@@ -130,8 +130,10 @@ class _Patterns:
             together = self._next(norm, "Reshape") if norm else None
             if norm is None or together is None:
                 continue
-            before, groups = self.shapes.get(apart.input[0], ()), self.shapes[apart.output[0]][1]
-            if len(before) != 4 or self.shapes.get(together.output[0]) != before:
+            before, between = (self.shapes.get(n, ()) for n in (apart.input[0], apart.output[0]))
+            if len(before) != 4 or len(between) != 3:
+                continue
+            if self.shapes.get(together.output[0]) != before:
                 continue
             whole = [apart, norm, together]
             for kind in ("Mul", "Add"):
@@ -140,7 +142,7 @@ class _Patterns:
                     whole.append(by)
             single = helper.make_node(
                 "GroupNormalization", apart.input[:1], whole[-1].output[:1], whole[-1].name,
-                num_groups=groups,
+                num_groups=between[1],
             )  # fmt: skip
             yield whole, single
 
@@ -195,9 +197,11 @@ class _Patterns:
         weights = [
             numpy_helper.from_array(self.constants[name].reshape(()), name) for name in given
         ]
-        value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None)  # noqa: E731
-        ends = [value(source)], [value(whole[-1].output[0])]
-        graph = helper.make_graph(whole, "activation", *ends, weights)
+        x, y = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in (source, whole[-1].output[0])
+        )
+        graph = helper.make_graph(whole, "activation", [x], [y], weights)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
         )
@@ -211,5 +215,6 @@ class _Patterns:
             (found,) = session.run(None, {source: _PLACES})
         except Exception:  # of whatever kind: what the runtime cannot run is left as it is
             return None
-        x = _PLACES.astype(np.float64)
-        return next((kind for kind, f in _COMPUTED if np.abs(found - f(x)).max() < _ALIKE), None)
+        places = _PLACES.astype(np.float64)
+        near = (kind for kind, f in _COMPUTED if np.abs(found - f(places)).max() < _ALIKE)
+        return next(near, None)

@@ -446,7 +446,8 @@ class _Reader:
         elif axes == [1] and steps == [1]:
             self.assembly.slice(name, out, source, places[0], after[1])
         elif (
-            {*axes} <= {2, 3}
+            len(before) == 4
+            and {*axes} <= {2, 3}
             and not any(places)
             and min(stride) > 0
             and after[2:] == tuple(-(-n // s) for n, s in zip(before[2:], stride, strict=True))
@@ -470,7 +471,8 @@ class _Reader:
             start += channels
 
     def _transpose(self, node: NodeProto) -> None:
-        order, last = list(_attributes(node)["perm"]), self._is_last(node.input[0])
+        backwards = range(len(self._shape(node, 0)) - 1, -1, -1)  # what ONNX does unless told
+        order, last = list(_attributes(node).get("perm", backwards)), self._is_last(node.input[0])
         if order != (_BACK if last else _TO_LAST):
             raise self._refused(
                 node,

@@ -324,7 +324,7 @@ class _Rewritten:
                 of = [self._value(source) for source in node.all_input_nodes]
                 learns = any(isinstance(one, Tensor) and one.requires_grad for one in of)
                 if learns and isinstance(made, Tensor) and made.is_floating_point():
-                    made = nn.Parameter(made.detach().clone())  # a view is none of its own
+                    made = nn.Parameter(made.detach().clone())  # a view could not be copied
                 self.values[node] = made
         return self.values[node]
 

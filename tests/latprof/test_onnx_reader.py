@@ -122,6 +122,7 @@ KERNEL = np.zeros((8, 4, 3, 3), np.float32)
             {"perm": [0, 1, 3, 2]},
             r"transposes to \[0, 1, 3, 2\]; only channels to",
         ),
+        ("Transpose", (), {}, r"transposes to \[3, 2, 1, 0\]"),
         ("Slice", (*map(np.array, ([1], [5], [2])),), {}, "parts of the channels and every nth"),
         ("Split", (), {"axis": 2, "num_outputs": 1}, "does not split channels"),
         ("Resize", (np.float32([]), np.float32([1, 1, 2, 2])), {"mode": "cubic"}, "by cubic"),
