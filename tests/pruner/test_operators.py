@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -299,7 +299,8 @@ def test_a_model_that_pytorch_exported_has_the_layers_of_the_traced_one(name, tm
     assert structure(read_onnx(tmp_path / "net.onnx")) == structure(network)
 
 
-BLOCKS = sorted({*OPERATORS} - {"pixel shuffle", "transposed", "padded shortcut"})
+# Without what leaves maps that another one cannot read: more or fewer channels, or uneven sides.
+BLOCKS = sorted({*OPERATORS} - {"pixel shuffle", "transposed", "padded shortcut", "adaptive"})
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
@@ -308,11 +309,7 @@ def test_a_random_network_of_operators_is_cut_as_its_deaf_parent_and_read_back(
     tmp_path_factory, names, seed
 ):
     torch.manual_seed(seed)
-    try:
-        traced = assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
-    except TraceError as refused:  # a pool to more places than there are
-        assume("sizes that divide what is pooled" not in str(refused))
-        raise
+    traced = assert_cut_is_deaf(settled(nn.Sequential(*map(_block, names))), seed=seed)
     assert_read_back(traced.network, tmp_path_factory.mktemp("read"))
 
 
