@@ -210,7 +210,7 @@ def _run(network: Network, cost, purpose: str, number: int, architecture: Archit
     )
     return Run(
         purpose=purpose, run=number, architecture=architecture, dense_s=dense_s, whole_s=whole_s,
-        ratio=whole_s / dense_s, pairs=12, measuring_s=0.1,
+        ratio=whole_s / dense_s, pairs=12, measuring_s=max(0.1, 12 * (dense_s + whole_s)),
         layers=layers if purpose == "design" else (),
     )  # fmt: skip
 

@@ -36,6 +36,7 @@ from lookup_tables.table.settled import settle
 
 IDENTITY = "device.json"
 IMPLAUSIBLE = 20  # times as long as the dense network: no pruned one's layers are
+LONGER = 2  # times the time a run had, that its pairs cannot have taken
 
 
 class LatencyTable:
@@ -309,6 +310,13 @@ def require_plausible(run: Run, network: Network, place: str) -> None:
         raise TableError(
             f"{place}: its layers take {together:.3g} s, and the whole dense network {dense:.3g} "
             "s. Seconds are expected. Never edit a table: copy the file again from its source"
+        )
+    paired = run.pairs * (run.whole_s + run.dense_s)
+    if paired > LONGER * run.measuring_s:
+        raise TableError(
+            f"{place}: its {run.pairs} pairs would take {paired:.3g} s, and all measuring took "
+            f"{run.measuring_s:.3g} s. Seconds are expected. Never edit a table: copy the file "
+            "again from its source"
         )
 
 

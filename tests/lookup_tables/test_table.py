@@ -58,12 +58,19 @@ def _in_milliseconds(row):
         layer["seconds"] *= 1e3
 
 
+def _all_in_milliseconds(row):
+    _in_milliseconds(row)
+    for name in ("dense_s", "whole_s"):
+        row[name] *= 1e3
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda row: row["architecture"]["widths"].update(nobody=8), "has no group 'nobody'"),
         (lambda row: row["architecture"]["widths"].update(g0=1600), "width 1600 is outside"),
         (_in_milliseconds, "its layers take .* Seconds are expected"),
+        (_all_in_milliseconds, "its 12 pairs would take .* Seconds are expected"),
     ],
 )
 def test_a_run_that_cannot_be_one_of_its_network_is_refused_naming_the_line(table, change, said):
