@@ -39,7 +39,7 @@ SIZES = {  # others: SIZE; these pool to a size that must be there
 }  # fmt: skip
 SIZE = 96
 NO_CNN = ("vit_", "swin_", "maxvit")
-LARGEST = 100e6  # parameters of what is cut and exported: more take this machine's memory
+LARGEST = 250e6  # parameters of what is cut and exported: more take this machine's memory
 
 
 def main(
