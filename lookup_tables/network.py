@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -36,6 +36,8 @@ from lookup_tables.layer import (
 )
 from lookup_tables.storage.files import first_fault, refuse_newer, write_whole
 from lookup_tables.storage.manifest import FILE_NAME, read_sealed
+
+T = TypeVar("T")
 
 FORMAT = 1
 INPUT = "input"  # the name by which layers refer to the network's input
@@ -98,7 +100,10 @@ class Layer(_Frozen):
 
 
 class Block(_Frozen):
-    """Layers that can be removed together: readers of `output` then read `input`."""
+    """Layers that can be removed together: readers of `output` then read `input`.
+
+    Inside an identity shortcut, or a plain layer that keeps shape (`Network.is_plain`).
+    """
 
     name: str
     input: str
@@ -173,7 +178,12 @@ class Network(_Frozen):
             for name in (*block.layers, block.output, block.input):
                 if name not in known:
                     raise ValueError(f"block {block.name} names an unknown layer: {name}")
-            if self._outputs[block.input] != self._outputs[block.output]:
+            (reads, before), (writes, after) = (
+                self._outputs[name] for name in (block.input, block.output)
+            )
+            wide = {group.name: group.width for group in self.groups}
+            same = reads(wide) == writes(wide) if self.is_plain(block) else reads == writes
+            if not same or before != after:
                 raise ValueError(f"block {block.name} changes shape and cannot be removed")
 
     @classmethod
@@ -222,17 +232,18 @@ class Network(_Frozen):
         """Identifies what is computed: the layers and how they are coupled; not name or menu.
 
         It covers _FINGERPRINTED, and what was added since only where it is not as it always was.
+        Plain layers that can be removed change nothing of what is computed, and are left out.
         """
         data = {
             "input_shape": list(self.input_shape),
-            "blocks": [_decisive(block, "blocks") for block in self.blocks],
+            "blocks": [_decisive(block, "blocks") for block in self.shortcuts],
             "layers": [_decisive(layer, "layers") for layer in self.layers],
         }
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def tells_more_apart(self, other: Network) -> bool:
         """Whether this network is another one but for the last layers, which have more outputs."""
-        if (self.input_shape, self.blocks) != (other.input_shape, other.blocks):
+        if (self.input_shape, self.shortcuts) != (other.input_shape, other.shortcuts):
             return False
         read = {name for layer in self.layers for name in (*layer.inputs, layer.residual)}
         widened = False
@@ -261,6 +272,43 @@ class Network(_Frozen):
     def block_of(self) -> dict[str, str]:
         """Layer name → the removable block it belongs to."""
         return {layer: block.name for block in self.blocks for layer in block.layers}
+
+    @cached_property
+    def shortcuts(self) -> tuple[Block, ...]:
+        """The blocks inside identity shortcuts."""
+        return tuple(block for block in self.blocks if not self.is_plain(block))
+
+    def is_plain(self, block: Block) -> bool:
+        """Whether a block is a layer that keeps shape, without a shortcut around it."""
+        last = self._layer[block.output]
+        return block.layers == (last.name,) and last.residual is None and last.kind != "add"
+
+    def key_of(self, block: str) -> str:
+        """A block's key beside those of groups: a plain layer and its own group have one name."""
+        return f"block {block}" if block in self.group else block
+
+    @cached_property
+    def ties(self) -> dict[str, tuple[str, str]]:
+        """Plain layers that can be removed → (its own group, the group it reads), in their order.
+
+        Without the layer the former's channels are the latter's.
+        """
+        found = {}
+        for block in self.blocks:
+            reads, writes = (self._outputs[name][0] for name in (block.input, block.output))
+            if reads != writes:
+                ((own, _),), ((read, _),) = writes.factors, reads.factors
+                found[block.name] = own, read
+        order = {layer.name: i for i, layer in enumerate(self.layers)}
+        return dict(sorted(found.items(), key=lambda entry: order[entry[0]]))
+
+    def tied(self, of_groups: Mapping[str, T], removed: Collection[str]) -> dict[str, T]:
+        """What groups have, where layers are removed: their groups have what the layers read."""
+        found = dict(of_groups)
+        for layer, (own, read) in self.ties.items():
+            if layer in removed:
+                found[own] = found[read]
+        return found
 
     @cached_property
     def sparse_layers(self) -> tuple[str, ...]:
@@ -299,6 +347,10 @@ class Network(_Frozen):
             table[layer.name] = Geometry(in_form, out_form, in_size, out_size)
         return table
 
+    def with_blocks(self, blocks: tuple[Block, ...]) -> Network:
+        """The same network with other blocks that can be removed."""
+        return Network.model_validate(self.model_dump() | {"blocks": blocks})
+
     def with_menu(self, menu: Mapping[str, tuple[int, ...]]) -> Network:
         """The same network with other widths to choose from, group → ascending widths."""
         data = self.model_dump()
@@ -313,8 +365,12 @@ class Network(_Frozen):
         return Architecture(widths={group.name: group.width for group in self.groups})
 
     def widths(self, architecture: Architecture) -> dict[str, int]:
-        """Every group's width, the full one where the architecture names none."""
-        return {g.name: architecture.widths.get(g.name, g.width) for g in self.groups}
+        """Every group's width, the full one where the architecture names none.
+
+        A group whose only writer is removed has the width of what is read instead.
+        """
+        widths = {g.name: architecture.widths.get(g.name, g.width) for g in self.groups}
+        return self.tied(widths, architecture.removed)
 
     def check(self, architecture: Architecture) -> None:
         """Raise ArchitectureError unless this network can be built so."""
@@ -411,7 +467,10 @@ class Network(_Frozen):
         `removed` maps a block's name to a bool or an array (n,) of them, `density` a layer's name
         to its share of weights kept.
         """
-        total = 0
+        total, widths = 0, dict(widths)
+        for name, (own, read) in self.ties.items():
+            if removed is not None and name in removed:
+                widths[own] = np.where(removed[name], widths[read], widths[own])
         for layer in self.layers:
             geometry = self.geometry[layer.name]
             here = macs(

@@ -92,7 +92,8 @@ def networks(
     for group in found.groups:
         print(f"group {group.name:24} {', '.join(map(str, group.choices))}")
     for block in found.blocks:
-        print(f"block {block.name:24} {', '.join(block.layers)}")
+        inside = "can go alone" if found.is_plain(block) else ", ".join(block.layers)
+        print(f"block {block.name:24} {inside}")
     for layer, spec in found.layer_specs(found.dense):
         print(f"layer {layer.name:24} {spec}")
 

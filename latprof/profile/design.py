@@ -168,10 +168,10 @@ def unseen(
     `menu` maps groups to widths; without it the network's own. `sparse`: layers whose weights may
     be left out; every network has densities then, on their menu or any.
 
-    Where the network has removable blocks, every second of either kind also loses a random part of
-    them, and every fourth keeps some groups' full width as well, as networks do that a search
-    found. A network with too few architectures on its menu gets other widths instead, and loses
-    blocks more often. A longer list begins with the shorter one.
+    Where the network has blocks with shortcuts, every second of either kind also loses a random
+    part of them, and every fourth keeps some groups' full width as well, as networks do that a
+    search found. A network with too few architectures on its menu gets other widths instead, and
+    loses blocks more often. A longer list begins with the shorter one.
     """
     rng = np.random.default_rng([seed, 2])
     menu = menu or {group.name: group.choices for group in network.groups}
@@ -182,7 +182,7 @@ def unseen(
         off_menu = len(found) % 2 == 1 or misses > _MOST_MISSES // 2
         stuck = misses > _MOST_MISSES // 4
         architecture = any_width(network, rng) if off_menu else _random(network, menu, rng)
-        if network.blocks and (len(found) % 4 >= 2 or stuck):
+        if network.shortcuts and (len(found) % 4 >= 2 or stuck):
             lose = _shallower if len(found) % 8 >= 4 else _without_blocks
             architecture = lose(network, architecture, rng)
         if sparse:
@@ -306,10 +306,10 @@ def _random(network: Network, menu, rng: np.random.Generator) -> Architecture:
 def _without_blocks(
     network: Network, architecture: Architecture, rng: np.random.Generator
 ) -> Architecture:
-    removed = _some_blocks(network, rng) if network.blocks else ()
+    removed = _some_blocks(network, rng) if network.shortcuts else ()
     return architecture.model_copy(update={"removed": removed})
 
 
 def _some_blocks(network: Network, rng: np.random.Generator) -> tuple[str, ...]:
     share = rng.uniform(0.1, 0.9)
-    return tuple(block.name for block in network.blocks if rng.random() < share)
+    return tuple(block.name for block in network.shortcuts if rng.random() < share)

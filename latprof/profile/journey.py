@@ -161,7 +161,7 @@ def profile_locked(
 
 def require_choices(network: Network) -> None:
     """Raise NetworkError for a network in which nothing may change."""
-    if not (network.groups or network.blocks):
+    if not (network.groups or network.shortcuts):
         raise NetworkError(
             f"{network.name}: no layer's width may change, so there is nothing to profile; "
             "measure it with latprof compare"

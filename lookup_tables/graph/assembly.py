@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from lookup_tables.errors import NetworkError
-from lookup_tables.graph.blocks import find_blocks
+from lookup_tables.graph.blocks import find_blocks, plain_layers
 from lookup_tables.layer import WEIGHTED, WRITES_CHANNELS, Size
 from lookup_tables.network import INPUT, ChannelGroup, Layer, Network
 
@@ -323,13 +323,14 @@ class Assembly:
         try:
             layers = tuple(Layer(**layer) for layer in self._layers.values())
             menus = (ChannelGroup(name=g, width=w, choices=menu(w)) for g, w in groups.items())
-            return Network(
+            found = Network(
                 name=name,
                 input_shape=input_shape,
                 groups=tuple(menus),
                 blocks=find_blocks(layers, self._outputs),
                 layers=layers,
             )
+            return found.with_blocks((*found.blocks, *plain_layers(found, self._outputs)))
         except ValidationError as error:
             raise NetworkError(
                 f"{name} has layers that do not fit together: "

@@ -1,10 +1,11 @@
-"""Blocks: layers that an identity shortcut lets one remove together."""
+"""Blocks: layers that can go, inside an identity shortcut or plain ones that keep shape."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from lookup_tables.network import INPUT, Block, Layer
+from lookup_tables.geometry import Form
+from lookup_tables.network import INPUT, Block, Layer, Network
 
 
 def find_blocks(layers: tuple[Layer, ...], outputs: Collection[str] = ()) -> tuple[Block, ...]:
@@ -36,6 +37,52 @@ def find_blocks(layers: tuple[Layer, ...], outputs: Collection[str] = ()) -> tup
                 )
                 break
     return tuple(blocks.values())
+
+
+def plain_layers(network: Network, outputs: Collection[str] = ()) -> tuple[Block, ...]:
+    """Layers outside the network's blocks that can be removed alone, in execution order.
+
+    Convolutions that keep shape, as in VGG: whoever read one then reads what it read. Its channels
+    are then those of the layer before it (`Network.ties`), so none is offered whose channels
+    another layer writes too. `outputs`: as of `find_blocks`.
+    """
+    writers: dict[str, set[str]] = {}
+    read: set[str] = set()
+    for layer in network.layers:
+        read |= {*_reads(layer)}
+        if layer.group is not None:
+            writers.setdefault(layer.group, set()).add(layer.name)
+    inside, known = network.block_of, {block.name for block in network.blocks}
+    return tuple(
+        Block(name=layer.name, input=layer.inputs[0], output=layer.name, layers=(layer.name,))
+        for layer in network.layers
+        if layer.kind in ("conv", "depthwise")
+        and layer.residual is None
+        and layer.inputs[0] != INPUT
+        and layer.name in read - {*outputs}
+        and layer.name not in {*inside, *known}
+        and _keeps_shape(network, layer, writers)
+    )
+
+
+def _keeps_shape(network: Network, layer: Layer, writers: Mapping[str, Collection[str]]) -> bool:
+    geometry = network.geometry[layer.name]
+    wide = network.widths(network.dense)
+    reads, writes = geometry.in_form, geometry.out_form
+    if geometry.in_size != geometry.out_size or reads(wide) != writes(wide):
+        return False
+    if reads == writes:
+        return True
+    own = _group(writes)
+    return bool(own and _group(reads)) and [*writers[str(own)]] == [layer.name]
+
+
+def _group(form: Form) -> str | None:
+    """The group whose channels these are, one by one."""
+    if form.constant or len(form.factors) != 1:
+        return None
+    ((group, factor),) = form.factors
+    return group if factor == 1 else None
 
 
 def _reads(layer: Layer) -> tuple[str, ...]:

@@ -174,6 +174,7 @@ class LatencyModel:
             _require_shape("densities", densities, len(self.sparse_layers), len(widths))
             densities = densities if (densities < 1).any() else None
         self._check_range(widths)
+        widths = self._tied(widths, removed)
         totals = np.empty((2, len(widths)))
         for start in range(0, len(widths), CHUNK):
             part = slice(start, start + CHUNK)
@@ -380,6 +381,18 @@ class LatencyModel:
                 widths[row], None if densities is None else densities[row]
             )
         return totals
+
+    def _tied(self, widths: np.ndarray, removed: np.ndarray | None) -> np.ndarray:
+        """Widths with those of removed layers' groups as what is read instead."""
+        if removed is None or not self.network.ties:
+            return widths
+        widths = widths.copy()
+        group = {each.name: i for i, each in enumerate(self.network.groups)}
+        block = {each.name: i for i, each in enumerate(self.network.blocks)}
+        for layer, (own, read) in self.network.ties.items():
+            gone = removed[:, block[layer]]
+            widths[gone, group[own]] = widths[gone, group[read]]
+        return widths
 
     def _check_range(self, widths: np.ndarray) -> None:
         full = np.array([group.width for group in self.network.groups])

@@ -246,7 +246,11 @@ class Staircase:
         """
         wider, narrower = [], []
         widths = self.network.widths(architecture)
+        ties = self.network.ties
+        follow = {ties[layer][0] for layer in architecture.removed if layer in ties}
         for group in self.network.groups:
+            if group.name in follow:  # nothing writes such channels any more
+                continue
             steps = {step.width: step for step in self.steps(group, architecture)}
             here = steps.get(widths[group.name])
             if here is None:

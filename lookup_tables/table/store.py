@@ -119,7 +119,8 @@ class LatencyTable:
             self.require_network(network)
             return network
         # Finished ones first, then those with the fewest classes.
-        return min(found, key=lambda known: (self.validation(known.name) is None, _outputs(known)))
+        best = min(found, key=lambda known: (self.validation(known.name) is None, _outputs(known)))
+        return best.with_blocks(network.blocks)
 
     def _standing_in(self, network: Network) -> Iterator[Network]:
         """The networks with rows here that are `network` for more classes."""

@@ -72,9 +72,11 @@ def trace(
     network = traced.network
     worst = require_right_cuts(traced) if check else None
     network.save(out)
+    plain = [block.name for block in network.blocks if network.is_plain(block)]
     print(
         f"{out}: {len(network.layers)} layers, {len(network.groups)} groups, "
-        f"{len(network.blocks)} removable blocks"
+        f"{len(network.shortcuts)} removable blocks"
+        + (f", {len(plain)} removable layers: {_some(plain)}" if plain else "")
     )
     if worst is not None:
         print(f"cut at random, it answers as it should: largest difference {worst:.0e}")

@@ -16,7 +16,8 @@ fitted to what it wrote and what they added to that:
     W' = argmin E |t − W' x_S|²,   t = W x + (sum behind the last block) − (what the first one read)
 
 as the paper lets a branch make up for what its shortcut lost (section 3.3). The BatchNorm behind
-the heir is set to the mean and the spread of what was fitted.
+the heir is set to the mean and the spread of what was fitted. Where plain layers were removed, the
+layer before them is fitted to what the last of them wrote before its activation.
 
 Where weights are left out, every block of a layer's filters is fitted to the same outputs by the
 taps that it keeps: the first equation with its own S.
@@ -32,8 +33,9 @@ Deviations:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from typing import TypeGuard
 
 import torch
@@ -106,6 +108,24 @@ class Reconstruction:
                 else:
                     leave_out(refitted, path, kept, thinning)
         return refitted
+
+    def judged_as(
+        self, scores: Mapping[str, Tensor], removed: Collection[str]
+    ) -> dict[str, Tensor]:
+        """Channels' scores, group → (width,), where a layer is fitted to a plain one behind it.
+
+        What it then writes are the other's channels, and so are their scores.
+        """
+        network, found = self.trace.network, dict(scores)
+        groups = [layer.group for layer in network.layers if layer.group]
+        of = {layer.name: layer.group for layer in network.layers}
+        for heir in self._heirs:
+            gone = takewhile(lambda block: block in removed, heir.sums)
+            tied = [network.ties[block][0] for block in gone if block in network.ties]
+            group = of[heir.path]
+            if tied and group and groups.count(group) == 1:
+                found[group] = scores[tied[-1]]
+        return found
 
     def _thin(
         self, refitted: Trace, path: str, kept: Kept, removed: Collection[str], thinning: Thinning

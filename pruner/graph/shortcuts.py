@@ -5,6 +5,9 @@ before them, their heir, still adds its own part, and can be fitted to add their
 
     heir ──(+)── act ──┬── block ──(+)── act ──┬── block ──(+)── act ── …
     shortcut ┘         └───────────┘           └───────────┘
+
+Where plain layers go that follow one another, the one before them is fitted to write what the last
+of them wrote.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ class Heir:
     """A convolution, and the blocks that follow one another behind it.
 
     `sums`: for each of these blocks, in their order, the node where it adds its part, before an
-    activation that stands in front of the first block as well.
+    activation that stands in front of the first block as well; of plain layers, what they write
+    before theirs.
     """
 
     path: str  # of its module
     norm: str | None  # path of the BatchNorm behind it
     wrote: fx.Node  # its own part, before anything is added
-    output: fx.Node  # what the first block reads
+    output: fx.Node  # what the first block reads; before the activation where that is plain
     sums: dict[str, fx.Node]
 
     def last(self, removed: Collection[str]) -> str | None:
@@ -58,6 +62,9 @@ def heirs(trace: Trace) -> list[Heir]:
     found = []
     for block in trace.network.blocks:
         read = layers[block.input]
+        plain = trace.network.is_plain(block)
+        if plain and layers[block.output].activation != read.activation:
+            continue
         sums = {
             later.name: _sum(trace, read, layers[later.output], ends(trace, later, nodes)[1])
             for later in _chain(trace.network, block, returned)
@@ -65,6 +72,7 @@ def heirs(trace: Trace) -> list[Heir]:
         if sums and (layer := _writer(trace, layers, read)):
             norm = trace.batch_norms.get(layer.name)
             output = nodes[trace.node_of[read.name]]
+            output = _sum(trace, read, read, output) if plain else output
             found.append(Heir(layer.name, norm, calls[norm or layer.name], output, sums))
     return found
 
@@ -106,8 +114,17 @@ def _returned(trace: Trace) -> set[str]:
 
 
 def _chain(network: Network, block: Block | None, returned: Collection[str]) -> Iterator[Block]:
-    """A block and the removable ones that follow, as long as each is all that reads its input."""
-    follows = {each.input: each for each in network.blocks}
+    """A block and the removable ones that follow, as long as each is all that reads its input.
+
+    Plain layers follow plain ones of the same activation, and blocks with shortcuts each other.
+    """
+    assert block is not None
+    layers = {layer.name: layer for layer in network.layers}
+
+    def kind(each: Block) -> str | None:
+        return layers[each.output].activation if network.is_plain(each) else None
+
+    follows = {each.input: each for each in network.blocks if kind(each) == kind(block)}
     while (
         block
         and block.input not in returned

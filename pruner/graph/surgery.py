@@ -24,9 +24,10 @@ def keep_best(network: Network, architecture: Architecture, scores: dict[str, Te
     """The highest-scored channels of every group; raises ArchitectureError."""
     network.check(architecture)
     widths = network.widths(architecture)
-    return {
+    kept = {
         group: scores[group].topk(width).indices.sort().values for group, width in widths.items()
     }
+    return network.tied(kept, architecture.removed)
 
 
 def cut(trace: Trace, architecture: Architecture, kept: Kept) -> fx.GraphModule:
@@ -35,6 +36,7 @@ def cut(trace: Trace, architecture: Architecture, kept: Kept) -> fx.GraphModule:
     `kept` may come from any ranking; `keep_best` makes one. Raises ArchitectureError.
     """
     trace.network.check(architecture)
+    kept = trace.network.tied(kept, architecture.removed)
     model = copy.deepcopy(trace.module)
     _remove_blocks(model, trace, architecture)
     # Where a block took a layer's first call along, the same module is there under another path.
@@ -67,7 +69,8 @@ def load_shrunk(trace: Trace, architecture: Architecture, weights: Path) -> fx.G
 
 def _remove_blocks(model: fx.GraphModule, trace: Trace, architecture: Architecture) -> None:
     nodes = {node.name: node for node in model.graph.nodes}
-    for block in trace.network.blocks:
+    order = {layer.name: number for number, layer in enumerate(trace.network.layers)}
+    for block in sorted(trace.network.blocks, key=lambda each: order[each.output]):
         if block.name in architecture.removed:
             source, output = ends(trace, block, nodes)
             output.replace_all_uses_with(source)

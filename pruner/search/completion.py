@@ -27,6 +27,7 @@ from lookup_tables.model.latency_model import DENSITIES, LatencyModel, Term
 from pruner.search.space import KEPT, REMOVED, Kind, SearchSpace
 
 LARGEST = 1_000_000
+TIED = 100  # times the dense network's seconds, for what cannot be
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Completion:
         network, at = model.network, self.space.at
         self._of_groups = [at[Kind.WIDTH, group.name] for group in network.groups]
         has_blocks = self.space.has_blocks
-        self._of_blocks = [at[Kind.BLOCK, b.name] for b in network.blocks] if has_blocks else []
+        self._of_blocks = [at.get((Kind.BLOCK, b.name)) for b in network.blocks]
+        self._of_blocks = self._of_blocks if has_blocks else []
         self._of_densities = [
             (i, at.get((Kind.DENSITY, n))) for i, n in enumerate(model.sparse_layers)
         ]
@@ -98,6 +100,17 @@ class Completion:
             elif term.sparse:
                 seconds = seconds[..., -1]
             self._add(scope, seconds, block)
+        for tie in self.space.ties:
+            self._tie(*tie)
+
+    def _tie(self, block: int, own: int, read: int) -> None:
+        """Without a plain layer its group is as wide as what it read; all else takes too long."""
+        differs = np.not_equal.outer(self.menus[read], self.menus[own])
+        seconds = np.stack(
+            [differs * (TIED * self.model.dense_s), np.zeros(differs.shape)], axis=-1
+        )
+        scope = (read, own, block)
+        self._own[max(scope)].append(_sorted_factor(scope, seconds))
 
     def _add(self, scope: list[int], seconds: np.ndarray, block: int | None) -> None:
         if not scope and block is None:
@@ -185,13 +198,16 @@ class Completion:
 
     def _wider(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
         """Each group that can grow, one step wider."""
+        follow = {own for block, own, _ in self.space.ties if positions[block] == REMOVED}
         return [
             _Larger(
-                [*positions[:i], positions[i] + 1, *positions[i + 1 :]],
+                self.canonical([*positions[:i], positions[i] + 1, *positions[i + 1 :]]),
                 float(values[i][positions[i] + 1] - values[i][positions[i]]),
             )
             for i, decision in enumerate(self.decisions)
-            if not decision.is_block and positions[i] + 1 < len(decision.options)
+            if not decision.is_block
+            and i not in follow
+            and positions[i] + 1 < len(decision.options)
         ]
 
     def _deeper(self, positions: list[int], values: Sequence[np.ndarray]) -> list[_Larger]:
@@ -228,12 +244,16 @@ class Completion:
             [[d.options[p] for d, p in zip(self.decisions, row, strict=True)] for row in rows]
         )
         widths = options[:, self._of_groups].astype(int)  # densities are not whole
-        removed = options[:, self._of_blocks] == REMOVED if self._of_blocks else None
+        removed = np.zeros((len(options), len(self._of_blocks)), dtype=bool)
+        for column, decision in enumerate(self._of_blocks):
+            if decision is not None:
+                removed[:, column] = options[:, decision] == REMOVED
         densities = np.ones((len(options), len(self._of_densities)))
         for layer, decision in self._of_densities:
             if decision is not None:
                 densities[:, layer] = options[:, decision]
-        return self.model.predict(widths, removed, densities).latency_s
+        gone = removed if self._of_blocks else None
+        return self.model.predict(widths, gone, densities).latency_s
 
     def canonical(self, positions: Sequence[int]) -> list[int]:
         """The same architecture's one encoding."""
@@ -280,11 +300,17 @@ class Completion:
         if score is not None:
             price += f" and gets {score(fastest):.1%} of held-out images right before fine-tuning"
         no = "no architecture" if self.exact else "no architecture that was found"
+        which, further = "The fastest with candidate widths", ""
+        free = [decision for decision in self.decisions if len(decision.options) > 1]
+        if free and all(decision.is_block for decision in free):
+            which = f"Without all {len(free)} layers and blocks that can go it"
+            further = ", or also narrow layers (--method thompson --depth) or leave out weights "
+            further += "(--density)"
         raise BudgetError(
             f"{no} for {network.name} reaches {budget_s * 1e3:.3f} ms ({dense_s / budget_s:.2f}×) "
-            f"on {self.model.device.name}. The fastest with candidate widths takes "
+            f"on {self.model.device.name}. {which} takes "
             f"{fastest_s * 1e3:.3f} ms ({dense_s / fastest_s:.2f}×), but {price}. Ask for a "
-            "smaller speedup"
+            f"smaller speedup{further}"
         )
 
     def _bound(self, positions: list[int]) -> float:

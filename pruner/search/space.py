@@ -5,7 +5,7 @@ Decisions come in the network's order; a removable block's comes before those of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -52,13 +52,14 @@ class SearchSpace:
     """The decisions of one network, and the two ways between encodings and architectures.
 
     An architecture on the menu has one encoding: what goes with a removed block has its dense
-    option.
+    option, and the width of a removed plain layer is that of the layer before it.
     """
 
     def __init__(self, network: Network, decisions: Sequence[Decision]) -> None:
         self.network, self.decisions = network, tuple(decisions)
         self.at = {(d.kind, d.name): i for i, d in enumerate(self.decisions)}
         self._block_at = [self._position_of_block(decision) for decision in self.decisions]
+        self.ties = tuple(self._ties())
 
     @classmethod
     def of(
@@ -66,8 +67,12 @@ class SearchSpace:
         network: Network,
         kinds: Collection[Kind] = (Kind.WIDTH,),
         densities: Mapping[str, Sequence[float]] | None = None,
+        stay: Collection[str] = (),
     ) -> SearchSpace:
-        """Decisions of these kinds: groups' menus, removable blocks, and layers' `densities`."""
+        """Decisions of these kinds: groups' menus, removable blocks, and layers' `densities`.
+
+        `stay`: blocks that are not removed.
+        """
         first_layer: dict[str, int] = {}
         for i, layer in enumerate(network.layers):
             if layer.group is not None:
@@ -77,6 +82,8 @@ class SearchSpace:
         found: list[tuple[int, Decision]] = []
         if Kind.BLOCK in kinds:
             for block in network.blocks:
+                if block.name in stay:
+                    continue
                 decision = Decision(block.name, Kind.BLOCK, (REMOVED, KEPT))
                 found.append((min(at[name] for name in block.layers), decision))
         if Kind.WIDTH in kinds:
@@ -119,10 +126,19 @@ class SearchSpace:
 
     def canonical(self, positions: Sequence[int]) -> list[int]:
         """The same architecture's one encoding."""
-        return [
+        found = [
             full if self.is_gone(i, positions) else positions[i]
             for i, full in enumerate(self.dense)
         ]
+        for block, own, read in self.ties:
+            if found[block] == REMOVED:
+                found[own] = self._same_width(own, read, found[read])
+        return found
+
+    def _same_width(self, own: int, read: int, position: int) -> int:
+        """The option of one decision that is as wide as another's; the full one without such."""
+        width, options = self.decisions[read].options[position], self.decisions[own].options
+        return options.index(width) if width in options else len(options) - 1
 
     def decode(self, positions: Sequence[int]) -> Architecture:
         """The architecture of these options."""
@@ -137,11 +153,20 @@ class SearchSpace:
                 widths[decision.name] = int(option)
             elif option < 1:
                 density[decision.name] = option
+        if widths:
+            widths = self.network.tied(widths, removed)
         return Architecture(widths=widths, removed=tuple(removed), density=density)
 
     def encode(self, architecture: Architecture) -> list[int]:
         """The encoding of an architecture on the menu; raises SearchError naming what is not."""
-        return self.canonical([self._option(each, architecture) for each in self.decisions])
+        follow = {own for block, own, _ in self.ties
+                  if self.decisions[block].name in architecture.removed}  # fmt: skip
+        return self.canonical(
+            [
+                self.dense[i] if i in follow else self._option(each, architecture)
+                for i, each in enumerate(self.decisions)
+            ]
+        )
 
     def _option(self, decision: Decision, architecture: Architecture) -> int:
         if decision.kind is Kind.BLOCK:
@@ -157,6 +182,14 @@ class SearchSpace:
             )
         return decision.options.index(chosen)
 
+    def _ties(self) -> Iterator[tuple[int, int, int]]:
+        """Of plain layers that can be removed: its decision, its group's, the one it reads."""
+        for layer, (own, read) in self.network.ties.items():
+            block = self.at.get((Kind.BLOCK, layer))
+            widths = [self.at.get((Kind.WIDTH, group)) for group in (own, read)]
+            if block is not None and None not in widths:
+                yield block, *(i for i in widths if i is not None)  # type: ignore[misc]
+
     def _position_of_block(self, decision: Decision) -> int | None:
         if decision.inside is None:
             return None
@@ -164,10 +197,11 @@ class SearchSpace:
 
 
 def _groups_inside(network: Network) -> dict[str, str]:
-    """Group → the block that all its layers belong to."""
+    """Group → the block that all its layers belong to, and that takes it along."""
+    stay = {own for own, _ in network.ties.values()}  # others write such channels then
     blocks: dict[str, set[str | None]] = {}
     for layer in network.layers:
-        if layer.group is not None:
+        if layer.group is not None and layer.group not in stay:
             blocks.setdefault(layer.group, set()).add(network.block_of.get(layer.name))
     return {
         group: block

@@ -37,7 +37,7 @@ def drawn(network: Network, lowest: dict[str, int]) -> list[Architecture]:
             )
             for group in network.groups
         }
-        gone = tuple(block.name for block in network.blocks if rng.random() < 0.2)
+        gone = tuple(block.name for block in network.shortcuts if rng.random() < 0.2)
         found.append(Architecture(widths=widths, removed=gone))
     return found
 

@@ -189,7 +189,7 @@ def test_a_layer_takes_over_from_the_removed_blocks_up_to_the_first_that_stays()
         ("resnet20", (3, 32, 32), set()),
         ("mobilenet_v2_32", (3, 32, 32), set()),
         ("resnet18", (3, 64, 64), {"layer1.0"}),  # reads a pool
-        ("resnet50", (3, 64, 64), set()),
+        ("resnet50", (3, 64, 64), {"layer1.0.conv1"}),  # the same
     ],
 )
 def test_every_removable_block_behind_a_convolution_has_an_heir(model, shape, without):
