@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pruner.criteria.writers import filters
 from pruner.graph.reader import Segment
 from pruner.graph.surgery import mixes_channels
 from pruner.graph.trace import Trace
@@ -23,8 +24,8 @@ def coupled_magnitude(trace: Trace) -> dict[str, Tensor]:
         module = modules[path]
         if module.weight is None:  # BatchNorm without a scale
             continue
-        squares = module.weight.detach().reshape(len(module.weight), -1) ** 2
-        _add(found, channels.writes, squares.sum(1))
+        squares = filters(module) ** 2 if module.weight.dim() > 1 else module.weight.detach() ** 2
+        _add(found, channels.writes, squares.reshape(len(squares), -1).sum(1))
         if mixes_channels(module):
             each_input = module.weight.detach().transpose(0, 1).flatten(1) ** 2
             _add(found, channels.reads, each_input.sum(1))

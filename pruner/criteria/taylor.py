@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pruner.criteria.writers import of_groups
+from pruner.criteria.writers import by_filter, of_groups
 from pruner.data.images import Images, batches
 from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
@@ -39,10 +39,11 @@ def taylor(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> dict[
 
 
 def importance(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> dict[str, Tensor]:
-    """The same, comparable between groups: group → (width,), and block → (1,).
+    """The same, comparable between groups: group → (width,), and block → (1,), by
+    `Network.key_of`.
 
-    A block is worth what the last of its layers that decide channels writes; of depthwise layers
-    alone, which decide none, nothing.
+    A block is worth what the last of its layers that decide channels writes; a plain layer that
+    decides none, as a depthwise one, what it writes.
     """
     squares = _squares(trace, images, task)
     found = {group.name: torch.zeros(group.width) for group in trace.network.groups}
@@ -53,7 +54,11 @@ def importance(trace: Trace, images: Images, task: VisionTask = CLASSIFIED) -> d
             found[layer.group] += at[layer.name]
     for removable in trace.network.blocks:
         inside = [at[name] for name in removable.layers if name in at]
-        found[removable.name] = inside[-1].sum()[None] if inside else torch.zeros(1)
+        if trace.network.is_plain(removable):
+            inside = [squares[trace.module.get_submodule(removable.output)]]
+        found[trace.network.key_of(removable.name)] = (
+            inside[-1].sum()[None] if inside else torch.zeros(1)
+        )
     return found
 
 
@@ -103,12 +108,12 @@ def _squares(
     squares: dict[nn.Module, Tensor] = {}
     parts = _writers(trace)
     sparse = trace.network.sparse_layers if block else ()
-    with on_processor(model) as here, _all_learn(model):
+    with on_processor(model) as here, all_learn(model):
         for x, targets in batches(images, BATCH, IMAGES):
             model.zero_grad(set_to_none=True)
             task.loss(model(here(x)), here(targets)).backward()
             for layer, norm in parts:
-                squares[layer] = squares.get(layer, 0) + _gate_gradient(layer, norm).cpu() ** 2
+                squares[layer] = squares.get(layer, 0) + gate_gradient(layer, norm).cpu() ** 2
             for name in sparse:
                 weight = weight_of(model.get_submodule(name))
                 assert weight.grad is not None
@@ -122,7 +127,7 @@ def _squares(
 
 
 @contextmanager
-def _all_learn(model: nn.Module) -> Iterator[None]:
+def all_learn(model: nn.Module) -> Iterator[None]:
     """Gradients of all parameters, frozen ones included."""
     frozen = [p for p in model.parameters() if not p.requires_grad]
     for parameter in frozen:
@@ -136,24 +141,26 @@ def _all_learn(model: nn.Module) -> Iterator[None]:
 
 def _writers(trace: Trace) -> list[tuple[nn.Module, nn.Module | None]]:
     found = []
+    plain = {b.output for b in trace.network.blocks if trace.network.is_plain(b)}
     for layer in trace.network.layers:
-        if layer.group is not None:
+        if layer.group is not None or layer.name in plain:
             norm = trace.batch_norms.get(layer.name)
             module = trace.module.get_submodule(layer.name)
             found.append((module, trace.module.get_submodule(norm) if norm else None))
     return found
 
 
-def _gate_gradient(layer: nn.Module, norm: nn.Module | None) -> Tensor:
+def gate_gradient(layer: nn.Module, norm: nn.Module | None) -> Tensor:
     """∂E/∂g of every channel: (width,). A BatchNorm without γ and β leaves it to the layer."""
     source = layer if norm is None or norm.weight is None else norm
     parts = [p for p in (source.weight, source.bias) if isinstance(p, Tensor)]
-    total = sum(_slope(part) for part in parts)
+    total = sum(_slope(source, part) for part in parts)
     assert isinstance(total, Tensor)  # there are weights
     return total
 
 
-def _slope(parameter: Tensor) -> Tensor:
+def _slope(layer: nn.Module, parameter: Tensor) -> Tensor:
     """Sum of p ∂E/∂p over each filter: (width,)."""
     assert parameter.grad is not None
-    return (parameter.detach() * parameter.grad).reshape(len(parameter), -1).sum(dim=1)
+    change = parameter.detach() * parameter.grad
+    return by_filter(layer, change).sum(dim=1) if change.dim() > 1 else change

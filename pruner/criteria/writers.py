@@ -30,4 +30,11 @@ def of_groups(trace: Trace, of_layer: OfLayer) -> dict[str, Tensor]:
 
 def filters(layer: nn.Module) -> Tensor:
     """The layer's weights as (filters, weights of one)."""
-    return weight_of(layer).detach().flatten(1)
+    return by_filter(layer, weight_of(layer).detach())
+
+
+def by_filter(layer: nn.Module, of_weights: Tensor) -> Tensor:
+    """Something of each of the layer's weights, in their shape, as (filters, weights of one)."""
+    if isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:  # its filters lie second
+        of_weights = of_weights.transpose(0, 1)
+    return of_weights.flatten(1)

@@ -73,14 +73,14 @@ def test_taylor_foretells_what_the_loss_changes_without_a_channel(traced):
     """∂E/∂g of a gate is what E loses, to first order, when the gate closes a little."""
     import torch.nn.functional as F
 
-    from pruner.criteria.taylor import _gate_gradient
+    from pruner.criteria.taylor import gate_gradient
 
     x, labels = IMAGES.batch(torch.arange(64))
     model = traced.module
     norm = model.get_submodule(traced.batch_norms["layer1.0.conv1"])
     loss = F.cross_entropy(model(x), labels)
     loss.backward()
-    slope = float(_gate_gradient(model.get_submodule("layer1.0.conv1"), norm)[2])
+    slope = float(gate_gradient(model.get_submodule("layer1.0.conv1"), norm)[2])
     with torch.no_grad():
         norm.weight[2] *= 1.001
         norm.bias[2] *= 1.001
