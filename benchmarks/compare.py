@@ -8,6 +8,8 @@ timed at its end.
     python -m benchmarks.compare --weights FILE --data-dir FOLDER --table FOLDER --speedup 2 \\
       --method thompson --depth
 
+With `--question depth` the methods are those that answer it, and the result lies in `depth/`.
+
 Networks trained by `pruner train` never saw the held-out images; with `--unseen` the pruned ones do
 not learn from them either, so that none gains from more images: they only tell which epoch was the
 best. (Published weights were trained on all.)
@@ -27,7 +29,9 @@ from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
 from pruner.run.compare import Member, compare_methods, differing, plan, summary
 from pruner.run.former import comparison_of_today
+from pruner.run.question import answers, methods_of
 from pruner.run.settings import Settings
+from pruner.search.methods.layerprune import LayerPruneSettings
 
 LOCAL = ("folder", "source")  # true of this machine only
 
@@ -37,7 +41,9 @@ def main(
     data_dir: DataDir,
     table: Table,
     speedup: Annotated[list[float], typer.Option()],
-    method: Annotated[list[str], typer.Option()],
+    method: Annotated[list[str] | None, typer.Option()] = None,
+    question: Annotated[str | None, typer.Option(help="of `pruner compare`: depth")] = None,
+    layer_criterion: str = LayerPruneSettings().layer_criterion,
     seed: Annotated[list[int] | None, typer.Option()] = None,
     member: Annotated[list[str] | None, typer.Option()] = None,
     model: str = "resnet56",
@@ -52,7 +58,9 @@ def main(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
         epochs=epochs, learning_rate=rate, patience=epochs if unseen else 0,
     )  # fmt: skip
-    name = f"compare/{model}_{table.name}"
+    asks = (question, layer_criterion) if question else None
+    methods = [*(methods_of(*asks) if asks else ()), *(method or ())]
+    name = f"{question or 'compare'}/{model}_{table.name}"
     path = RESULTS / f"{name}.json"
     before = comparison_of_today(json.loads(path.read_text())) if path.exists() else {}
     of = problem(base)
@@ -62,7 +70,7 @@ def main(
     if other:
         raise typer.BadParameter(f"{path} is of another comparison (other {', '.join(other)})")
     members = [Member.parse(text) for text in member or []]
-    found = compare_methods(base, method, speedup, seed or [0], members, out, _say)
+    found = compare_methods(base, methods, speedup, seed or [0], members, out, _say, (), asks)
     for row in found["rows"]:
         architecture = out / row.get("folder", "") / "architecture.json"
         if architecture.exists():
@@ -76,7 +84,12 @@ def joined(before: dict, found: dict) -> dict:
         (row["method"], row["asked"], row["seed"]): row
         for row in [*before.get("rows", []), *found["rows"]]
     }
-    return found | {"rows": list(rows.values()), "summary": summary(list(rows.values()))}
+    told = summary(list(rows.values()))
+    if "question" in found:
+        asks = found["question"]["asks"], found["question"]["criterion"]
+        answered = [{"asked": a.asked, "told": a.told} for a in answers(told, *asks)]
+        found |= {"question": found["question"] | {"answers": answered}}
+    return found | {"rows": list(rows.values()), "summary": told}
 
 
 def _say(step: str, done: int, total: int, text: str) -> None:

@@ -352,10 +352,10 @@ def repeatability() -> Iterator[Row]:
             ]
 
 
-def compare(what: str) -> Iterator[Row]:
+def compare(what: str, folder: str = "compare") -> Iterator[Row]:
     """A network on CIFAR-10 by each method, beside smaller members of its family; means of seeds,
     and their range."""
-    found = _read(f"compare/{what}")
+    found = _read(f"{folder}/{what}")
     rows = found["rows"]
     yield [
         "method", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
@@ -636,6 +636,41 @@ def others_pruned() -> Iterator[Row]:
         ]  # fmt: skip
 
 
+def depths() -> Iterator[Row]:
+    """Predicted against measured where whole layers go."""
+    yield [
+        "network", "can go", "went (median)", "networks", "error", "all channels", "mixed widths",
+        "worst",
+    ]  # fmt: skip
+    for row in _read("depths")["rows"]:
+        yield [
+            NETWORKS[row["network"]], str(row["blocks"]),
+            f"{row['removed']:.0f}", str(row["networks"]), f"**{_percent(row['rmspe'])}**",
+            _percent(row["full_rmspe"]), _percent(row["mixed_rmspe"]), _percent(row["worst"]),
+        ]  # fmt: skip
+
+
+def merging() -> Iterator[Row]:
+    """Whether neighbouring convolutions are faster as one."""
+    yield ["from", "maps", "layers", "as one", "weights", "speedup"]
+    for row in _read("merging")["rows"]:
+        faster = f"{row['speedup']:.2f}×"
+        yield [
+            row["network"], f"{row['size']}×{row['size']}", ", ".join(row["layers"]),
+            ", ".join(row["merged"]), f"{row['weights']:.2f}×",
+            f"**{faster}**" if row["low"] > 1 else faster,
+        ]  # fmt: skip
+
+
+def layer_rank(model: str = "resnet20") -> Iterator[Row]:
+    """How each layer criterion ranks layers, beside what they are worth after an epoch."""
+    content = _read(f"layer_rank_{model}")
+    yield ["criterion", "rank correlation"]
+    found = sorted(content["rank_correlation"].items(), key=lambda entry: -entry[1])
+    for name, rank in found:
+        yield [f"`{name}`", f"{rank:.2f}"]
+
+
 def _each() -> Iterator[tuple[str, int, str]]:
     for name, label in NETWORKS.items():
         for threads, way in THREADS.items():
@@ -694,6 +729,9 @@ MAKERS = {
         sparse_training,
         traced,
         others_pruned,
+        depths,
+        merging,
+        layer_rank,
     )
 }
 MAKERS["sparse_tables_int8"] = partial(sparse_tables, "sparse_tables_int8")
@@ -708,6 +746,8 @@ MAKERS["table_error_amd_epyc_zen3"] = partial(table_error, "amd_epyc_{threads}t_
 MAKERS["table_error_amd_epyc_zen5"] = partial(table_error, "amd_epyc_{threads}t_26")
 for compared in (RESULTS / "compare").glob("*.json"):  # compare_<network>_<device>
     MAKERS[f"compare_{compared.stem}"] = partial(compare, compared.stem)
+for compared in (RESULTS / "depth").glob("*.json"):
+    MAKERS[f"depth_{compared.stem}"] = partial(compare, compared.stem, "depth")
 
 
 def markdown(rows: Iterator[Row]) -> str:

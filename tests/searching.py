@@ -30,6 +30,7 @@ def search(method: str, problem: SearchProblem, score, at_once: int = 1, **own) 
         problem = SearchProblem(
             space_of(problem.network), problem.cost, problem.budget_s, problem.episodes,
             problem.at_once, problem.seed, problem.importance, problem.magnitudes,
+            filter_scores=problem.filter_scores,
         )  # fmt: skip
     searcher = Searcher(entry.make(problem, entry.settings(**own)))
     try:

@@ -16,18 +16,21 @@ from pruner.cli.options import JsonOption
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.compare import Member, compare_methods
 from pruner.run.prune import prune as run_prune
+from pruner.run.question import methods_of
 from pruner.run.recommend import recommend as try_all
 from pruner.run.report.comparison import asked
 from pruner.run.report.recommendation import HEADING, recommendation_rows
 from pruner.run.report.result import result_rows
 from pruner.run.settings import Settings
 from pruner.search.methods import METHODS
+from pruner.search.methods.layerprune import LayerPruneSettings
 
 # Of a comparison: it has several of each.
 NOT_RECOMMENDED_BY = (  # what `recommend` decides for itself, or has several of
     "speedup", "latency_ms", "table", "epochs", "widths", "density", "architecture", "patience",
     "schedule",
 )  # fmt: skip
+CRITERION = LayerPruneSettings().layer_criterion
 SEVERAL = ("speedup", "latency_ms", "method", "seed", "architecture")
 
 
@@ -71,10 +74,27 @@ def compare(
             "one. NAME may be a FILE.py:FUNCTION."
         ),
     ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --method: `depth` asks whether to drop layers or to thin them, by "
+            "one criterion, and answers for every budget."
+        ),
+    ] = None,
+    layer_criterion: Annotated[
+        str | None,
+        typer.Option(
+            help="For --question depth: by what layers and filters are ranked. Usually "
+            f"{CRITERION}."
+        ),
+    ] = None,
     json_: JsonOption = False,
     **words: Any,
 ) -> None:
     """Prune by several methods within the same budgets; a table and a picture show all of them."""
+    asks = _question(question, layer_criterion)
+    if asks:
+        method = [*methods_of(*asks), *(method or [])]
     if not speedup and not latency_ms:
         raise RunError("give at least one budget: --speedup or --latency-ms")
     first = {
@@ -86,7 +106,7 @@ def compare(
     with interruptible(out), progress() as bar:
         found = compare_methods(
             base, method or list(METHODS), speedup or [], seed or [0], members, out, Stages(bar),
-            latency_ms or [],
+            latency_ms or [], asks,
         )  # fmt: skip
     for row in found["rows"]:
         if "refused" in row:
@@ -98,6 +118,17 @@ def compare(
         print(json.dumps(found, indent=1))
         return
     _print_comparison(found["summary"], made[0]["dense_accuracy"])
+    for answer in found.get("question", {}).get("answers", ()):
+        print(f"{asked(answer)}: {answer['told']}")
+
+
+def _question(question: str | None, criterion: str | None) -> tuple[str, str] | None:
+    """The question and its criterion; None where none is asked."""
+    if question is None:
+        if criterion is not None:
+            raise RunError("--layer-criterion has no effect without --question depth")
+        return None
+    return question, criterion or CRITERION
 
 
 def recommend(
@@ -158,7 +189,8 @@ def _plain(words: dict[str, Any]) -> dict[str, Any]:
             found[name] = str(value)
         elif isinstance(value, list):
             found[name] = tuple(value)
-    return found | {"keep_width": found.get("keep_width") or ()}
+    several = ("keep_width", "keep_layer")
+    return found | {name: found.get(name) or () for name in several}
 
 
 def _print_result(result: dict, out: Path, json_: bool) -> None:

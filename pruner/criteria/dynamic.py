@@ -21,7 +21,7 @@ Deviations (no code of the paper could be found):
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +32,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lookup_tables.architecture import Architecture
+from lookup_tables.network import Network
 from lookup_tables.registry import OwnSettings
 from pruner.criteria.base import Report
 from pruner.criteria.writers import filters, of_groups
@@ -102,17 +103,27 @@ def select(
     masks = {name: torch.ones(group.width) for name, group in network.group.items()}
     if fixed is not None:
         masks = {name: _mask(len(mask), fixed[name]) for name, mask in masks.items()}
+    masks = network.tied(masks, architecture.removed)
     blocks_only = Architecture(removed=architecture.removed)
     whole = {name: torch.arange(group.width) for name, group in network.group.items()}
     module = cut(trace, blocks_only, whole)
     present = replace(trace, module=module)
     with hide(present, masks), on_processor(module) as here, own_random_state():
         widths = None if fixed is not None else network.widths(architecture)
-        _train(present, masks, widths, images, phase, seed, here, report, task)
+        apart = _apart(network, masks, architecture.removed)
+        _train(present, apart, widths, images, phase, seed, here, report, task)
     trained = copy.deepcopy(trace.module)
     trained.load_state_dict(module.state_dict(), strict=False)  # removed blocks keep what they had
     final = {name: mask.nonzero().flatten() for name, mask in masks.items()}
     return replace(trace, module=trained.eval()), final
+
+
+def _apart(
+    network: Network, masks: Mapping[str, Tensor], removed: Collection[str]
+) -> dict[str, Tensor]:
+    """The masks without those that are another group's, because a plain layer is removed."""
+    follow = {own for layer, (own, _) in network.ties.items() if layer in removed}
+    return {name: mask for name, mask in masks.items() if name not in follow}
 
 
 def _train(

@@ -30,6 +30,7 @@ from pruner.run.measured import NotTimed, measure_pair
 from pruner.run.origin import digest, digests, files_read, table_identity
 from pruner.run.prune import prune
 from pruner.run.quantised import quantise
+from pruner.run.question import answers
 from pruner.run.report import pareto
 from pruner.run.report.comparison import write_comparison
 from pruner.run.settings import CHOICES, Settings, owners
@@ -46,7 +47,7 @@ OF_A_RUN = ("method", "method_settings", "speedup", "latency_ms", "seed")
 FIXED = (
     "method", *(f"{choice}_settings" for choice in CHOICES), "model", "weights", "task", "data",
     "data_dir", "normalisation", "table", "speedup", "latency_ms", "seed", "architecture",
-    "keep_width",
+    "keep_width", "keep_layer",
 )  # fmt: skip
 
 
@@ -90,10 +91,12 @@ def compare_methods(
     out: Path,
     report: Report = lambda *_: None,
     latencies_ms: Sequence[float] = (),
+    question: tuple[str, str] | None = None,
 ) -> dict:
     """Run or continue a comparison; returns the content of compare.json.
 
-    Budgets are `speedups` and `latencies_ms`.
+    Budgets are `speedups` and `latencies_ms`. `question`: what the report also answers, and the
+    criterion that it is asked by (`question.py`); its methods are among `methods`.
 
     `methods` are names, with settings of their own after a colon (`rl:agent=td3,reward=error`). A
     comparison may grow by methods, budgets, seeds and members: what an earlier call made stays in
@@ -120,21 +123,23 @@ def compare_methods(
         _keep(out, shared)
         _require_same_problem(out, base, data)
         rows = _finished(out, LatencyTable.open(base.table).device.name)
+        question = question or _asked_before(out)
         for number, (method, settings) in enumerate(runs):
             name = _folder_of(method, settings, rows, out)
             report("compare", number, len(runs) + len(members), name)
             rows[name] = _run(method, settings, out / name, report, data)
-            _write(out, shared, rows)
+            _write(out, shared, rows, question)
         for number, member in enumerate(members):
             report("compare", len(runs) + number, len(runs) + len(members), member.label)
             rows[member.label] = _member(base, member, data, out / member.label)
-        content = _write(out, shared, rows)
+        content = _write(out, shared, rows, question)
     known = (row["dense_accuracy"] for row in content["rows"] if "dense_accuracy" in row)
     dense = next(known, None)
     if dense is not None:  # else no method met any of the budgets
         title = f"{base.model} on {Path(base.table).name}"
         pareto.save(content["summary"], title, dense, out / "pareto.svg", content["dense_ms"])
-        write_comparison(out / "report.html", title, content, dense)
+        told = answers(content["summary"], *question) if question else ()
+        write_comparison(out / "report.html", title, content, dense, told)
     return content
 
 
@@ -188,17 +193,33 @@ def _finished(out: Path, device: str) -> dict[str, dict]:
     }
 
 
-def _write(out: Path, shared: dict, rows: dict[str, dict]) -> dict:
+def _asked_before(out: Path) -> tuple[str, str] | None:
+    """The question that an earlier call asked of this comparison."""
+    path = out / "compare.json"
+    known = read_json(path, made_anew=False).get("question") if path.exists() else None
+    return (known["asks"], known["criterion"]) if known else None
+
+
+def _write(
+    out: Path, shared: dict, rows: dict[str, dict], question: tuple[str, str] | None
+) -> dict:
     found = list(rows.values())
     timed = [row["dense_ms"] for row in found if row.get("dense_ms")]
     dense_ms = float(np.median(timed)) if timed else None
+    told = summary(found)
     content = {
         "names": NAMES,
         "settings": shared,
         "dense_ms": dense_ms,
         "rows": found,
-        "summary": summary(found),
+        "summary": told,
     }
+    if question is not None:
+        answered = [
+            {"asked": each.asked, "asked_ms": each.asked_ms, "told": each.told}
+            for each in answers(told, *question)
+        ]
+        content["question"] = {"asks": question[0], "criterion": question[1], "answers": answered}
     write_json(out / "compare.json", content)
     return content
 

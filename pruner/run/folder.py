@@ -172,6 +172,12 @@ def _require_same_score(path: Path, before: dict, now: dict) -> None:
             f"{path}: its search was begun by a version that scored candidates differently. "
             "Finish it with that version, or choose another --out"
         )
+    if before.get("plain_layers", []) != now["plain_layers"]:
+        raise RunError(
+            f"{path}: its search was begun by a version that removed blocks with shortcuts only, "
+            f"and this one removes layers such as {now['plain_layers'][0]} too. Finish it with "
+            "that version, or choose another --out"
+        )
 
 
 def require_same_origin(path: Path, before: dict, now: dict, settings: Settings) -> None:

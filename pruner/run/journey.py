@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.errors import BudgetError
@@ -22,6 +22,7 @@ from pruner import RunError, models
 from pruner.criteria import CRITERIA
 from pruner.criteria.base import Criterion
 from pruner.criteria.coupled import coupled_magnitude
+from pruner.criteria.layers import LAYER_CRITERIA, of_groups_and_blocks
 from pruner.criteria.masks import MASKS
 from pruner.criteria.taylor import importance, weights_importance
 from pruner.data import load_data
@@ -34,7 +35,7 @@ from pruner.run.folder import read_json, write_json
 from pruner.run.kernels import library
 from pruner.run.settings import Settings
 from pruner.search.problem import SearchProblem
-from pruner.search.space import SearchSpace
+from pruner.search.space import Kind, SearchSpace
 from pruner.train.accuracy import accuracy, recalibrate, score
 from pruner.train.finetune import Recipe
 from pruner.train.reading import ReadOnce
@@ -144,12 +145,13 @@ class Journey:
         measured = LatencyModel(self.priced, self.table)
         menu = Staircase(measured).menu()
         stay = groups_of(menu, self.settings.keep_width)
+        widths = self.settings.widths and Kind.WIDTH in self.settings.searched_by.decides
         offered = {
-            group.name: group.choices
-            if self.settings.widths and group.name not in stay
-            else (group.width,)
+            group.name: group.choices if widths and group.name not in stay else (group.width,)
             for group in menu.groups
         }
+        if self.settings.may_remove:
+            offered = _in_common(menu, offered)
         return measured.with_menu(menu.with_menu(offered))
 
     @cached_property
@@ -225,17 +227,20 @@ class Journey:
     @cached_property
     def reconstruction(self) -> Reconstruction:
         self.report("load", 0, 1, "measuring what layers read")
-        depth = self.settings.depth or bool(self.given and self.given.removed)
+        depth = self.settings.may_remove or bool(self.given and self.given.removed)
         return Reconstruction(self.trace, self.data.train, self.settings.seed, depth)
 
     @cached_property
     def space(self) -> SearchSpace:
         """What the method decides, on the table's menu."""
-        kinds = self.settings.searched_by.kinds(self.settings.depth, self.settings.density)
+        settings, network = self.settings, self.latency.network
+        kinds = settings.searched_by.kinds(settings.depth, settings.density)
+        kinds |= {Kind.WIDTH}  # of one option each where no width is decided
         densities = Staircase(self.latency).densities() if self.settings.density else {}
         for name in self.trace.tied:  # one layer's masks would be another's
             densities.pop(name, None)
-        return SearchSpace.of(self.latency.network, kinds, densities)
+        stay = blocks_of(network, settings.keep_layer)
+        return SearchSpace.of(network, kinds, densities, stay)
 
     def problem(self, kept: Path | None = None) -> SearchProblem:
         """The problem as a search method sees it.
@@ -260,14 +265,43 @@ class Journey:
                 lambda: weights_importance(self.trace, self.data.train, self.task, self.block),
             ),
             magnitudes=lambda: _kept(kept, "magnitudes", lambda: coupled_magnitude(self.trace)),
+            layer_scores=lambda name, removed: _kept_scores(
+                kept, f"layers by {name}", removed, lambda: self.layer_scores(name, tuple(removed))
+            ),
+            filter_scores=lambda name: _kept(
+                kept, f"filters_by_{name}", lambda: self._filter_scores(name)
+            ),
         )
+
+    def layer_scores(self, name: str, removed: tuple[str, ...] = ()) -> dict[str, float]:
+        """What a layer criterion says of the blocks that are left: block → score.
+
+        Where some are removed, of the network without them, as a candidate is cut.
+        """
+        criterion, traced = LAYER_CRITERIA.choose(name, RunError), self.trace
+        if removed:
+            self.report(
+                "search", len(removed), len(traced.network.blocks), f"without {removed[-1]}"
+            )
+            module = self.cut(Architecture(removed=removed))
+            assert isinstance(module, fx.GraphModule)
+            traced = replace(traced, module=module)
+        return criterion(traced, self.data.train, self.task, removed)
+
+    def _filter_scores(self, name: str) -> dict[str, Tensor]:
+        criterion = LAYER_CRITERIA.choose(name, RunError)
+        channels = criterion.of_channels(self.trace, self.data.train, self.task)
+        return of_groups_and_blocks(self.trace, channels)
 
     def cut(self, architecture: Architecture) -> nn.Module:
         """The pruned model: best-ranked filters, weights refitted, BatchNorm measured anew."""
         return self._recalibrated(self._refitted(architecture))
 
     def _refitted(self, architecture: Architecture) -> nn.Module:
-        kept = keep_best(self.trace.network, architecture, self.channel_importance)
+        scores = self.channel_importance
+        if self.settings.reconstruct and architecture.removed:
+            scores = self.reconstruction.judged_as(scores, architecture.removed)
+        kept = keep_best(self.trace.network, architecture, scores)
         thinning = self.thinning(architecture)
         return cut(self._traced_for(kept, architecture.removed, thinning), architecture, kept)
 
@@ -313,6 +347,22 @@ class Journey:
         if min(count or FEW_IMAGES, len(self.judged_by)) < FEW_IMAGES:
             return accuracy(self.cut(architecture), self.judged_by, count, True, self.task)
         return score(self._refitted(architecture), self.judged_by, count, self.task)
+
+
+def blocks_of(network: Network, layers: Sequence[str]) -> set[str]:
+    """The removable blocks that some layers are in, or that are called so.
+
+    Raises RunError for a layer that there is not.
+    """
+    blocks = {block.name for block in network.blocks}
+    for name in layers:
+        if name not in blocks and name not in network.geometry:
+            near = get_close_matches(name, [*blocks, *network.geometry], n=3, cutoff=0)
+            raise RunError(
+                f"--keep-layer {name!r}: {network.name} has no such layer or block; nearest: "
+                + ", ".join(near)
+            )
+    return {network.block_of.get(name, name) for name in layers} & blocks
 
 
 def groups_of(network: Network, layers: Sequence[str]) -> set[str]:
@@ -366,6 +416,54 @@ def _require_within(journey: Journey, given: Architecture) -> None:
             f"{journey.settings.architecture}: predicted {latency_s * 1e3:.3f} ms, but {allowed} "
             f"is {journey.limit_s * 1e3:.3f} ms. Give another architecture, or a larger budget"
         )
+
+
+def _in_common(
+    network: Network, offered: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Menus, group → widths: groups that removed plain layers may tie get the same one.
+
+    So a layer can go at any width of theirs: what all of them have if that is at least half of the
+    shortest menu, else the longest menu. A group that keeps its width stays as it is.
+    """
+    found = dict(offered)
+    for tied in _tied_together(network):
+        menus = {group: found[group] for group in tied if len(found[group]) > 1}
+        if len(menus) < 2:
+            continue
+        common = set.intersection(*map(set, menus.values()))
+        lowest = max(menu[0] for menu in menus.values())
+        if 2 * len(common) < min(map(len, menus.values())):
+            longest = max(menus.values(), key=len)
+            common = {width for width in longest if width >= lowest}
+        found |= dict.fromkeys(menus, tuple(sorted(common)))
+    return found
+
+
+def _tied_together(network: Network) -> list[set[str]]:
+    """Groups that become one where all plain layers between them go."""
+    found: list[set[str]] = []
+    for own, read in network.ties.values():
+        joined = {own, read}.union(*(each for each in found if each & {own, read}))
+        found = [each for each in found if not each & joined] + [joined]
+    return found
+
+
+def _kept_scores(
+    folder: Path | None,
+    name: str,
+    removed: Sequence[str],
+    measure: Callable[[], dict[str, float]],
+) -> dict[str, float]:
+    """What layers are worth once others are removed, remembered in one file."""
+    if folder is None:
+        return measure()
+    path, key = folder / "layer_scores.json", " without ".join([name, *removed])
+    known = read_json(path) if path.exists() else {}
+    if key not in known:
+        known[key] = measure()
+        write_json(path, known)
+    return known[key]
 
 
 def _kept(folder: Path | None, name: str, measure: Callable[[], dict]) -> dict[str, list[float]]:

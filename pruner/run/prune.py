@@ -16,6 +16,7 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.storage.files import only_writer
 from lookup_tables.storage.provenance import commit
 from pruner import ModelError, RunError, SearchError, models
+from pruner.criteria.layers import LAYER_CRITERIA
 from pruner.data.images import Data, image_marks
 from pruner.data.own import require_repeatable
 from pruner.graph.surgery import load_shrunk
@@ -29,6 +30,9 @@ from pruner.run.quantised import export_quantised, load_final, settle
 from pruner.run.result import Models, summarise
 from pruner.run.settings import OF_INT8, Settings, usual
 from pruner.search.log import SearchLog
+from pruner.search.methods.filters import FilterSettings
+from pruner.search.methods.knapsack import KnapsackSettings
+from pruner.search.methods.layerprune import LayerPruneSettings
 from pruner.search.searcher import Scored, evaluated_here, front_of
 from pruner.train.export import export_onnx, largest_difference, require_alike
 from pruner.train.finetune import fine_tune
@@ -79,9 +83,15 @@ def prune(
 
 def _require_possible(journey: Journey) -> None:
     """Raise for a table, model, data set or budget that no run can be made with."""
-    if journey.settings.depth and not journey.trace.network.blocks:
-        model = journey.settings.model
-        raise RunError(f"--depth: {model} has no removable block; leave it out")
+    if journey.settings.may_remove and not journey.trace.network.blocks:
+        model, given = journey.settings.model, "--depth"
+        if journey.settings.searched_by.only_blocks:
+            given = f"--method {journey.settings.method}"
+        raise SearchError(
+            f"{given}: {model} has no removable block: no layer that keeps shape, and no shortcut "
+            "around one; narrow its layers instead"
+        )
+    _require_criterion(journey)
     if journey.given and journey.given.density and journey.criterion.select is not None:
         raise RunError(
             f"{journey.settings.architecture} leaves out weights, which --criterion "
@@ -104,6 +114,20 @@ def _require_possible(journey: Journey) -> None:
     require_reachable(journey)
 
 
+def _require_criterion(journey: Journey) -> None:
+    """Raise for a layer criterion that there is not, or that cannot do what its method asks."""
+    own = journey.settings.own("method")
+    if isinstance(own, LayerPruneSettings | FilterSettings):
+        criterion = LAYER_CRITERIA.choose(own.layer_criterion, RunError)
+        if isinstance(own, FilterSettings):
+            criterion.require_channels()
+    if isinstance(own, KnapsackSettings) and own.worth != "taylor" and journey.settings.density:
+        raise RunError(
+            f"--density: weights are judged by taylor only, and channels by --worth {own.worth}; "
+            "leave one of them out"
+        )
+
+
 def _origin(journey: Journey) -> dict:
     """What a run begins with, written down to be compared when it is continued."""
     return {
@@ -114,10 +138,19 @@ def _origin(journey: Journey) -> dict:
         "table": table_identity(journey.table, journey.priced.name),
         "priced_by": journey.priced.name,
         "score": SCORE,
+        "plain_layers": plain_layers(journey),
         "stands_in": journey.priced.fingerprint != journey.trace.network.fingerprint,
         "files_sha256": files_read(journey.settings),
         "images": image_marks(journey.data),
     }
+
+
+def plain_layers(journey: Journey) -> list[str]:
+    """The plain layers that the search may remove."""
+    network = journey.priced
+    if not journey.settings.may_remove:
+        return []
+    return [block.name for block in network.blocks if network.is_plain(block)]
 
 
 def search(journey: Journey, run: RunFolder) -> Architecture:

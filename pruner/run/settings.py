@@ -31,7 +31,8 @@ CHOICES: dict[str, Registry] = {
 }  # fmt: skip
 # What only a search listens to.
 OF_SEARCH = (
-    "method", "depth", "widths", "density", "keep_width", "episodes", "at_once", "score_images",
+    "method", "depth", "widths", "density", "keep_width", "keep_layer", "episodes", "at_once",
+    "score_images",
 )  # fmt: skip
 
 
@@ -112,6 +113,10 @@ class Settings(BaseModel):
         (),
         description="Name of a layer that keeps all its channels. Repeatable. With --depth, the "
         "search may still remove its block.",
+    )
+    keep_layer: Annotated[tuple[str, ...], Shown(_SEARCH)] = Field(
+        (),
+        description="Name of a layer or block that is not removed. Repeatable.",
     )
     episodes: Annotated[int, Shown(_SEARCH)] = Field(
         300,
@@ -267,6 +272,11 @@ class Settings(BaseModel):
         return Kind.BLOCK in self.searched_by.decides
 
     @property
+    def may_remove(self) -> bool:
+        """Whether this search may remove blocks: by --depth, or as all that its method does."""
+        return self.searched_by.only_blocks or (self.depth and self.removes_blocks)
+
+    @property
     def leaves_out_weights(self) -> bool:
         """Whether its method ever does."""
         return Kind.DENSITY in self.searched_by.decides
@@ -294,7 +304,7 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _leaves_something_to_decide(self) -> Settings:
-        if not self.widths and not (self.depth or self.density):
+        if not self.widths and not (self.may_remove or self.depth or self.density):
             raise ValueError(
                 "--no-widths leaves only blocks to remove or weights to leave out; give --depth or "
                 "--density too"

@@ -49,7 +49,9 @@ def worth(completion: Completion, problem: SearchProblem) -> list[np.ndarray]:
     values = []
     for decision in completion.decisions:
         of_kind = of_weights if decision.kind is Kind.DENSITY else importance
-        channels = np.sort(np.asarray(of_kind[decision.name]))[::-1]
+        name = decision.name
+        key = problem.network.key_of(name) if decision.is_block else name
+        channels = np.sort(np.asarray(of_kind[key]))[::-1]
         if decision.is_block:
             values.append(np.array([0.0, channels.sum()]))
         elif decision.kind is Kind.DENSITY:

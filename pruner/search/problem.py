@@ -6,7 +6,7 @@ A search proposes candidates and is told their scores; it never scores one itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,8 +28,11 @@ class SearchProblem:
     Methods take it for granted that the budget can be met: `completion.require` asks.
 
     `importance`, `weights_importance` and `magnitudes` are asked by the methods that need them: a
-    value for every channel of every group (and of every removable block, under its name), for every
-    hundredth of every sparse layer's weights, and groups' L2 norms.
+    value for every channel of every group (and of every removable block, by
+    `Network.key_of`), for every
+    hundredth of every sparse layer's weights, and groups' L2 norms. `layer_scores(criterion,
+    removed)` has what every block that is left is worth once others are removed, and
+    `filter_scores(criterion)` what `importance` has, both by a layer criterion.
     """
 
     space: SearchSpace
@@ -41,6 +44,8 @@ class SearchProblem:
     importance: Callable[[], Mapping[str, ArrayLike]] = dict
     magnitudes: Callable[[], Mapping[str, ArrayLike]] = dict
     weights_importance: Callable[[], Mapping[str, ArrayLike]] = dict
+    layer_scores: Callable[[str, Sequence[str]], Mapping[str, float]] = lambda *_: {}
+    filter_scores: Callable[[str], Mapping[str, ArrayLike]] = lambda _: {}
 
     @property
     def network(self) -> Network:

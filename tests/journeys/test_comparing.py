@@ -78,6 +78,34 @@ def test_a_method_that_cannot_meet_a_budget_does_not_end_the_comparison(
     assert "random at 50×" in printed.err
 
 
+def test_drop_layers_or_thin_them_is_answered_by_one_command(workshop, tmp_path, pruner, capsys):
+    options = prune_arguments(workshop, tmp_path / "c", epochs=0, question="depth")
+    assert pruner("compare", *options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"1.2×: .*(dropping|thinning) layers keeps \d+\.\d\d points more", printed)
+    assert "one seed each" in printed
+    found = json.loads((tmp_path / "c" / "compare.json").read_text())["rows"]
+    ways = {row["method"].partition(":")[0] for row in found}
+    assert ways == {"layerprune", "filters", "knapsack"}
+    (dropped,) = {row["macs_share"] for row in found if row["method"].startswith("layerprune")}
+    assert dropped < 1
+    report = (tmp_path / "c" / "report.html").read_text()
+    assert "Drop layers or thin them? By gate taylor" in report
+    for way in ("layers dropped", "layers thinned", "both"):
+        assert way in report
+    for changes, says in (
+        ({"question": "width"}, "--question 'width' is unknown; choose from depth"),
+        ({"question": None, "layer_criterion": "batch_norm"}, "no effect without --question depth"),
+        ({"layer_criterion": "imprinting"}, "scores layers, not their filters"),
+    ):
+        wrong = prune_arguments(
+            workshop, tmp_path / "d", **{"epochs": 0, "question": "depth"} | changes
+        )
+        assert pruner("compare", *wrong) == 1
+        assert says in capsys.readouterr().err
+        assert not (tmp_path / "d").exists()
+
+
 def test_a_comparison_takes_milliseconds_and_members_of_ones_own(
     workshop, tmp_path, pruner, capsys
 ):

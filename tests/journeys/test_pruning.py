@@ -609,7 +609,7 @@ def test_a_network_without_blocks_is_not_pruned_in_depth(tmp_path, pruner, capsy
     assert pruner("train", *model, "--epochs", 1, "--out", dense) == 0
     options = ("--weights", dense, "--table", tmp_path / "t", "--speedup", 1.1)
     assert pruner("prune", *model, *options, "--depth", "--out", tmp_path / "run") == 1
-    assert "has no removable block; leave it out" in capsys.readouterr().err
+    assert "has no removable block: no layer that keeps shape" in capsys.readouterr().err
 
 
 def test_weights_are_trained_into_safetensors_only(tmp_path, pruner, capsys):

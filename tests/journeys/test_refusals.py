@@ -148,6 +148,22 @@ def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pru
             {"keep_width": "conv9"},
             "--keep-width 'conv9': small_resnet has no such layer; nearest: conv1",
         ),
+        (
+            {"method": "layerprune", "keep_layer": "conv9"},
+            "--keep-layer 'conv9': small_resnet has no such layer or block; nearest: conv1",
+        ),
+        (
+            {"method": "layerprune", "layer_criterion": "magic"},
+            "--layer-criterion 'magic' is unknown; choose one of weight_magnitude",
+        ),
+        (
+            {"method": "filters", "layer_criterion": "imprinting"},
+            "--layer-criterion imprinting scores layers, not their filters",
+        ),
+        (
+            {"method": "layerprune", "speedup": 500},
+            "narrow layers (--method thompson --depth) or leave out weights (--density)",
+        ),
         ({"architecture": "none.json", "episodes": 300}, "none.json: no such architecture file"),
         ({"weights": "none.safetensors"}, "no such weights file"),
         ({"table": "no_table"}, "is not a latency table"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
+from pruner.run.question import Answer
 from pruner.run.report import page, pictures
 from pruner.run.settings import CHOICES
 from pruner.search.methods import METHODS
 from pruner.search.space import Kind
 
 
-def write_comparison(path: Path, title: str, content: dict, dense_accuracy: float) -> None:
+def write_comparison(
+    path: Path, title: str, content: dict, dense_accuracy: float, answers: Sequence[Answer] = ()
+) -> None:
     """Write the page of a comparison; `content` is that of compare.json."""
     names = [
         "network", "predicted", "measured, in pairs", "before fine-tuning", "test accuracy",
@@ -25,6 +29,7 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
         title,
         [
             page.pictures({"Test accuracy against measured latency": picture}),
+            *_answered(answers, dense_accuracy),
             page.table_of_html(names, [_cells(row, dense_accuracy) for row in content["rows"]]),
             page.paragraph(
                 f"The dense network has {dense_accuracy:.2%}. Bars are ranges over fresh "
@@ -36,6 +41,33 @@ def write_comparison(path: Path, title: str, content: dict, dense_accuracy: floa
             page.table(["setting", "value"], settings),
         ],
     )
+
+
+def _answered(answers: Sequence[Answer], dense_accuracy: float) -> list[str]:
+    """Drop layers or thin them: a table of the ways, and a sentence for every budget."""
+    if not answers:
+        return []
+    rows, told = [], []
+    for answer in answers:
+        budget = asked(vars(answer))
+        told.append(page.paragraph(html.escape(f"{budget}: {answer.told}.")))
+        for way, row in answer.rows:
+            measured = f"{row['measured']:.2f}×" if row["measured"] else "not here"
+            spread = f"{row['accuracy_low']:.2%} … {row['accuracy_high']:.2%}"
+            lost = f"{100 * (dense_accuracy - row['accuracy']):.2f}"
+            cells = [
+                budget,
+                way,
+                str(row["seeds"]),
+                measured,
+                f"{row['accuracy']:.2%}",
+                spread,
+                lost,
+            ]
+            rows.append([html.escape(cell) for cell in cells])
+    names = ["asked", "way", "seeds", "measured", "test accuracy", "over seeds", "points lost"]
+    title = f"Drop layers or thin them? By {answers[0].criterion.replace('_', ' ')}"
+    return [page.heading(title), page.table_of_html(names, rows), *told]
 
 
 def asked(row: dict) -> str:

@@ -7,7 +7,18 @@ best-scored network within the budget is, and the log of all scores.
 from __future__ import annotations
 
 from lookup_tables.registry import Registry
-from pruner.search.methods import amc, baselines, greedy, knapsack, lap, magnitude, rl, thompson
+from pruner.search.methods import (
+    amc,
+    baselines,
+    filters,
+    greedy,
+    knapsack,
+    lap,
+    layerprune,
+    magnitude,
+    rl,
+    thompson,
+)
 from pruner.search.methods.base import Method
 
 METHODS: Registry[Method] = Registry(
@@ -15,11 +26,13 @@ METHODS: Registry[Method] = Registry(
     (
         thompson.METHOD,
         lap.METHOD,
+        layerprune.METHOD,
         amc.METHOD,
         rl.METHOD,
         greedy.METHOD,
         knapsack.METHOD,
         magnitude.METHOD,
+        filters.METHOD,
         baselines.UNIFORM,
         baselines.RANDOM,
     ),

@@ -24,7 +24,15 @@ class Method:
     scores_one: bool = False  # however many candidates it may score
     gives_front: bool = False  # what it scored is a front, beside the best within the budget
 
+    @property
+    def only_blocks(self) -> bool:
+        """Whether it decides nothing else."""
+        return self.decides == {Kind.BLOCK}
+
     def kinds(self, depth: bool, density: bool = False) -> frozenset[Kind]:
-        """What it decides where removing blocks, or leaving out weights, is allowed or is not."""
-        left_out = {Kind.BLOCK: not depth, Kind.DENSITY: not density}
+        """What it decides where removing blocks, or leaving out weights, is allowed or is not.
+
+        A method that only removes blocks always may.
+        """
+        left_out = {Kind.BLOCK: not (depth or self.only_blocks), Kind.DENSITY: not density}
         return frozenset(kind for kind in self.decides if not left_out.get(kind))

@@ -15,7 +15,10 @@ Deviations:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.registry import OwnSettings
@@ -30,17 +33,24 @@ ROUND_TO = 8
 
 def search_by_magnitude(problem: SearchProblem, settings: OwnSettings) -> Search:
     """Scores one architecture."""
+    yield [above_a_threshold(problem, problem.magnitudes())]
+
+
+def above_a_threshold(problem: SearchProblem, of_channels: Mapping[str, ArrayLike]) -> Architecture:
+    """The channels above one threshold, the lowest that meets the budget.
+
+    `of_channels`: group → (width,), on one scale; what else it holds is not looked at.
+    """
     completion = problem.completion
-    scores = {name: np.sort(np.asarray(values)) for name, values in problem.magnitudes().items()}
+    scores = {name: np.sort(np.asarray(of_channels[name])) for name in problem.network.group}
     thresholds = np.unique(np.concatenate([[0.0], *scores.values(), [np.inf]]))
     # Latency need not fall with every channel: the first threshold from below that fits.
     for start in range(0, len(thresholds), 256):
         some = [_above(problem, scores, t) for t in thresholds[start : start + 256]]
         fits = problem.cost.predict_architectures(some).latency_s <= problem.budget_s
         if fits.any():
-            yield [_spent(problem, completion, scores, some[int(fits.argmax())])]
-            return
-    yield [completion.fallback(problem.budget_s)]
+            return _spent(problem, completion, scores, some[int(fits.argmax())])
+    return completion.fallback(problem.budget_s)
 
 
 def _spent(
