@@ -3,9 +3,10 @@
     python -m benchmarks.others_pruned [--budget 120s] [--speedup 1.5] [--again] [NAME …]
 
 Each model of `benchmarks/others.py`, at a small input, as a user would: traced, profiled into a
-table of its own, pruned by one factor for all widths, cut, exported, checked, and timed in pairs.
-Weights are random, so accuracy says nothing here. It can be interrupted: what the result file
-holds is not tried again, unless by `--again`, and a table that was begun goes on.
+table of its own, pruned by one factor for all widths and confirmed by timing it (`--confirm`), cut,
+exported, checked, and timed in pairs. Weights are random, so accuracy says nothing here. It can be
+interrupted: what the result file holds is not tried again, unless by `--again`, and a table that was
+begun goes on.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _pruned(name: str, budget: str, speedup: float, folder: Path) -> dict:
     prune = [
         "prune", *model, "--weights", str(weights), "--table", str(table),
         "--data", f"{ROOT / 'benchmarks/others.py'}:images", "--method", "uniform",
-        "--speedup", str(speedup), "--epochs", "0", "--out", str(folder / "run"),
+        "--speedup", str(speedup), "--confirm", "--epochs", "0", "--out", str(folder / "run"),
     ]  # fmt: skip
     row: dict = {}
     shutil.rmtree(folder / "run", ignore_errors=True)

@@ -41,6 +41,7 @@ class RunFolder:
         self.measured = path / "measured.json"
         self.seconds = path / "seconds.json"
         self.result = path / "result.json"
+        self.confirmed = path / "confirmed.json"
         self.report = path / "report.html"
 
     @classmethod

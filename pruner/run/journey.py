@@ -55,6 +55,7 @@ class Journey:
 
     settings: Settings
     report: Report
+    tightened: float = 1.0  # share of the budget that candidates may take by the table
 
     @cached_property
     def data(self) -> Data:
@@ -177,9 +178,11 @@ class Journey:
         """What candidates may take: the budget, or less where it is close to the dense latency.
 
         The upper end of a candidate's interval then stays below the dense network: nothing is
-        offered that may turn out slower than its parent.
+        offered that may turn out slower than its parent. Less too where networks that were found
+        proved slower than predicted (`pruner/run/confirm.py`).
         """
-        return min(self.budget_s, CLEARLY * self.latency.dense_s / (1 + self.widest))
+        clearly = CLEARLY * self.latency.dense_s / (1 + self.widest)
+        return min(self.tightened * self.budget_s, clearly)
 
     @property
     def widest(self) -> float:
@@ -388,7 +391,7 @@ def require_reachable(journey: Journey) -> None:
     try:
         journey.problem().completion.require(journey.limit_s, journey.score)
     except BudgetError as error:
-        if journey.limit_s == journey.budget_s:
+        if journey.limit_s == journey.tightened * journey.budget_s:
             raise
         raise BudgetError(
             f"{error}. The pruned network must be faster than the dense one, and this table's "

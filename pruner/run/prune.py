@@ -21,6 +21,7 @@ from pruner.data.images import Data, image_marks
 from pruner.data.own import require_repeatable
 from pruner.graph.surgery import load_shrunk
 from pruner.graph.trace import trace
+from pruner.run.confirm import confirmed
 from pruner.run.folder import RunFolder, read_json, write_json
 from pruner.run.journey import Journey, Report, require_reachable
 from pruner.run.kernels import convert
@@ -67,7 +68,7 @@ def prune(
                 return result
             # It was made elsewhere, and this is the table's device: the result grows by a time.
         with run.timed("search"):
-            architecture = search(journey, run)
+            architecture = found_within(journey, run)
         with run.timed("fine_tune"):
             model = tune(journey, run, architecture)
         if journey.is_int8:
@@ -103,6 +104,11 @@ def _require_possible(journey: Journey) -> None:
                 f"--{name.replace('_', '-')} has no effect: {journey.settings.table} is of "
                 f"networks in {journey.table.device.precision}"
             )
+    if journey.settings.confirm and journey.is_int8:
+        raise RunError(
+            "--confirm times networks before they are trained, and those in INT8 are quantised "
+            "after it; leave it out"
+        )
     if journey.settings.density and not journey.latency.device.block:
         beside = journey.table.network_path(journey.priced.name)
         network = str(beside) if beside.exists() else journey.priced.name
@@ -153,13 +159,40 @@ def plain_layers(journey: Journey) -> list[str]:
     return [block.name for block in network.blocks if network.is_plain(block)]
 
 
-def search(journey: Journey, run: RunFolder) -> Architecture:
-    """The best architecture within the budget that the method finds."""
+def found_within(journey: Journey, run: RunFolder) -> Architecture:
+    """The architecture that is given, or that the method finds; confirmed where that is asked."""
     if run.architecture.exists():
         return Architecture.load(run.architecture)
     if journey.given is not None:
-        journey.given.save(run.architecture)
-        return journey.given
+        best = journey.given
+    elif journey.settings.confirm:
+        best = confirmed(
+            journey,
+            run,
+            lambda: search(journey, run),
+            lambda each: _timed_untrained(journey, run, each),
+        )
+    else:
+        best = search(journey, run)
+    best.save(run.architecture)
+    return best
+
+
+def _timed_untrained(
+    journey: Journey, run: RunFolder, architecture: Architecture
+) -> dict | NotTimed:
+    """What a network takes that was cut and not trained, beside the dense one; nothing is kept."""
+    try:
+        export(journey, run, journey.cut(architecture))
+        journey.report("confirm", 0, 1, "timing in pairs")
+        return measure_pair(run.dense_onnx, run.onnx, Path(journey.settings.table))
+    finally:
+        for file in (run.onnx, run.zeros_onnx):
+            file.unlink(missing_ok=True)
+
+
+def search(journey: Journey, run: RunFolder) -> Architecture:
+    """The best architecture within the limit that the method finds."""
     settings, problem = journey.settings, journey.problem(run.path)
 
     def progress(log: SearchLog) -> None:
@@ -181,9 +214,7 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
     log.run(method.make(problem, settings.own("method")), problem.at_once)
     if method.gives_front:
         write_json(run.front, [_point(each) for each in front_of(log.scored())])
-    best = choose(journey, log)
-    best.save(run.architecture)
-    return best
+    return choose(journey, log)
 
 
 def _point(scored: Scored) -> dict:

@@ -50,6 +50,7 @@ def summarise(
             "dense": before.macs_of(before.dense),
             "pruned": before.macs_of(architecture),
         },
+        "confirmed": read_json(run.confirmed) if run.confirmed.exists() else None,
         "front": len(read_json(run.front)) if run.front.exists() else None,
         "bought": bought(latency, architecture),
         "table_error": table_error(journey.table, journey.priced.name),

@@ -31,8 +31,8 @@ CHOICES: dict[str, Registry] = {
 }  # fmt: skip
 # What only a search listens to.
 OF_SEARCH = (
-    "method", "depth", "widths", "density", "keep_width", "keep_layer", "episodes", "at_once",
-    "score_images",
+    "method", "confirm", "depth", "widths", "density", "keep_width", "keep_layer", "episodes",
+    "at_once", "score_images",
 )  # fmt: skip
 
 
@@ -91,6 +91,11 @@ class Settings(BaseModel):
     )
     latency_ms: Annotated[float | None, Shown(_BUDGET)] = Field(
         None, description="Latency budget in milliseconds."
+    )
+    confirm: Annotated[bool, Shown(_BUDGET)] = Field(
+        False,
+        description="On the table's device: time the network that was found before it is "
+        "fine-tuned. Where it is slower than asked, search again for a faster one.",
     )
     architecture: Annotated[str | None, Shown(_SEARCH, is_path=True)] = Field(
         None,
