@@ -29,9 +29,8 @@ from benchmarks.pruning import DataDir, Table, Weights, problem, settings
 from benchmarks.results import RESULTS, save
 from pruner.run.compare import Member, compare_methods, differing, plan, summary
 from pruner.run.former import comparison_of_today
-from pruner.run.question import answers, methods_of
+from pruner.run.question import CRITERION, answers, methods_of
 from pruner.run.settings import Settings
-from pruner.search.methods.layerprune import LayerPruneSettings
 
 LOCAL = ("folder", "source")  # true of this machine only
 
@@ -43,7 +42,7 @@ def main(
     speedup: Annotated[list[float], typer.Option()],
     method: Annotated[list[str] | None, typer.Option()] = None,
     question: Annotated[str | None, typer.Option(help="of `pruner compare`: depth")] = None,
-    layer_criterion: str = LayerPruneSettings().layer_criterion,
+    layer_criterion: str = CRITERION,
     seed: Annotated[list[int] | None, typer.Option()] = None,
     member: Annotated[list[str] | None, typer.Option()] = None,
     model: str = "resnet56",

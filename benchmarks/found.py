@@ -31,7 +31,7 @@ from lookup_tables.table.settled import undisturbed
 from lookup_tables.table.store import LatencyTable
 from pruner.search.completion import Completion
 from pruner.search.knapsack import solve_nearly
-from pruner.search.space import KEPT
+from pruner.search.space import KEPT, Kind, SearchSpace
 
 SPEEDUPS = (1.5, 2.0, 3.0)
 KINDS = ("found", "random")
@@ -65,7 +65,9 @@ def main(
 def judge(network: Network, table: LatencyTable, samples: int) -> dict:
     """Predicted against measured, of networks found and of random ones."""
     measured = LatencyModel(network, table)
-    completion = Completion(measured.with_menu(Staircase(measured).menu()), bool(network.blocks))
+    offered = measured.with_menu(Staircase(measured).menu())
+    kinds = (Kind.WIDTH, Kind.BLOCK) if network.blocks else (Kind.WIDTH,)
+    completion = Completion(offered, SearchSpace.of(offered.network, kinds))
     chosen = candidates(completion, samples)
     runs = measured_beside_dense(network, table, [each["architecture"] for each in chosen])
     rows: dict[str, list[dict]] = {kind: [] for kind in KINDS}
@@ -112,9 +114,9 @@ def walk(completion: Completion, budget_s: float, rng: np.random.Generator) -> l
     Blocks stay, as they mostly do in what is found.
     """
     positions: list[int] = []
-    for choice in completion.choices:
+    for decision in completion.decisions:
         allowed = np.flatnonzero(completion.allowed(positions, budget_s))
-        if choice.is_block and KEPT in allowed:
+        if decision.is_block and KEPT in allowed:
             allowed = [KEPT]
         positions.append(int(rng.choice(allowed)))
     return positions
@@ -123,9 +125,9 @@ def walk(completion: Completion, budget_s: float, rng: np.random.Generator) -> l
 def random_worth(completion: Completion, rng: np.random.Generator) -> list[np.ndarray]:
     """What each option of each decision is worth: more for wider ones, by ever less."""
     values = []
-    for choice in completion.choices:
+    for decision in completion.decisions:
         scale, exponent = rng.lognormal(), rng.uniform(0.2, 0.8)
-        share = np.array(choice.options) / choice.options[-1]
+        share = np.array(decision.options) / decision.full
         values.append(scale * share**exponent)
     total = sum(value[-1] for value in values)
     return [value / total for value in values]

@@ -5,8 +5,8 @@
 Each model of `benchmarks/others.py`, at a small input, as a user would: traced, profiled into a
 table of its own, pruned by one factor for all widths and confirmed by timing it (`--confirm`), cut,
 exported, checked, and timed in pairs. Weights are random, so accuracy says nothing here. It can be
-interrupted: what the result file holds is not tried again, unless by `--again`, and a table that was
-begun goes on.
+interrupted: what the result file holds is not tried again, unless by `--again`, and a table that
+was begun goes on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def main(
         if name in before and not again:
             continue
         # A table that was begun goes on: it has had both.
-        spent = " + ".join(filter(None, [before.get(name, {}).get("budget"), budget]))
+        goes_on = name in before and (out / name / "table").exists()
+        spent = f"{before[name]['budget']} + {budget}" if goes_on else budget
         row = {"model": name, "input": SIZE, "budget": spent}
         row |= _pruned(name, budget, speedup, out.resolve() / name)
         rows = [r for r in rows if r["model"] != name] + [row]

@@ -16,21 +16,19 @@ from pruner.cli.options import JsonOption
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.compare import Member, compare_methods
 from pruner.run.prune import prune as run_prune
-from pruner.run.question import methods_of
+from pruner.run.question import CRITERION, methods_of
 from pruner.run.recommend import recommend as try_all
 from pruner.run.report.comparison import asked
 from pruner.run.report.recommendation import HEADING, recommendation_rows
 from pruner.run.report.result import result_rows
 from pruner.run.settings import Settings
 from pruner.search.methods import METHODS
-from pruner.search.methods.layerprune import LayerPruneSettings
 
 # Of a comparison: it has several of each.
 NOT_RECOMMENDED_BY = (  # what `recommend` decides for itself, or has several of
     "speedup", "latency_ms", "table", "epochs", "widths", "density", "architecture", "patience",
     "schedule",
 )  # fmt: skip
-CRITERION = LayerPruneSettings().layer_criterion
 SEVERAL = ("speedup", "latency_ms", "method", "seed", "architecture")
 
 

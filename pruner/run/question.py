@@ -14,6 +14,7 @@ from pruner import RunError
 from pruner.criteria.layers import LAYER_CRITERIA
 
 QUESTIONS = ("depth",)
+CRITERION = "batch_norm"  # of those that score filters, the best at layers (docs/results/layers.md)
 LAYERS, FILTERS, BOTH = "layers dropped", "layers thinned", "both"
 
 

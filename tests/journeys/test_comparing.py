@@ -90,12 +90,15 @@ def test_drop_layers_or_thin_them_is_answered_by_one_command(workshop, tmp_path,
     (dropped,) = {row["macs_share"] for row in found if row["method"].startswith("layerprune")}
     assert dropped < 1
     report = (tmp_path / "c" / "report.html").read_text()
-    assert "Drop layers or thin them? By gate taylor" in report
+    assert "Drop layers or thin them? By batch norm" in report
     for way in ("layers dropped", "layers thinned", "both"):
         assert way in report
     for changes, says in (
         ({"question": "width"}, "--question 'width' is unknown; choose from depth"),
-        ({"question": None, "layer_criterion": "batch_norm"}, "no effect without --question depth"),
+        (
+            {"question": None, "layer_criterion": "gate_taylor"},
+            "no effect without --question depth",
+        ),
         ({"layer_criterion": "imprinting"}, "scores layers, not their filters"),
     ):
         wrong = prune_arguments(

@@ -25,7 +25,7 @@ class LayerPruneSettings(OwnSettings):
     """By what layers go, and how often they are judged."""
 
     layer_criterion: str = Field(
-        "gate_taylor",
+        "imprinting",
         description="By what layers are ranked: weight_magnitude, weight_taylor, gate_taylor, "
         "feature_map_taylor, batch_norm, imprinting or ensemble.",
     )
