@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pruner import RunError
 
-DEVICE_NOT_HERE, TOO_BUSY = 3, 6  # latprof's exit codes
+LATPROF = (sys.executable, "-m", "latprof")
+DEVICE_NOT_HERE, TOO_BUSY = 3, 6  # its exit codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def measure_pair(dense: Path, pruned: Path, table: Path) -> dict | NotTimed:
     `expected_low` and `expected_high`; NotTimed where this machine is not that device, or is too
     busy to be measured on. Raises RunError if the profiler fails otherwise.
     """
-    command = [sys.executable, "-m", "latprof", "compare", str(dense), str(pruned)]
+    command = [*LATPROF, "compare", str(dense), str(pruned)]
     command += ["--table", str(table), "--json"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode in (DEVICE_NOT_HERE, TOO_BUSY):

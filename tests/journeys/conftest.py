@@ -7,6 +7,7 @@ import pytest
 from pruner import cli as pruner_cli
 from pruner.run.measured import NotTimed
 from tests.commands import command, prune_arguments
+from tests.hasty import ANYWHERE
 
 
 @pytest.fixture(autouse=True)
@@ -14,10 +15,12 @@ def _timed_where_it_is_looked_at(request, monkeypatch):
     if "timed" not in request.keywords:
         not_timed = NotTimed("this test does not look at it")
         monkeypatch.setattr("pruner.run.prune.measure_pair", lambda *_: not_timed)
+    monkeypatch.setattr("pruner.run.measured.LATPROF", ANYWHERE)
 
 
 def _made_once(workshop, folder, **changes):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pruner.run.measured.LATPROF", ANYWHERE)
         arguments = prune_arguments(workshop, folder / "run", **changes)
         assert command(patch, pruner_cli.main, "prune", *arguments) == 0
     return folder / "run"
