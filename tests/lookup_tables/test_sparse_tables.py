@@ -30,8 +30,9 @@ def test_any_densities_are_predicted_as_the_device_takes_them(model_of, name, da
     removed = tuple(b.name for b in network.blocks if data.draw(st.booleans()))
     architecture = Architecture(widths=widths, removed=removed, density=density)
     truth_s = true_s(network, architecture, by_kept_weights)
-    # 5.1 % where all layers have the lowest density and a width between the menu's.
-    assert model.latency_s(architecture) == pytest.approx(truth_s, rel=0.06)
+    # 6.3 % where all layers have nearly the lowest density and a width between the menu's; 1.2 %
+    # is the root mean square of random ones.
+    assert model.latency_s(architecture) == pytest.approx(truth_s, rel=0.08)
 
 
 def test_a_layer_takes_time_in_proportion_to_what_it_keeps(model_of):
