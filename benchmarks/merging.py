@@ -3,7 +3,7 @@
     python -m benchmarks.merging [--again]
 
 k×k behind l×l is one (k + l − 1)×(k + l − 1) convolution, and 1×1 leaves the other's size as it is
-(LayerMerge, Kim et al. 2024, arXiv 2406.12837, section 3): fewer calls and fewer maps to write, but
+(LayerMerge, Kim et al. 2024, arXiv 2406.12837): fewer calls and fewer maps to write, but
 mostly more to compute. Layers as they follow each other in networks, against what they would
 become, each in a chain of REPEATS, in plain ONNX Runtime, in pairs (`latprof compare`'s timing).
 """

@@ -1,7 +1,7 @@
 """Layer criteria: what a removable block, or a plain layer, is worth; the lowest go first.
 
 LayerPrune (Elkerdawy et al. 2020, "To Filter Prune, or to Layer Prune, That Is The Question",
-arXiv 2007.05667, section 3.2) scores filters, and a layer by the mean over its filters; a block by
+arXiv 2007.05667) scores filters, and a layer by the mean over its filters; a block by
 the mean over the convolutions inside of it. Imprinting judges what a layer hands on instead, and
 the ensemble adds up the ranks of all others.
 
@@ -11,7 +11,7 @@ the ensemble adds up the ranks of all others.
     feature_map_taylor   |mean over places of a ∂E/∂a|               added up over images, a layer's
                          filters divided by their Euclidean norm (Molchanov et al. 2017, "Pruning
                          Convolutional Neural Networks for Resource Efficient Inference", arXiv
-                         1611.06440, equations 8 and 10)
+                         1611.06440)
     batch_norm           |γ|
     imprinting           accuracy by class means behind the block less that before it
 
@@ -25,7 +25,7 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -207,28 +207,41 @@ def weight_taylor(
     trace: Trace, layers: Collection[str], images: Images, task: VisionTask
 ) -> Channels:
     """Σ (w ∂E/∂w)² of every filter, added up over batches: layer → (filters,)."""
-    found: Channels = {}
-    for _ in _gradients(trace, images, task):
-        for name in layers:
-            module = trace.module.get_submodule(name)
-            weight = weight_of(module)
-            assert weight.grad is not None
-            change = by_filter(module, weight.detach() * weight.grad).square().sum(1)
-            found[name] = found.get(name, 0) + change.cpu()
-    return found
+
+    def changes(name: str) -> Tensor:
+        module = trace.module.get_submodule(name)
+        weight = weight_of(module)
+        assert weight.grad is not None
+        return by_filter(module, weight.detach() * weight.grad).square().sum(1)
+
+    return _added_up(trace, layers, images, task, changes)
 
 
 def gate_taylor(
     trace: Trace, layers: Collection[str], images: Images, task: VisionTask
 ) -> Channels:
     """(∂E/∂g)² of a gate on every channel, added up over batches: layer → (filters,)."""
+
+    def changes(name: str) -> Tensor:
+        norm = trace.batch_norms.get(name)
+        behind = trace.module.get_submodule(norm) if norm else None
+        return gate_gradient(trace.module.get_submodule(name), behind).square()
+
+    return _added_up(trace, layers, images, task, changes)
+
+
+def _added_up(
+    trace: Trace,
+    layers: Collection[str],
+    images: Images,
+    task: VisionTask,
+    of_layer: Callable[[str], Tensor],
+) -> Channels:
+    """What `of_layer` says of a layer's gradients, (filters,), added up over batches."""
     found: Channels = {}
     for _ in _gradients(trace, images, task):
         for name in layers:
-            norm = trace.batch_norms.get(name)
-            behind = trace.module.get_submodule(norm) if norm else None
-            slope = gate_gradient(trace.module.get_submodule(name), behind)
-            found[name] = found.get(name, 0) + slope.cpu() ** 2
+            found[name] = found.get(name, 0) + of_layer(name).cpu()
     return found
 
 

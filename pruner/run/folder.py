@@ -175,9 +175,9 @@ def _require_same_score(path: Path, before: dict, now: dict) -> None:
         )
     if before.get("plain_layers", []) != now["plain_layers"]:
         raise RunError(
-            f"{path}: its search was begun by a version that removed blocks with shortcuts only, "
-            f"and this one removes layers such as {now['plain_layers'][0]} too. Finish it with "
-            "that version, or choose another --out"
+            f"{path}: its search was begun by a version that removes other layers without "
+            f"shortcuts ({len(before.get('plain_layers', []))}, now {len(now['plain_layers'])}). "
+            "Finish it with that version, or choose another --out"
         )
 
 

@@ -1,7 +1,7 @@
 """Filters by a layer criterion, what LayerPrune compares layers with: one threshold for them all.
 
 The filters of the whole network are ranked by the scores that its layers are ranked by, and the
-lowest go until the budget is met (Elkerdawy et al. 2020, arXiv 2007.05667, section 4). Widths are
+lowest go until the budget is met (Elkerdawy et al. 2020, arXiv 2007.05667). Widths are
 rounded and what is left of the budget is spent as `pruner/search/methods/magnitude.py` does.
 """
 

@@ -1,13 +1,14 @@
 """LayerPrune: whole layers go, the least important first, until the budget is met.
 
-Elkerdawy et al. 2020, "To Filter Prune, or to Layer Prune, That Is The Question" (arXiv 2007.05667,
-section 3.1): every layer that keeps shape is scored once (`pruner/criteria/layers.py`), the lowest
+Elkerdawy et al. 2020, "To Filter Prune, or to Layer Prune, That Is The Question" (arXiv
+2007.05667): every layer that keeps shape is scored once (`pruner/criteria/layers.py`), the lowest
 go, and one fine-tuning follows. Down-sampling blocks stay, as they change shape.
 
 Deviations:
 1. The paper asks for a number of layers; here they go until the table's latency meets the budget.
 2. `iterative` scores what is left anew after each removal, with refitted weights, which the paper
    says is not needed.
+3. What is left is refitted before fine-tuning, as all candidates are; `--no-reconstruct` leaves it.
 """
 
 from __future__ import annotations
