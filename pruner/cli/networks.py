@@ -15,6 +15,7 @@ from pruner import RunError, TraceError, models
 from pruner.cli.options import (
     DataDirOption,
     DataOption,
+    ImageSizeOption,
     JsonOption,
     ModelOption,
     NormalisationOption,
@@ -67,8 +68,8 @@ def trace(
         built = models.build(model, classes)
     if weights is not None:
         load_weights(built, weights)
-    name = models.short_name(model, classes)
-    traced = trace_model(built, _shape(model, input_), name)
+    shape = _shape(model, input_)
+    traced = trace_model(built, shape, models.short_name(model, classes, shape))
     network = traced.network
     worst = require_right_cuts(traced) if check else None
     network.save(out)
@@ -93,6 +94,7 @@ def evaluate(
     data: DataOption,
     data_dir: DataDirOption = None,
     normalisation: NormalisationOption = "imagenet",
+    image_size: ImageSizeOption = None,
     model: Annotated[str | None, typer.Option(help="Model name; needs --weights.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The model's weights.")] = None,
     run: Annotated[Path | None, typer.Option(help="A run's folder, instead of --model.")] = None,
@@ -110,7 +112,8 @@ def evaluate(
         raise RunError("give either --model with --weights, or --run")
     if run is not None and RunFolder.open(run).settings.data == data:
         normalisation = RunFolder.open(run).settings.normalisation
-    images = load_data(data, data_dir, normalisation=normalisation)
+        image_size = RunFolder.open(run).settings.image_size
+    images = load_data(data, data_dir, normalisation=normalisation, image_size=image_size)
     if run is not None:
         built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
@@ -118,7 +121,7 @@ def evaluate(
         assert weights is not None
         built = models.build(model, images.classes)
         console.print(f"{weights}: {load_weights(built, weights)}", highlight=False, soft_wrap=True)
-        shape = models.input_shape(model) or images.shape
+        shape = models.shape_for(model, images.shape)
     of_run = RunFolder.open(run).settings if run else None
     name = task or (of_run.task if of_run else "classification")
     own = of_run.task_settings if of_run and of_run.task == name else {}

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from lookup_tables.storage.files import first_fault
 from pruner import RunError, models
-from pruner.data import DATA_SETS
+from pruner.data import DATA_SETS, IMAGE_SIZE
 from pruner.data.memory import NORMALISATIONS
 from pruner.run.settings import CHOICES, Settings, Shown
 from pruner.train.tasks import TASKS
@@ -38,6 +38,14 @@ NormalisationOption = Annotated[
     typer.Option(
         help="For cifar10: the means and deviations that normalise its images, "
         f"{' or '.join(NORMALISATIONS)}. Use those of the weights' training."
+    ),
+]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For voc, yolo and coco: pixels of the square that images are resized to. "
+        f"Usually {IMAGE_SIZE}.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]

@@ -12,6 +12,7 @@ from pruner import RunError, models
 from pruner.cli.options import (
     DataDirOption,
     DataOption,
+    ImageSizeOption,
     ModelOption,
     NormalisationOption,
     task_by,
@@ -31,6 +32,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The safetensors file to write.")],
     data_dir: DataDirOption = None,
     normalisation: NormalisationOption = "imagenet",
+    image_size: ImageSizeOption = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -68,6 +70,7 @@ def train(
     made = task_by(task, words)
     how = recipe.told(made)
     of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
+    of += "" if image_size is None else f" at {image_size}"
     if out.exists():
         before, now = made_by(out), _training_of(model, of, weights, how, half)
         if before not in (None, now):
@@ -77,12 +80,14 @@ def train(
             )
         print(f"{out} exists already")
         return
-    images = load_data(data, data_dir, normalisation=normalisation)
+    images = load_data(data, data_dir, normalisation=normalisation, image_size=image_size)
+    for note in images.notes:
+        print(f"{data}: {note}")
     torch.manual_seed(seed)
     built = models.build(model, images.classes)
     if weights is not None:
         load_weights(built, weights, but_head=True)
-    made.check(built, models.input_shape(model) or images.shape, images)
+    made.check(built, models.shape_for(model, images.shape), images)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint.pt")
     with interruptible(out), progress() as bar:

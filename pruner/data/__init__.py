@@ -20,15 +20,33 @@ from pruner.models.user_code import call_function
 __all__ = ["DATA_SETS", "Data", "Images", "from_datasets", "load_data"]
 
 
+IMAGE_SIZE = 416  # as YOLOv3 was published for
+
+
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that is known by name: how to read it from its folder, which it may not need."""
+    """A data set that is known by name: how to read it from its folder, which it may not need.
+
+    Where `is_resized`, its images come in whatever size a network is to see.
+    """
 
     name: str
     summary: str
-    load: Callable[..., Data]  # (folder, seed); with normalisations their means and deviations too
+    load: Callable[..., Data]  # (folder, seed), then means and deviations, or the images' side
     needs_folder: bool = True
     has_normalisations: bool = False
+    is_resized: bool = False
+
+
+def _of_pictures(layout: str) -> Callable[..., Data]:
+    """A loader of pictures with boxes; torchvision takes a second to import."""
+
+    def load(folder: Path, seed: int, side: int) -> Data:
+        from pruner.data.detection import formats
+
+        return getattr(formats, layout)(folder, seed, side)
+
+    return load
 
 
 DATA_SETS: Registry[DataSet] = Registry(
@@ -38,6 +56,14 @@ DATA_SETS: Registry[DataSet] = Registry(
         DataSet("cifar10", "CIFAR-10", memory.cifar10, has_normalisations=True),
         DataSet("imagenet", "ImageNet, one folder a class", folders.imagenet),
         DataSet("food101", "Food-101", folders.food101),
+        *(
+            DataSet(layout, f"boxes in {told}", _of_pictures(layout), is_resized=True)
+            for layout, told in (
+                ("voc", "Pascal VOC's layout"),
+                ("yolo", "YOLO's text files"),
+                ("coco", "COCO's JSON"),
+            )
+        ),
     ),
 )
 
@@ -47,13 +73,15 @@ def load_data(
     folder: str | Path | None = None,
     seed: int = 0,
     normalisation: str = "imagenet",
+    image_size: int | None = None,
 ) -> Data:
     """A data set by name, or a user's own: `file.py:function`.
 
     The function takes no arguments and returns either a Data or what `from_datasets` takes, as a
     tuple. `seed` chooses the held-out images; keep it within one experiment. `normalisation`: of
     CIFAR-10, a name from NORMALISATIONS; it must be that of the training that made the weights.
-    Raises DataError if the data set is missing or does not fit.
+    `image_size`: pixels of the square that pictures with boxes are resized to, IMAGE_SIZE by
+    default. Raises DataError if the data set is missing or does not fit.
     """
     known = DATA_SETS.get(name)
     if normalisation not in NORMALISATIONS:
@@ -62,6 +90,9 @@ def load_data(
         )
     if normalisation != "imagenet" and not (known and known.has_normalisations):
         raise DataError(f"--normalisation {normalisation} is for cifar10; leave it out for {name}")
+    if image_size is not None and not (known and known.is_resized):
+        sized = ", ".join(entry.name for entry in DATA_SETS.values() if entry.is_resized)
+        raise DataError(f"--image-size {image_size} is for {sized}; leave it out for {name}")
     is_own = known is None and ":" in name
     if folder is not None and (is_own or (known and not known.needs_folder)):
         raise DataError(f"--data-dir {folder}: {name} needs no folder; leave it out")
@@ -78,4 +109,6 @@ def load_data(
     place = Path(folder) if folder is not None else None
     if known.has_normalisations:
         return known.load(place, seed, *NORMALISATIONS[normalisation])
+    if known.is_resized:
+        return known.load(place, seed, image_size or IMAGE_SIZE)
     return known.load(place, seed)

@@ -32,7 +32,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Data:
-    """A data set's three parts. `held_out` is cut from the training images, never from the test."""
+    """A data set's three parts. `held_out` is cut from the training images, never from the test.
+
+    `class_names` where they are known; `notes`: what reading it left out, in words for its user.
+    """
 
     name: str
     train: Images
@@ -40,6 +43,8 @@ class Data:
     test: Images
     classes: int
     shape: tuple[int, int, int]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def all_training(self) -> Images:

@@ -21,17 +21,19 @@ from pruner.models.imagenet import (
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
 from pruner.models.user_code import call_function
-from pruner.models.yolov3 import yolov3
+from pruner.models.yolov3 import tiny_yolov3, yolov3
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
     """A model's factory, which takes a number of classes, the (channels, height, width) it is made
-    for, and the classes of the data set it was published for."""
+    for, and the classes of the data set it was published for. A `resizable` one takes other sizes
+    as well, `input_shape` being the published one."""
 
     factory: Callable[[int], nn.Module]
     input_shape: tuple[int, int, int]
     classes: int = 10
+    resizable: bool = False
 
 
 MODELS = {
@@ -49,7 +51,8 @@ MODELS = {
     "resnet50_32": KnownModel(resnet50_cifar, (3, 32, 32)),
     "vgg16": KnownModel(vgg16, (3, 224, 224), 1000),
     "vgg16_32": KnownModel(vgg16_cifar, (3, 32, 32)),
-    "yolov3": KnownModel(yolov3, (3, 416, 416), 80),
+    "yolov3": KnownModel(yolov3, (3, 416, 416), 80, resizable=True),
+    "tiny_yolov3": KnownModel(tiny_yolov3, (3, 416, 416), 80, resizable=True),
     "digits_resnet": KnownModel(digits_resnet, (1, 8, 8)),
 }
 
@@ -79,8 +82,25 @@ def input_shape(name: str) -> tuple[int, int, int] | None:
     return MODELS[name].input_shape if name in MODELS else None
 
 
-def short_name(name: str, classes: int | None = None) -> str:
-    """A name for files: the model's own, or the factory's; with its classes if they are others."""
-    if name in MODELS and classes not in (None, MODELS[name].classes):
-        return f"{name}_{classes}_classes"
-    return name.rpartition(":")[2]
+def shape_for(name: str, images: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The (channels, height, width) a model reads: its own, or the images' where it reads any."""
+    if name in MODELS and not MODELS[name].resizable:
+        return MODELS[name].input_shape
+    return images
+
+
+def short_name(
+    name: str, classes: int | None = None, shape: tuple[int, int, int] | None = None
+) -> str:
+    """A name for files: the model's own, or the factory's.
+
+    With its classes, and the side of its images, where they are not the usual ones.
+    """
+    if name not in MODELS:
+        return name.rpartition(":")[2]
+    known, found = MODELS[name], name
+    if classes not in (None, known.classes):
+        found += f"_{classes}_classes"
+    if shape not in (None, known.input_shape):
+        found += f"_{shape[-1]}"
+    return found

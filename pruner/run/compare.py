@@ -22,7 +22,6 @@ from lookup_tables.errors import BudgetError
 from lookup_tables.storage.files import only_writer
 from lookup_tables.table.store import LatencyTable
 from pruner import RunError, SearchError, models
-from pruner.data import load_data
 from pruner.data.images import Data, image_marks
 from pruner.run.folder import RunFolder, read_json, require_same_origin, write_json
 from pruner.run.former import NAMES, comparison_of_today, settings_of_today
@@ -46,8 +45,8 @@ OF_A_RUN = ("method", "method_settings", "speedup", "latency_ms", "seed")
 # Of the settings, what no method may have of its own: the problem, its budgets and seeds.
 FIXED = (
     "method", *(f"{choice}_settings" for choice in CHOICES), "model", "weights", "task", "data",
-    "data_dir", "normalisation", "table", "speedup", "latency_ms", "seed", "architecture",
-    "keep_width", "keep_layer",
+    "data_dir", "normalisation", "image_size", "table", "speedup", "latency_ms", "seed",
+    "architecture", "keep_width", "keep_layer",
 )  # fmt: skip
 
 
@@ -115,7 +114,7 @@ def compare_methods(
     twice = [name for name, count in Counter(m.label for m in members).items() if count > 1]
     if twice:
         raise RunError(f"--member {twice[0]} is given twice; give each network once")
-    data = load_data(base.data, base.data_dir, normalisation=base.normalisation)
+    data = base.read_data()
     for member in members:
         _built(base, member, data)
     out.mkdir(parents=True, exist_ok=True)
@@ -332,7 +331,7 @@ def _built(base: Settings, member: Member, data: Data) -> nn.Module:
     model = models.build(member.model, data.classes)
     if member.weights is not None:
         load_weights(model, member.weights)
-    _task(base).check(model, models.input_shape(base.model) or data.shape, data)
+    _task(base).check(model, models.shape_for(base.model, data.shape), data)
     return model
 
 

@@ -25,7 +25,6 @@ from pruner.criteria.coupled import coupled_magnitude
 from pruner.criteria.layers import LAYER_CRITERIA, of_groups_and_blocks
 from pruner.criteria.masks import MASKS
 from pruner.criteria.taylor import importance, weights_importance
-from pruner.data import load_data
 from pruner.data.images import Data, Images
 from pruner.graph.compensation import Reconstruction, leave_out
 from pruner.graph.masks import Judge, Thinning, masks_of
@@ -60,11 +59,10 @@ class Journey:
     @cached_property
     def data(self) -> Data:
         self.report("load", 0, 1, f"reading {self.settings.data}")
-        return load_data(
-            self.settings.data,
-            self.settings.data_dir,
-            normalisation=self.settings.normalisation,
-        )
+        data = self.settings.read_data()
+        for note in data.notes:
+            self.report("load", 1, 1, note)
+        return data
 
     @cached_property
     def recalibrated_by(self) -> Images:
@@ -118,7 +116,7 @@ class Journey:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        return models.input_shape(self.settings.model) or self.data.shape
+        return models.shape_for(self.settings.model, self.data.shape)
 
     @cached_property
     def dense(self) -> nn.Module:
@@ -128,7 +126,7 @@ class Journey:
 
     @cached_property
     def trace(self) -> Trace:
-        name = models.short_name(self.settings.model, self.data.classes)
+        name = models.short_name(self.settings.model, self.data.classes, self.shape)
         return trace(self.dense, self.shape, name)
 
     @cached_property

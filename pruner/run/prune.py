@@ -289,7 +289,7 @@ def load_run(path: str | Path) -> nn.Module:
     classes = run.origin().get("classes")
     model = models.build(run.settings.model, classes)
     shape = tuple(run.origin()["input_shape"])
-    traced = trace(model, shape, models.short_name(run.settings.model, classes))
+    traced = trace(model, shape, models.short_name(run.settings.model, classes, shape))
     return load_final(traced, run)
 
 

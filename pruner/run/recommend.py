@@ -18,7 +18,6 @@ from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.storage.files import only_writer
 from lookup_tables.table.store import LatencyTable
 from pruner import RunError, SearchError
-from pruner.data import load_data
 from pruner.run.compare import Report
 from pruner.run.folder import RunFolder, read_json, write_json
 from pruner.run.journey import Journey
@@ -86,7 +85,7 @@ def recommend(
     twice = [way.name for way in ways if sum(each.name == way.name for each in ways) > 1]
     if twice:
         raise RunError(f"two tables price the same ({twice[0]}); give one of them")
-    data = load_data(base.data, base.data_dir, normalisation=base.normalisation)
+    data = base.read_data()
     journeys = {table: Journey(base.varied(table=table), report) for table in opened}
     for journey in journeys.values():
         journey.data = data

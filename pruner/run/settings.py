@@ -17,7 +17,8 @@ from lookup_tables.registry import OwnSettings, Registry
 from pruner import RunError, models
 from pruner.criteria import CRITERIA
 from pruner.criteria.masks import MASKS
-from pruner.data import DATA_SETS
+from pruner.data import DATA_SETS, IMAGE_SIZE, load_data
+from pruner.data.images import Data
 from pruner.data.memory import NORMALISATIONS
 from pruner.search.methods import METHODS
 from pruner.search.methods.base import Method
@@ -79,6 +80,12 @@ class Settings(BaseModel):
         description="For cifar10: the means and deviations that normalise its images, "
         f"{' or '.join(NORMALISATIONS)}. Use those of the weights' training; the published "
         "ResNets used ImageNet's.",
+    )
+    image_size: Annotated[int | None, Shown(_MODEL)] = Field(
+        None,
+        ge=1,
+        description="For voc, yolo and coco: pixels of the square that images are resized to. "
+        f"Usually {IMAGE_SIZE}.",
     )
     task: Annotated[str, Shown(_MODEL)] = Field(
         "classification", description="What the model predicts."
@@ -266,6 +273,15 @@ class Settings(BaseModel):
         """The method's, the criterion's or the task's own settings, the usual ones filled in."""
         entry = CHOICES[field][getattr(self, field)]
         return entry.settings(**getattr(self, f"{field}_settings"))
+
+    def read_data(self) -> Data:
+        """The data set that they name; raises DataError."""
+        return load_data(
+            self.data,
+            self.data_dir,
+            normalisation=self.normalisation,
+            image_size=self.image_size,
+        )
 
     @property
     def searched_by(self) -> Method:

@@ -8,5 +8,6 @@ from __future__ import annotations
 from lookup_tables.registry import Registry
 from pruner.train.tasks.base import Task
 from pruner.train.tasks.classification import CLASSIFICATION
+from pruner.train.tasks.detection import DETECTION
 
-TASKS: Registry[Task] = Registry("task", (CLASSIFICATION,))
+TASKS: Registry[Task] = Registry("task", (CLASSIFICATION, DETECTION))

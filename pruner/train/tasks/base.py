@@ -24,6 +24,9 @@ class Metric(Protocol):
 
     def compute(self) -> float: ...
 
+    def details(self) -> dict[str, float]:
+        """What else is told of test images, by name; shares of 1."""
+
 
 class VisionTask(Protocol):
     """A task with its settings. Losses are means over a batch, as tensors of one number."""
