@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lookup_tables.registry import Registry
 from pruner.search.methods import (
+    abcp,
     amc,
     baselines,
     filters,
@@ -26,6 +27,7 @@ METHODS: Registry[Method] = Registry(
     (
         thompson.METHOD,
         lap.METHOD,
+        abcp.METHOD,
         layerprune.METHOD,
         amc.METHOD,
         rl.METHOD,
