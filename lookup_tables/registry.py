@@ -6,7 +6,7 @@ needs beside its own file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Generic, Protocol, TypeVar
 
@@ -40,9 +40,15 @@ class OwnSettings(BaseModel):
 class Registry(Mapping[str, E], Generic[E]):
     """Entries by their names, in the order in which they were added."""
 
-    def __init__(self, noun: str, entries: Iterable[E] = ()) -> None:
-        """`noun`: what an entry is, as the option that chooses one is called."""
+    def __init__(
+        self, noun: str, entries: Iterable[E] = (), own: Callable[[str], E] | None = None
+    ) -> None:
+        """`noun`: what an entry is, as the option that chooses one is called.
+
+        `own(name)` gives a user's own entry, `file.py:function`; names with a colon are such.
+        """
         self.noun = noun
+        self._own = own
         self._entries: dict[str, E] = {}
         for entry in entries:
             self.add(entry)
@@ -59,15 +65,18 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def choose(self, name: str, error: type[ContractError]) -> E:
         """The entry of that name; raises `error`, which names the option and all entries."""
-        if name in self._entries:
-            return self._entries[name]
+        if name in self:
+            return self[name]
         near = get_close_matches(name, self._entries, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise error(
             f"--{self.noun} {name!r} is unknown; {hint}choose one of {', '.join(self._entries)}"
+            + (f". Your own: --{self.noun} file.py:function" if self._own else "")
         )
 
     def __getitem__(self, name: str) -> E:
+        if self._own is not None and ":" in name:
+            return self._own(name)
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookup_tables.errors import ContractError
-from pruner.cli import networks, options, prune, train
+from pruner.cli import anchors, networks, options, prune, train
 from pruner.cli.progress import console
 from pruner.train.compute import keep_freed_memory
 
@@ -35,6 +35,7 @@ def build_app() -> typer.Typer:
     app.command()(options.with_settings(prune.recommend, iter(for_ways)))
     app.command()(options.with_settings(networks.evaluate, options.own(["task"])))
     app.command()(networks.export)
+    app.command()(anchors.anchors)
     return app
 
 

@@ -30,7 +30,7 @@ from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
 from pruner.run.kernels import judged_file, library
 from pruner.run.prune import load_run
-from pruner.train.accuracy import accuracy, onnx_accuracy
+from pruner.train.accuracy import details_of, judged, onnx_accuracy
 from pruner.train.export import export_onnx
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
@@ -127,7 +127,8 @@ def evaluate(
     own = of_run.task_settings if of_run and of_run.task == name else {}
     by = task_by(name, own | {setting: v for setting, v in words.items() if v is not None})
     by.check(built, shape, images)
-    answer = {"accuracy": accuracy(built, images.test, task=by), "test_images": len(images.test)}
+    found = judged(built, images.test, task=by)
+    answer = {"accuracy": found.compute(), "test_images": len(images.test), **details_of(found)}
     if onnx:
         folder = Path(run) if run else None
         answer["onnx_accuracy"] = _onnx_accuracy(built, shape, images.test, folder, by)
@@ -135,6 +136,8 @@ def evaluate(
         print(json.dumps(answer, indent=1))
         return
     print(f"{answer['accuracy']:.2%} {TASKS[name].metric} on {answer['test_images']} test images")
+    for word, share in details_of(found).items():
+        print(f"{share:.2%} {word}")
     if onnx:
         print(f"{answer['onnx_accuracy']:.2%} after export to ONNX")
 

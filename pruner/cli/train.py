@@ -71,6 +71,7 @@ def train(
     how = recipe.told(made)
     of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
     of += "" if image_size is None else f" at {image_size}"
+    of += "" if task == "classification" else f" for {task}"
     if out.exists():
         before, now = made_by(out), _training_of(model, of, weights, how, half)
         if before not in (None, now):

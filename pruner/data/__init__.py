@@ -42,9 +42,11 @@ def _of_pictures(layout: str) -> Callable[..., Data]:
     """A loader of pictures with boxes; torchvision takes a second to import."""
 
     def load(folder: Path, seed: int, side: int) -> Data:
-        from pruner.data.detection import formats
+        from pruner.data.detection import formats, shapes
 
-        return getattr(formats, layout)(folder, seed, side)
+        loaders = {"voc": formats.voc, "yolo": formats.yolo, "coco": formats.coco,
+                   "shapes": shapes.shapes}  # fmt: skip
+        return loaders[layout](folder, seed, side)
 
     return load
 
@@ -63,6 +65,13 @@ DATA_SETS: Registry[DataSet] = Registry(
                 ("yolo", "YOLO's text files"),
                 ("coco", "COCO's JSON"),
             )
+        ),
+        DataSet(
+            "shapes",
+            "boxes around drawn shapes",
+            _of_pictures("shapes"),
+            needs_folder=False,
+            is_resized=True,
         ),
     ),
 )

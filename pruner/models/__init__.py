@@ -21,7 +21,7 @@ from pruner.models.imagenet import (
 from pruner.models.mobilenet_v1 import mobilenet_v1, mobilenet_v1_cifar
 from pruner.models.resnet import digits_resnet, resnet20, resnet32, resnet44, resnet56
 from pruner.models.user_code import call_function
-from pruner.models.yolov3 import tiny_yolov3, yolov3
+from pruner.models.yolov3 import shapes_yolov3, tiny_yolov3, yolov3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ MODELS = {
     "vgg16_32": KnownModel(vgg16_cifar, (3, 32, 32)),
     "yolov3": KnownModel(yolov3, (3, 416, 416), 80, resizable=True),
     "tiny_yolov3": KnownModel(tiny_yolov3, (3, 416, 416), 80, resizable=True),
+    "shapes_yolov3": KnownModel(shapes_yolov3, (3, 96, 96), 3, resizable=True),
     "digits_resnet": KnownModel(digits_resnet, (1, 8, 8)),
 }
 

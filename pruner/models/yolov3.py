@@ -15,6 +15,7 @@ Ours:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 ANCHORS = 3  # per head
 # Width and number of residual blocks of Darknet-53's stages.
 STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
+SMALL_STAGES = ((16, 1), (32, 1), (64, 2), (96, 2), (128, 1))  # for drawn shapes
 RARE = 0.01  # share of a map's predictions that are objects, before training
 
 
@@ -72,23 +74,27 @@ class Head(nn.Module):
 
 
 class YoloV3(nn.Module):
-    """Darknet-53 with three heads, for images whose sides are multiples of 32."""
+    """Darknet-53 with three heads, for images whose sides are multiples of 32.
 
-    def __init__(self, classes: int) -> None:
+    `stages`: width and residual blocks of each of five; the stem is half as wide as the first.
+    """
+
+    def __init__(self, classes: int, stages: Sequence[tuple[int, int]] = STAGES) -> None:
         super().__init__()
         outputs = ANCHORS * (5 + classes)
-        self.stem = ConvNorm(3, 32, 3)
-        stages, before = [], 32
-        for width, blocks in STAGES:
+        before = stages[0][0] // 2
+        self.stem = ConvNorm(3, before, 3)
+        self.stages = nn.ModuleList()
+        for width, blocks in stages:
             down = ConvNorm(before, width, 3, stride=2)
-            stages.append(nn.Sequential(down, *(Residual(width) for _ in range(blocks))))
+            self.stages.append(nn.Sequential(down, *(Residual(width) for _ in range(blocks))))
             before = width
-        self.stages = nn.ModuleList(stages)
-        self.coarse = Head(1024, 512, outputs)
-        self.to_middle = ConvNorm(512, 256, 1)
-        self.middle = Head(256 + 512, 256, outputs)
-        self.to_fine = ConvNorm(256, 128, 1)
-        self.fine = Head(128 + 256, 128, outputs)
+        fine, middle, coarse = (width for width, _ in stages[2:])
+        self.coarse = Head(coarse, coarse // 2, outputs)
+        self.to_middle = ConvNorm(coarse // 2, middle // 2, 1)
+        self.middle = Head(middle // 2 + middle, middle // 2, outputs)
+        self.to_fine = ConvNorm(middle // 2, fine // 2, 1)
+        self.fine = Head(fine // 2 + fine, fine // 2, outputs)
         self.up = nn.Upsample(scale_factor=2)
         self.up_again = nn.Upsample(scale_factor=2)
 
@@ -159,3 +165,8 @@ def yolov3(classes: int = 80) -> nn.Module:
 def tiny_yolov3(classes: int = 80) -> nn.Module:
     """YOLOv3's smaller member for 416×416 images; 8.9 M parameters with COCO's classes."""
     return TinyYoloV3(classes)
+
+
+def shapes_yolov3(classes: int = 3) -> nn.Module:
+    """A small one of YOLOv3's structure, for the set of drawn shapes; 0.9 M parameters."""
+    return YoloV3(classes, SMALL_STAGES)

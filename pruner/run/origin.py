@@ -23,16 +23,16 @@ def table_identity(table: LatencyTable, network: str) -> dict[str, str | int]:
 
 def files_read(settings: Settings) -> dict[str, str]:
     """Setting → digest of the file that it names: the weights, and a user's own functions."""
-    found = digests(settings.model, settings.data, settings.weights)
+    found = digests(settings.model, settings.data, settings.weights, settings.task)
     if settings.architecture is not None:
         found["architecture"] = digest(settings.architecture)
     return found
 
 
-def digests(model: str, data: str, weights: str | Path | None) -> dict[str, str]:
+def digests(model: str, data: str, weights: str | Path | None, task: str = "") -> dict[str, str]:
     """Setting → SHA-256 of its file, of those that are files: weights, a user's own functions."""
     files = {"weights": weights} if weights is not None else {}
-    for name, value in (("model", model), ("data", data)):
+    for name, value in (("model", model), ("data", data), ("task", task)):
         file, colon, _ = value.rpartition(":")
         if colon:
             files[name] = file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from lookup_tables.architecture import Architecture
@@ -15,8 +16,11 @@ from pruner.run.kernels import judged_file
 from pruner.run.measured import NotTimed
 from pruner.run.report.result import write_report
 from pruner.search.log import read_log
-from pruner.train.accuracy import accuracy, onnx_accuracy
+from pruner.train.accuracy import details_of, judged, onnx_judged
 from pruner.train.tasks import TASKS
+from pruner.train.tasks.base import Pictured
+
+SHOWN = 4  # test images in the report
 
 
 class Models(NamedTuple):
@@ -38,6 +42,7 @@ def summarise(
     journey.report("report", 0, 1, "accuracy on the test set")
     latency, before, tried = journey.latency, journey.trace.network, read_log(run.search_log)
     epochs = read_json(run.training, made_anew=False) if run.training.exists() else []
+    accuracies, details = _accuracies(journey, run, models)
     result = {
         "asked": _latencies(latency.dense_s, journey.budget_s),
         "predicted": _predicted(latency, architecture),
@@ -45,7 +50,8 @@ def summarise(
         "not_measured_because": measured.reason if isinstance(measured, NotTimed) else None,
         "task": journey.settings.task,
         "metric": TASKS[journey.settings.task].metric,
-        "accuracy": _accuracies(journey, run, models),
+        "accuracy": accuracies,
+        "details": details,
         "macs": {
             "dense": before.macs_of(before.dense),
             "pruned": before.macs_of(architecture),
@@ -63,25 +69,41 @@ def summarise(
         "seed": run.settings.seed,
         **{name: value for name, value in run.origin().items() if name != "images"},
     }
+    shown = _shown(journey, models)
     # First: a run counts as done once result.json is there.
-    write_report(run.report, result, latency, architecture, tried)
+    write_report(run.report, result, latency, architecture, tried, shown)
     write_json(run.result, result)
     return result
 
 
-def _accuracies(journey: Journey, run: RunFolder, models: Models) -> dict[str, float]:
-    """On the test images: the task's score of every network of a run."""
+def _accuracies(
+    journey: Journey, run: RunFolder, models: Models
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """On the test images: the task's score of every network of a run, and what else it tells."""
     test, task = journey.data.test, journey.task
     exported = judged_file(run, journey.kernels)
-    found = {"dense": accuracy(journey.dense, test, task=task)}
+    found = {"dense": judged(journey.dense, test, task=task)}
     if journey.is_int8:
-        found["dense_int8"] = onnx_accuracy(run.dense_onnx, test, task=task)
-    return found | {
-        "pruned": accuracy(models.cut, test, task=task),
-        "fine_tuned": accuracy(models.fine_tuned, test, task=task),
-        "exported": onnx_accuracy(exported, test, task=task, library=journey.kernels),
-        "test_images": len(test),
+        found["dense_int8"] = onnx_judged(run.dense_onnx, test, task=task)
+    found |= {
+        "pruned": judged(models.cut, test, task=task),
+        "fine_tuned": judged(models.fine_tuned, test, task=task),
+        "exported": onnx_judged(exported, test, task=task, library=journey.kernels),
     }
+    scores = {name: metric.compute() for name, metric in found.items()}
+    details = {name: told for name, metric in found.items() if (told := details_of(metric))}
+    return scores | {"test_images": len(test)}, details
+
+
+def _shown(journey: Journey, models: Models) -> bytes | None:
+    """A picture of what the dense network and the pruned one answer to the first test images."""
+    task, test = journey.task, journey.data.test
+    if not isinstance(task, Pictured):
+        return None
+    images, targets = test.batch(torch.arange(min(SHOWN, len(test))))
+    with torch.inference_mode():
+        answers = [model.eval()(images) for model in (journey.dense, models.fine_tuned)]
+    return task.pictured(images, answers, targets)
 
 
 def _predicted(latency: LatencyModel, architecture: Architecture) -> dict[str, float]:

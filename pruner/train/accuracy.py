@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from pruner.data.images import Images, batches
 from pruner.train.compute import fast_arithmetic, on_processor
-from pruner.train.tasks.base import Answer, VisionTask
+from pruner.train.tasks.base import Answer, Detailed, Metric, VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
 
 BATCH = 250
@@ -34,6 +34,17 @@ def accuracy(
 
     `fast` computes in half precision where the processor has units for it; for search scores only.
     """
+    return judged(model, images, count, fast, task).compute()
+
+
+def judged(
+    model: nn.Module,
+    images: Images,
+    count: int | None = None,
+    fast: bool = False,
+    task: VisionTask = CLASSIFIED,
+) -> Metric:
+    """The same as the task's metric, which may have more to tell (`details_of`)."""
     model.eval()
     with on_processor(model) as here, torch.no_grad(), fast_arithmetic(fast):
         return _judged(lambda x: _on_host(model(here(x))), images, count, task)
@@ -55,7 +66,9 @@ def score(
         fast_arithmetic(),
         _statistics_of_the_batch(model),
     ):
-        return _judged(lambda x: _on_host(model(here(x))), images, count, task, _even(count))
+        return _judged(
+            lambda x: _on_host(model(here(x))), images, count, task, _even(count)
+        ).compute()
 
 
 @contextmanager
@@ -84,6 +97,17 @@ def onnx_accuracy(
 
     `library`: of operators that the file uses.
     """
+    return onnx_judged(path, images, count, task, library).compute()
+
+
+def onnx_judged(
+    path: str | Path,
+    images: Images,
+    count: int | None = None,
+    task: VisionTask = CLASSIFIED,
+    library: str | Path | None = None,
+) -> Metric:
+    """The same as the task's metric."""
     from pruner.train.export import as_read, opened
 
     session = opened(path, library)
@@ -131,11 +155,16 @@ def _judged(
     count: int | None,
     task: VisionTask,
     batch: int = BATCH,
-) -> float:
+) -> Metric:
     metric = task.metric()
     for x, targets in batches(images, batch, count):
         metric.update(run(x), targets)
-    return metric.compute()
+    return metric
+
+
+def details_of(metric: Metric) -> dict[str, float]:
+    """What else a metric tells, by name; nothing where it has no more."""
+    return metric.details() if isinstance(metric, Detailed) else {}
 
 
 def _on_host(answer: Answer) -> Answer:

@@ -35,12 +35,16 @@ GREY = 114  # what a mosaic has where its pictures end
 
 @dataclass(frozen=True)
 class Picture:
-    """A file and its objects, corners in the file's own pixels."""
+    """A file and its objects, corners in the file's own pixels.
+
+    `pixels` (3, height, width) uint8 where it comes from no file.
+    """
 
     file: Path
     width: int
     height: int
     boxes: Boxes
+    pixels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ class Pictures:
         if index in self._decoded:
             return self._decoded[index]
         known = self.pictures[index]
+        if known.pixels is not None:
+            return known.pixels
         try:
             with Image.open(known.file) as opened:
                 pixels = F.pil_to_tensor(opened.convert("RGB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ pre { padding: .75rem; background: #8882; white-space: pre-wrap; overflow-wrap: 
 figure { margin: 0; max-width: 40rem; }
 figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; }
+img { max-width: 100%; }
 """
 
 
@@ -66,6 +68,12 @@ def pictures(named: dict[str, str]) -> str:
         for caption, svg in named.items()
     )
     return f"<div class='pictures'>{figures}</div>"
+
+
+def png(content: bytes, said: str) -> str:
+    """A picture of pixels; `said` is what a screen reader reads out."""
+    data = base64.b64encode(content).decode()
+    return f"<img alt='{html.escape(said, quote=True)}' src='data:image/png;base64,{data}'>"
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

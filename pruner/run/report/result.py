@@ -27,19 +27,25 @@ def write_report(
     latency: LatencyModel,
     architecture: Architecture,
     tried: Sequence[dict],
+    shown: bytes | None = None,
 ) -> None:
-    """Write report.html. `tried`: the rows of the search log, in their order."""
+    """Write report.html.
+
+    `tried`: the rows of the search log, in their order. `shown`: a PNG of the answers to some test
+    images, where a task can be looked at.
+    """
     page.write_page(
         path,
         f"{result['settings']['model']} on {result['device']['name']}",
         [
             page.table(*result_rows(result)),
+            *_looked_at(shown),
             page.heading("Where the time went"),
             _layers(latency, architecture),
             page.heading("The widths chosen"),
             _widths(latency, architecture),
             *_search(result, tried, architecture),
-            *_training(result["training"]),
+            *_training(result["training"], result.get("metric", "accuracy")),
             *_deploy(latency),
             *_reproduce(result),
         ],
@@ -49,8 +55,12 @@ def write_report(
 def result_rows(result: dict) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of the one table that tells a run: asked, predicted, measured, accuracy."""
     asked, predicted, measured = (result[name] for name in ("asked", "predicted", "measured"))
+    details = result.get("details", {})
     accuracy = {
-        name: f"{value:.2%}" for name, value in result["accuracy"].items() if name != "test_images"
+        name: f"{value:.2%}"
+        + "".join(f" ({share:.2%} {word})" for word, share in details.get(name, {}).items())
+        for name, value in result["accuracy"].items()
+        if name != "test_images"
     }
     in_int8 = "dense_int8" in accuracy
     final, named = ("exported", "in INT8") if in_int8 else ("fine_tuned", "fine-tuned")
@@ -180,7 +190,18 @@ def _front(result: dict) -> str:
     return f" A front of {result['front']} networks, none surpassed by a faster one: front.json."
 
 
-def _training(epochs: Sequence[dict]) -> list[str]:
+def _looked_at(shown: bytes | None) -> list[str]:
+    """What the networks answer to some test images."""
+    if shown is None:
+        return []
+    return [
+        page.heading("Some test images"),
+        page.paragraph("From left to right: the truth, the dense network, the pruned one."),
+        page.png(shown, "test images with the boxes that were labelled and found"),
+    ]
+
+
+def _training(epochs: Sequence[dict], metric: str) -> list[str]:
     """The course of fine-tuning, if there was any: loss and accuracies, epoch by epoch."""
     if not epochs:
         return []
@@ -191,7 +212,7 @@ def _training(epochs: Sequence[dict]) -> list[str]:
         page.pictures(
             {
                 "Loss": pictures.loss_course([epoch["loss"] for epoch in epochs]),
-                "Images right": pictures.accuracy_course(
+                "Images right" if metric == "accuracy" else "Score": pictures.accuracy_course(
                     [epoch["accuracy"] for epoch in epochs],
                     [epoch["held_out"] for epoch in epochs],
                 ),
@@ -199,7 +220,8 @@ def _training(epochs: Sequence[dict]) -> list[str]:
         ),
         page.paragraph(
             f"{len(epochs)} epochs, {spent_s / 60:.1f} minutes in training steps: loss "
-            f"{first['loss']:.3f} → {last['loss']:.3f}, training images right "
+            f"{first['loss']:.3f} → {last['loss']:.3f}, of training images "
+            f"{'right' if metric == 'accuracy' else 'a quick stand-in for ' + metric} "
             f"{first['accuracy']:.1%} → {last['accuracy']:.1%}."
         ),
     ]

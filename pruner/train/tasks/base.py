@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,16 @@ class Metric(Protocol):
 
     def compute(self) -> float: ...
 
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A metric that has more to tell of test images."""
+
     def details(self) -> dict[str, float]:
-        """What else is told of test images, by name; shares of 1."""
+        """By name; shares of 1, as `compute` gives one."""
 
 
+@runtime_checkable
 class VisionTask(Protocol):
     """A task with its settings. Losses are means over a batch, as tensors of one number."""
 
@@ -54,6 +60,14 @@ class VisionTask(Protocol):
 
     def check(self, model: nn.Module, shape: tuple[int, int, int], data: Data) -> None:
         """Raise DataError unless the model can be trained on such data."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A task whose answers can be looked at."""
+
+    def pictured(self, images: Tensor, answers: Sequence[Answer], targets: Targets) -> bytes:
+        """A PNG file: a row an image (n, 3, h, w); the truth, then the answers side by side."""
 
 
 @dataclass(frozen=True)

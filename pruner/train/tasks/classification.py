@@ -31,9 +31,6 @@ class ShareRight:
     def compute(self) -> float:
         return self._right / self._seen
 
-    def details(self) -> dict[str, float]:
-        return {}
-
 
 class Classification:
     """Answers are (images, classes), targets (images,) class numbers."""

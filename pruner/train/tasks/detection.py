@@ -30,6 +30,8 @@ from pruner.train.tasks.yolo import (
 )
 
 STRIDE = 32  # pixels of the coarsest map's cells
+CLEAR = 0.4  # score of the boxes that pictures show
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#469990", "#9a6324", "#808000")
 MOST_FOUND = 100  # boxes an image, as COCO counts them
 
 
@@ -141,6 +143,31 @@ class Detection:
 
     def as_answer(self, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         return tuple(outputs)
+
+    def pictured(
+        self, images: Tensor, answers: Sequence[Sequence[Tensor]], targets: list[Boxes]
+    ) -> bytes:
+        """Boxes in the colours of their classes; of answers those scored CLEAR or more."""
+        from torchvision.io import encode_png
+        from torchvision.utils import draw_bounding_boxes, make_grid
+
+        columns = [list(targets), *(self._clear(answer) for answer in answers)]
+        cells = []
+        for row, image in enumerate(images):
+            for column in columns:
+                boxes, pixels = column[row], (image * 255).round().to(torch.uint8)
+                colours = [COLOURS[number % len(COLOURS)] for number in boxes.classes.tolist()]
+                cells.append(
+                    draw_bounding_boxes(pixels, boxes.corners, colors=colours, width=2)
+                    if len(boxes)
+                    else pixels
+                )
+        grid = make_grid(torch.stack(cells), nrow=len(columns), padding=4, pad_value=255)
+        return bytes(encode_png(grid).numpy())
+
+    def _clear(self, answer: Sequence[Tensor]) -> list[Boxes]:
+        kept = [(found.boxes, found.scores >= CLEAR) for found in self.found(answer)]
+        return [Boxes(boxes.corners[clear], boxes.classes[clear]) for boxes, clear in kept]
 
     def found(self, answer: Sequence[Tensor]) -> list[Found]:
         """The boxes of every image, overlapping ones removed."""
