@@ -11,6 +11,7 @@ import torch
 import typer
 from torch import nn
 
+from lookup_tables.storage.files import write_whole
 from pruner import RunError, TraceError, models
 from pruner.cli.options import (
     DataDirOption,
@@ -30,10 +31,12 @@ from pruner.graph.trace import trace as trace_model
 from pruner.run.folder import RunFolder
 from pruner.run.kernels import judged_file, library
 from pruner.run.prune import load_run
+from pruner.train import darknet
 from pruner.train.accuracy import details_of, judged, onnx_accuracy
-from pruner.train.export import export_onnx
+from pruner.train.export import export_onnx, tensors_of
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
+from pruner.train.tasks.detection import Detection
 from pruner.train.weights import load_weights
 
 
@@ -144,13 +147,22 @@ def evaluate(
 
 def export(
     run: Annotated[Path, typer.Option(help="The folder of a fine-tuned run.")],
-    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    out: Annotated[Path, typer.Option(help="The .onnx or .weights file to write.")],
     batch: Annotated[int, typer.Option(min=1, help="Images per inference.")] = 1,
     half: Annotated[bool, typer.Option("--half", help="Half precision.")] = False,
 ) -> None:
-    """Export a run's network as ONNX for another batch size, or in half precision."""
+    """Export a run's network: ONNX for another batch size or in half precision, or Darknet's files.
+
+    FILE.weights writes FILE.cfg beside it.
+    """
+    if out.suffix == darknet.SUFFIX:
+        _export_darknet(run, out)
+        return
     if out.suffix != ".onnx":
-        raise RunError(f"--out {out}: networks are written as ONNX; end it in .onnx")
+        raise RunError(
+            f"--out {out}: networks are written as ONNX (.onnx), detectors also as Darknet's files "
+            f"({darknet.SUFFIX})"
+        )
     shape = tuple(RunFolder.open(run).origin()["input_shape"])
     difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")
     print(f"{out}: batch {batch}, largest difference from PyTorch {difference:.1e}")
@@ -159,6 +171,28 @@ def export(
         print("not in INT8: only the run's own files are calibrated")
     elif block and not half:
         print(f"for its kernels: latprof kernels convert {out} --block {block} --out FILE.onnx")
+
+
+def _export_darknet(run: Path, out: Path) -> None:
+    """A detector's list of layers and its weights."""
+    opened = RunFolder.open(run)
+    task = task_by(opened.settings.task, opened.settings.task_settings)
+    if not isinstance(task, Detection):
+        raise RunError(f"--out {out}: Darknet's files are for detectors; end it in .onnx")
+    shape = tuple(opened.origin()["input_shape"])
+    traced = trace_model(load_run(run), shape, "pruned")
+    modules = dict(traced.module.named_modules())
+    pairs: list[darknet.Pair] = []
+    for layer in traced.network.layers:
+        conv, norm = modules.get(layer.name), modules.get(traced.batch_norms.get(layer.name, ""))
+        if isinstance(conv, nn.Conv2d):
+            pairs.append((conv, norm if isinstance(norm, nn.BatchNorm2d) else None))
+    maps = len(tensors_of(traced.module(torch.zeros(1, *shape))))
+    anchors = task.anchors(maps, shape[-1])
+    listed = darknet.configuration(traced.network, pairs, anchors, opened.origin()["classes"])
+    darknet.write_darknet(pairs, out)
+    write_whole(out.with_suffix(".cfg"), listed)
+    print(f"{out}: {len(pairs)} convolutions; {out.with_suffix('.cfg')} lists the layers")
 
 
 def _onnx_accuracy(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lookup_tables.storage.files import write_whole
 from pruner import ModelError
+from pruner.train import darknet
 
 SAFETENSORS = ".safetensors"
 # Of checkpoints that hold more, in this order: a copy that follows the weights comes last.
@@ -40,7 +41,9 @@ UNREADABLE = (
 
 
 def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> str:
-    """Fill a model from a .safetensors, .th, .pt or .pth file; returns what form it has, in words.
+    """Fill a model from a .safetensors, .th, .pt, .pth or Darknet's .weights file.
+
+    Returns what form it has, in words.
 
     With `but_head` the file may tell other classes apart: the one layer that has another number of
     outputs stays as it is. Raises ModelError if the file is missing, broken or of another model.
@@ -49,6 +52,8 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     all names begin with is dropped where it is of WRAPPERS, and so are a profiler's counters.
     Half-precision weights are widened. No code of the file is run.
     """
+    if Path(path).suffix == darknet.SUFFIX and Path(path).is_file():
+        return darknet.read_darknet(model, Path(path), part=but_head)
     read, form = _read(Path(path))
     every = model.state_dict()
     own = {name: every[name] for name in _names(model)}

@@ -217,16 +217,20 @@ class Detection:
 
     def _read_by(self, answer: Sequence[Tensor]) -> tuple[int, Anchors]:
         """(side of the images, anchors)."""
-        maps, side = len(answer), STRIDE * answer[0].shape[-1]
+        side = STRIDE * answer[0].shape[-1]
+        return side, self.anchors(len(answer), side)
+
+    def anchors(self, maps: int, side: int) -> Anchors:
+        """Of a detector with so many maps for images of that side; raises ValueError."""
         if self.settings.anchors == "published":
             if maps not in PUBLISHED:
                 raise ValueError(f"none are published for {maps} maps; give your own")
             scale = side / PUBLISHED_SIDE
-            return side, tuple((w * scale, h * scale) for w, h in PUBLISHED[maps])
+            return tuple((w * scale, h * scale) for w, h in PUBLISHED[maps])
         anchors = parsed(self.settings.anchors)
         if len(anchors) != PER_MAP * maps:
             raise ValueError(f"{maps} maps need {PER_MAP * maps}, found {len(anchors)}")
-        return side, anchors
+        return anchors
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:
