@@ -15,7 +15,7 @@ METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
-.PHONY: help setup demo test check fuzz oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
+.PHONY: help setup demo demo-detect test check fuzz oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
   docs notebooks clean
 
 help: ## This list
@@ -42,6 +42,14 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 	$(BIN)/pruner train --model digits_resnet --data digits --epochs 20 --out runs/demo/dense.safetensors
 	$(BIN)/pruner prune --model digits_resnet --weights runs/demo/dense.safetensors --data digits \
 	  --table runs/demo/table --speedup 1.5 --episodes 60 --epochs 5 --out runs/demo/run
+
+demo-detect: setup ## The same for a small detector, on pictures that are drawn here, by ABCP
+	$(BIN)/latprof profile --network shapes_yolov3 --budget 60s --out runs/demo-detect/table
+	$(BIN)/pruner train --model shapes_yolov3 --data shapes --image-size 96 --task detection \
+	  --epochs 15 --batch 16 --rate 0.02 --out runs/demo-detect/dense.safetensors
+	$(BIN)/pruner prune --model shapes_yolov3 --weights runs/demo-detect/dense.safetensors --data shapes \
+	  --image-size 96 --task detection --table runs/demo-detect/table --speedup 1.8 --method abcp --depth \
+	  --episodes 40 --epochs 8 --batch 16 --rate 0.02 --out runs/demo-detect/run
 
 test: setup ## All tests that need neither a GPU nor a browser
 	$(BIN)/pytest -n 2 --dist worksteal

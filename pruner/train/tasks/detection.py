@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -148,7 +150,6 @@ class Detection:
         self, images: Tensor, answers: Sequence[Sequence[Tensor]], targets: list[Boxes]
     ) -> bytes:
         """Boxes in the colours of their classes; of answers those scored CLEAR or more."""
-        from torchvision.io import encode_png
         from torchvision.utils import draw_bounding_boxes, make_grid
 
         columns = [list(targets), *(self._clear(answer) for answer in answers)]
@@ -163,7 +164,9 @@ class Detection:
                     else pixels
                 )
         grid = make_grid(torch.stack(cells), nrow=len(columns), padding=4, pad_value=255)
-        return bytes(encode_png(grid).numpy())
+        png = io.BytesIO()
+        Image.fromarray(grid.permute(1, 2, 0).numpy()).save(png, format="PNG")
+        return png.getvalue()
 
     def _clear(self, answer: Sequence[Tensor]) -> list[Boxes]:
         kept = [(found.boxes, found.scores >= CLEAR) for found in self.found(answer)]
