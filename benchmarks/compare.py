@@ -50,12 +50,18 @@ def main(
     episodes: int = 300,
     epochs: int = 30,
     rate: float = Settings.model_fields["learning_rate"].default,
+    batch: int = Settings.model_fields["batch"].default,
+    data: str = "cifar10",
+    task: str = "classification",
+    anchors: Annotated[str | None, typer.Option(help="of a detector")] = None,
+    image_size: Annotated[int | None, typer.Option(help="of a detector's images")] = None,
     unseen: Annotated[bool, typer.Option(help="fine-tune without the held-out images")] = False,
     out: Path = Path("runs/compare"),
 ) -> None:
     base = settings(
         model, weights, data_dir, table, speedup=speedup[0], depth=depth, episodes=episodes,
-        epochs=epochs, learning_rate=rate, patience=epochs if unseen else 0,
+        epochs=epochs, learning_rate=rate, patience=epochs if unseen else 0, batch=batch,
+        data=data, task=task, anchors=anchors, image_size=image_size,
     )  # fmt: skip
     asks = (question, layer_criterion) if question else None
     methods = [*(methods_of(*asks) if asks else ()), *(method or ())]

@@ -19,16 +19,16 @@ from pruner.run.settings import Settings
 from pruner.search.searcher import Scored, Searcher
 
 Weights = Annotated[Path, typer.Option(help="of the dense network")]
-DataDir = Annotated[Path, typer.Option(help="the folder that holds CIFAR-10")]
+DataDir = Annotated[Path, typer.Option(help="the folder that holds the data set")]
 Table = Annotated[Path, typer.Option(help="this machine's table")]
 
 
 def settings(model: str, weights: Path, data_dir: Path, table: Path, **others) -> Settings:
-    """Those of a pruning run on CIFAR-10."""
-    return Settings(
-        model=model, weights=str(weights), data="cifar10", data_dir=str(data_dir),
-        table=str(table), **others,
-    )  # fmt: skip
+    """Those of a pruning run, on CIFAR-10 unless told otherwise."""
+    told = {"data": "cifar10"} | others
+    return Settings.of(
+        model=model, weights=str(weights), data_dir=str(data_dir), table=str(table), **told
+    )
 
 
 def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) -> Journey:

@@ -123,6 +123,7 @@ def regret(
     seeds: int = 5,
     episodes: int = 300,
     depth: bool = True,
+    label: Annotated[str, typer.Option(help="of a result file of its own")] = "",
 ) -> None:
     """Methods and their variants are named as `pruner compare` names them."""
     recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
@@ -143,7 +144,7 @@ def regret(
         "of": problem(base) | {"predictor": PREDICTOR}, "episodes": episodes,
         "dense": surrogate.dense, "optimum": surrogate(best),
     }  # fmt: skip
-    label = f"regret_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
+    label = f"regret{label}_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
     results = _known(label, asked)
     for name in method or DEFAULT:
         chosen, found = variant(base, name), []
