@@ -1,0 +1,1 @@
+"""Detection data: pictures with boxes, from files in three layouts or drawn here."""
