@@ -400,9 +400,9 @@ def compare(what: str, folder: str = "compare") -> Iterator[Row]:
             yield [f"`{row['method']}`, {row['asked']:g}× asked", "not reached", *[""] * 5]
 
 
-def regret() -> Iterator[Row]:
+def regret(label: str = "") -> Iterator[Row]:
     """Searches where the optimum is known: what accuracy they miss, mean and worst of all seeds."""
-    found = {s: _read(f"regret_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
+    found = {s: _read(f"regret{label}_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
     yield ["search", *(f"{speedup}×: regret, mean (worst)" for speedup in found)]
     names = {name: one["mean"] for methods in found.values() for name, one in methods.items()}
     for method in sorted(names, key=lambda name: (names[name], name)):
@@ -636,6 +636,33 @@ def others_pruned() -> Iterator[Row]:
         ]  # fmt: skip
 
 
+def abcp_networks() -> Iterator[Row]:
+    """ABCP's published networks beside the same ones cut here."""
+    yield [
+        "network", "classes", "convolutions", "shortcuts", "M parameters", "published", "GFLOPs",
+        "published",
+    ]  # fmt: skip
+    for name, row in _read("abcp_networks")["networks"].items():
+        yield [
+            name, str(row["classes"]), str(row["convolutions"]), str(row["shortcuts"]),
+            f"{row['mparams']:.3f}", f"{row['published_mparams']:.3f}", f"{row['gflops']:.3f}",
+            f"{row['published_gflops']:.3f}",
+        ]  # fmt: skip
+
+
+def detectors() -> Iterator[Row]:
+    """Detectors that were trained here, and how much faster the smaller ones are."""
+    yield ["detector", "M parameters", "GMACs", "mAP@0.5", "mAP@0.5:0.95", "ms", "speedup"]
+    rows = _read("detectors")["rows"]
+    for row in rows:
+        own = row if "ms" in row else {"ms": rows[-1].get("first_ms"), "speedup": 1.0}
+        yield [
+            f"`{row['model']}`", f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.2f}",
+            f"**{row['map_50']:.2%}**", f"{row['mAP@0.5:0.95']:.2%}",
+            _three(own["ms"]) if own["ms"] else "", f"{own['speedup']:.1f}×",
+        ]  # fmt: skip
+
+
 def depths() -> Iterator[Row]:
     """Predicted against measured where whole layers go."""
     yield [
@@ -732,8 +759,11 @@ MAKERS = {
         depths,
         merging,
         layer_rank,
+        abcp_networks,
+        detectors,
     )
 }
+MAKERS["regret_abcp"] = partial(regret, "_abcp")
 MAKERS["sparse_tables_int8"] = partial(sparse_tables, "sparse_tables_int8")
 MAKERS["sparse_networks_int8"] = partial(sparse_networks, "sparse_networks_int8")
 MAKERS["rule_cost_any_core"] = partial(rule_cost, "rule_cost_any_core")

@@ -9,12 +9,14 @@ import typer
 
 from pruner import DataError
 from pruner.cli.options import DataDirOption, DataOption, ImageSizeOption
+from pruner.cli.progress import console, progress
 from pruner.data import load_data
 from pruner.data.detection.boxes import Boxes
 from pruner.train.tasks.detection import told
 from pruner.train.tasks.yolo import PER_MAP, cluster
 
 ROUNDS = 4  # over the training images, each augmented otherwise
+AT_ONCE = 32  # images
 
 
 def anchors(
@@ -27,16 +29,30 @@ def anchors(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the clustering.")] = 0,
 ) -> None:
     """Find anchors by k-means over the boxes that training shows, augmented as it shows them."""
-    images = load_data(data, data_dir, image_size=image_size).train
-    everything = torch.arange(len(images))
-    sides = []
-    for number in range(ROUNDS):
-        _, targets = images.batch(everything, seed + number)
-        if not (isinstance(targets, list) and all(isinstance(t, Boxes) for t in targets)):
-            raise DataError(f"{data} has no boxes; anchors are for detection")
-        sides += [boxes.sides for boxes in targets]
+    images = load_data(data, data_dir, image_size=image_size)
+    for note in images.notes:
+        console.print(f"{data}: {note}", highlight=False, soft_wrap=True)
+    train, sides = images.train, []
+    if not _shows_boxes(train.batch(torch.arange(1))[1]):
+        raise DataError(f"{data} has no boxes; anchors are for detection")
+    some = torch.arange(len(train)).split(AT_ONCE)
+    with progress() as bar:
+        shown = bar.add_task("looking at boxes", total=ROUNDS * len(some), text="")
+        for number in range(ROUNDS):
+            for part, indices in enumerate(some):
+                _, targets = train.batch(indices, seed + number * len(some) + part)
+                sides += [boxes.sides for boxes in targets]
+                bar.advance(shown)
+    everything = torch.cat(sides)
     try:
-        found = cluster(torch.cat(sides), PER_MAP * maps, seed=seed)
-    except ValueError as error:
-        raise DataError(f"{data}: {error}; that is too few") from None
+        found = cluster(everything, PER_MAP * maps, seed=seed)
+    except ValueError:
+        raise DataError(
+            f"{data}: {PER_MAP * maps} anchors need as many different boxes; found "
+            f"{len(torch.unique(everything, dim=0))}"
+        ) from None
     print(told(found))
+
+
+def _shows_boxes(targets: object) -> bool:
+    return isinstance(targets, list) and all(isinstance(each, Boxes) for each in targets)

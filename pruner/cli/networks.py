@@ -23,7 +23,7 @@ from pruner.cli.options import (
     task_by,
 )
 from pruner.cli.progress import console
-from pruner.data import load_data
+from pruner.data import IMAGE_SIZE, load_data
 from pruner.data.images import Images
 from pruner.graph.capture import drop_paths
 from pruner.graph.check import require_right_cuts
@@ -113,10 +113,17 @@ def evaluate(
     others = (model, weights)
     if not (all(others) if run is None else not any(others)):
         raise RunError("give either --model with --weights, or --run")
-    if run is not None and RunFolder.open(run).settings.data == data:
-        normalisation = RunFolder.open(run).settings.normalisation
-        image_size = RunFolder.open(run).settings.image_size
+    if run is not None and (told := RunFolder.open(run).settings).data == data:
+        normalisation = told.normalisation
+        if image_size not in (None, told.image_size):
+            raise RunError(
+                f"--image-size {image_size}: the run's network is for images of "
+                f"{told.image_size or IMAGE_SIZE}; leave it out"
+            )
+        image_size = told.image_size
     images = load_data(data, data_dir, normalisation=normalisation, image_size=image_size)
+    for note in images.notes:
+        console.print(f"{data}: {note}", highlight=False, soft_wrap=True)
     if run is not None:
         built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
@@ -188,7 +195,13 @@ def _export_darknet(run: Path, out: Path) -> None:
         if isinstance(conv, nn.Conv2d):
             pairs.append((conv, norm if isinstance(norm, nn.BatchNorm2d) else None))
     maps = len(tensors_of(traced.module(torch.zeros(1, *shape))))
-    anchors = task.anchors(maps, shape[-1])
+    anchors = task.anchors(maps)
+    for path, module in modules.items():
+        if isinstance(module, nn.LeakyReLU) and module.negative_slope != darknet.LEAKY:
+            raise RunError(
+                f"--out {out}: {path} has the slope {module.negative_slope:g}; Darknet's leaky "
+                f"ReLU has {darknet.LEAKY:g}"
+            )
     listed = darknet.configuration(traced.network, pairs, anchors, opened.origin()["classes"])
     darknet.write_darknet(pairs, out)
     write_whole(out.with_suffix(".cfg"), listed)

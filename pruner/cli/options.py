@@ -44,7 +44,7 @@ ImageSizeOption = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="For voc, yolo and coco: pixels of the square that images are resized to. "
+        help="For pictures with boxes: pixels of the square that images are resized to. "
         f"Usually {IMAGE_SIZE}.",
     ),
 ]

@@ -18,7 +18,7 @@ from pruner.cli.options import (
     task_by,
 )
 from pruner.cli.progress import interruptible, progress
-from pruner.data import load_data
+from pruner.data import IMAGE_SIZE, load_data
 from pruner.run.origin import digests
 from pruner.train.accuracy import accuracy
 from pruner.train.finetune import Recipe, fine_tune
@@ -69,15 +69,18 @@ def train(
     )  # fmt: skip
     made = task_by(task, words)
     how = recipe.told(made)
-    of = data if normalisation == "imagenet" else f"{data} normalised by {normalisation}"
-    of += "" if image_size is None else f" at {image_size}"
-    of += "" if task == "classification" else f" for {task}"
+    of = "".join(data.rpartition(":")[1:])
+    of += "" if normalisation == "imagenet" else f" normalised by {normalisation}"
+    of += f" at {image_size}" if image_size not in (None, IMAGE_SIZE) else ""
+    of += "" if task == "classification" else f" for {''.join(task.rpartition(':')[1:])}"
+    begun = _begun_from(model, data, of, weights, task)
+    trained = f"{begun}, {how}{', fp16' if half else ''}"
     if out.exists():
-        before, now = made_by(out), _training_of(model, of, weights, how, half)
-        if before not in (None, now):
+        before = made_by(out)
+        if before not in (None, trained):
             raise RunError(
-                f"{out} comes from another training ({before}; now {now}). Give another --out, or "
-                "delete it"
+                f"{out} comes from another training ({before}; now {trained}). Give another "
+                "--out, or delete it"
             )
         print(f"{out} exists already")
         return
@@ -102,22 +105,18 @@ def train(
                 shown, completed=step, total=total, text=text
             ),
             held_out=images.held_out,
-            begun_from=_begun_from(model, of, weights),
+            begun_from=begun,
             task=made,
         )
-    save_weights(built, out, half, _training_of(model, of, weights, how, half))
+    save_weights(built, out, half, trained)
     checkpoint.unlink(missing_ok=True)
     score = accuracy(built, images.held_out, task=made)
     print(f"{out}: {score:.2%} on held-out training images")
 
 
-def _begun_from(model: str, data: str, weights: Path | None) -> str:
+def _begun_from(model: str, data: str, of: str, weights: Path | None, task: str) -> str:
     """What a training begins from: files by what they hold, wherever they lie."""
-    named, of = ("".join(name.rpartition(":")[1:]) for name in (model, data))
-    found = [f"{name} {sha256[:12]}" for name, sha256 in digests(model, data, weights).items()]
+    named = "".join(model.rpartition(":")[1:])
+    files = digests(model, data, weights, task)
+    found = [f"{name} {sha256[:12]}" for name, sha256 in files.items()]
     return f"{named} on {of}, {', '.join(found) or 'from scratch'}"
-
-
-def _training_of(model: str, data: str, weights: Path | None, how: str, half: bool) -> str:
-    """What decides the weights that `pruner train` writes."""
-    return f"{_begun_from(model, data, weights)}, {how}{', fp16' if half else ''}"

@@ -41,7 +41,7 @@ from lookup_tables.registry import Registry
 from pruner import RunError, SearchError
 from pruner.criteria.taylor import all_learn, gate_gradient
 from pruner.criteria.writers import by_filter, filters
-from pruner.data.images import Images, Targets, batches
+from pruner.data.images import Images, Targets, at_once, batches
 from pruner.graph.surgery import ends, weight_of
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
@@ -281,7 +281,7 @@ def _gradients(trace: Trace, images: Images, task: VisionTask) -> Iterator[None]
     """After every batch, with the gradients of its mean loss in place."""
     model = trace.module.eval()
     with on_processor(model) as here, all_learn(model):
-        for x, targets in batches(images, BATCH, IMAGES):
+        for x, targets in batches(images, at_once(images, BATCH), IMAGES):
             model.zero_grad(set_to_none=True)
             task.loss(model(here(x)), here(targets)).backward()
             yield
@@ -303,7 +303,8 @@ def imprinting(trace: Trace, blocks: Collection[Block], images: Images, task: Vi
     model = trace.module.eval()
     with on_processor(model) as here, torch.no_grad():
         for judged in (False, True):
-            for number, (x, targets) in enumerate(batches(images, BATCH, 2 * IMAGES)):
+            drawn = batches(images, at_once(images, BATCH), 2 * IMAGES)
+            for number, (x, targets) in enumerate(drawn):
                 if bool(number % 2) is not judged:
                     continue
                 features = _Watching(model, watched).of(here(x))
@@ -324,7 +325,7 @@ def imprinting(trace: Trace, blocks: Collection[Block], images: Images, task: Vi
 def _classes(images: Images) -> int:
     """How many classes the first images have; raises SearchError for other targets."""
     classes = 0
-    for _, targets in batches(images, BATCH, 2 * IMAGES):
+    for _, targets in batches(images, at_once(images, BATCH), 2 * IMAGES):
         known = isinstance(targets, Tensor) and targets.dim() == 1
         if not known or targets.is_floating_point():
             raise SearchError(

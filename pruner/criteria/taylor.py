@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pruner.criteria.writers import by_filter, of_groups
-from pruner.data.images import Images, batches
+from pruner.data.images import Images, at_once, batches
 from pruner.graph.surgery import weight_of
 from pruner.graph.trace import Trace
 from pruner.train.compute import on_processor
@@ -109,7 +109,7 @@ def _squares(
     parts = _writers(trace)
     sparse = trace.network.sparse_layers if block else ()
     with on_processor(model) as here, all_learn(model):
-        for x, targets in batches(images, BATCH, IMAGES):
+        for x, targets in batches(images, at_once(images, BATCH), IMAGES):
             model.zero_grad(set_to_none=True)
             task.loss(model(here(x)), here(targets)).backward()
             for layer, norm in parts:

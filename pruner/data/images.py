@@ -14,6 +14,7 @@ MARKED = 16  # images of a part by which a continued run knows its data set agai
 SECOND = 0x5DEECE66  # what a joined set's second part adds to a seed: its images vary otherwise
 
 
+LARGE = 224 * 224  # pixels; batches of larger images must fit into memory as well
 Targets = Any  # see `Images.batch`
 
 
@@ -83,6 +84,14 @@ def _in_order(parts: Sequence[Targets], order: Tensor) -> Targets:
         return torch.cat(list(parts))[order]
     joined = [target for part in parts for target in part]
     return [joined[index] for index in order.tolist()]
+
+
+def at_once(images: Images, most: int) -> int:
+    """How many images a batch may have: `most` of up to LARGE pixels, fewer of larger ones."""
+    if not len(images):
+        return most
+    height, width = images.batch(torch.arange(1))[0].shape[2:]
+    return max(1, min(most, most * LARGE // (height * width)))
 
 
 def batches(

@@ -42,7 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pruner.data.images import Images, batches
+from pruner.data.images import Images, at_once, batches
 from pruner.graph.capture import first_call
 from pruner.graph.masks import Thinning, Weighed
 from pruner.graph.shortcuts import Heir, heirs
@@ -205,7 +205,7 @@ class Reconstruction:
         measuring = _Measuring(self.trace, self._heirs, generator)
         count = 0
         with on_processor(self.trace.module.eval()) as here, torch.no_grad():
-            for x, _ in batches(images, BATCH, IMAGES):
+            for x, _ in batches(images, at_once(images, BATCH), IMAGES):
                 measuring.see(here(x))
                 count += len(x)
         self._moments = {path: moment / count for path, moment in measuring.moments.items()}

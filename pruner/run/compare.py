@@ -114,7 +114,7 @@ def compare_methods(
     twice = [name for name, count in Counter(m.label for m in members).items() if count > 1]
     if twice:
         raise RunError(f"--member {twice[0]} is given twice; give each network once")
-    data = base.read_data()
+    data = base.read_data(report)
     for member in members:
         _built(base, member, data)
     out.mkdir(parents=True, exist_ok=True)

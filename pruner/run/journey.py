@@ -59,10 +59,7 @@ class Journey:
     @cached_property
     def data(self) -> Data:
         self.report("load", 0, 1, f"reading {self.settings.data}")
-        data = self.settings.read_data()
-        for note in data.notes:
-            self.report("load", 1, 1, note)
-        return data
+        return self.settings.read_data(self.report)
 
     @cached_property
     def recalibrated_by(self) -> Images:

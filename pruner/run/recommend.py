@@ -85,7 +85,7 @@ def recommend(
     twice = [way.name for way in ways if sum(each.name == way.name for each in ways) > 1]
     if twice:
         raise RunError(f"two tables price the same ({twice[0]}); give one of them")
-    data = base.read_data()
+    data = base.read_data(report)
     journeys = {table: Journey(base.varied(table=table), report) for table in opened}
     for journey in journeys.values():
         journey.data = data

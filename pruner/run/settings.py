@@ -7,7 +7,7 @@ its registry, and is kept under `method_settings`, `criterion_settings` and `tas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -67,7 +67,8 @@ class Settings(BaseModel):
         description=f"{', '.join(models.MODELS)}, or file.py:factory."
     )
     weights: Annotated[str, Shown(_MODEL, is_path=True)] = Field(
-        description="The trained weights: .safetensors, .th or .pt."
+        description="The trained weights: .safetensors, .th or .pt; of detectors also Darknet's "
+        ".weights."
     )
     data: Annotated[str, Shown(_MODEL)] = Field(
         description=f"{', '.join(DATA_SETS)}, or file.py:function."
@@ -84,7 +85,7 @@ class Settings(BaseModel):
     image_size: Annotated[int | None, Shown(_MODEL)] = Field(
         None,
         ge=1,
-        description="For voc, yolo and coco: pixels of the square that images are resized to. "
+        description="For pictures with boxes: pixels of the square that images are resized to. "
         f"Usually {IMAGE_SIZE}.",
     )
     task: Annotated[str, Shown(_MODEL)] = Field(
@@ -274,14 +275,17 @@ class Settings(BaseModel):
         entry = CHOICES[field][getattr(self, field)]
         return entry.settings(**getattr(self, f"{field}_settings"))
 
-    def read_data(self) -> Data:
-        """The data set that they name; raises DataError."""
-        return load_data(
+    def read_data(self, report: Callable[[str, int, int, str], None]) -> Data:
+        """The data set that they name; raises DataError. `report` hears what was left out."""
+        data = load_data(
             self.data,
             self.data_dir,
             normalisation=self.normalisation,
             image_size=self.image_size,
         )
+        for note in data.notes:
+            report("load", 1, 1, note)
+        return data
 
     @property
     def searched_by(self) -> Method:

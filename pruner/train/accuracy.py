@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pruner.data.images import Images, batches
+from pruner.data.images import Images, at_once, batches
 from pruner.train.compute import fast_arithmetic, on_processor
 from pruner.train.tasks.base import Answer, Detailed, Metric, VisionTask
 from pruner.train.tasks.classification import CLASSIFIED
@@ -66,9 +66,8 @@ def score(
         fast_arithmetic(),
         _statistics_of_the_batch(model),
     ):
-        return _judged(
-            lambda x: _on_host(model(here(x))), images, count, task, _even(count)
-        ).compute()
+        batch = _even(count, images)
+        return _judged(lambda x: _on_host(model(here(x))), images, count, task, batch).compute()
 
 
 @contextmanager
@@ -137,16 +136,16 @@ def recalibrate(model: nn.Module, images: Images, count: int, fast: bool = False
         norm.momentum = None  # a plain average over batches
         norm.train()
     with on_processor(model) as here, torch.no_grad(), fast_arithmetic(fast):
-        for x, _ in batches(images, _even(min(count, len(images))), count):
+        for x, _ in batches(images, _even(min(count, len(images)), images), count):
             model(here(x))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
 
 
-def _even(count: int) -> int:
-    """A batch of at most BATCH: all batches count alike, so none may be a small rest."""
-    return math.ceil(count / math.ceil(count / BATCH))
+def _even(count: int, images: Images) -> int:
+    """As large a batch as there may be: all count alike, so none may be a small rest."""
+    return math.ceil(count / math.ceil(count / at_once(images, BATCH)))
 
 
 def _judged(
@@ -154,10 +153,10 @@ def _judged(
     images: Images,
     count: int | None,
     task: VisionTask,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Metric:
     metric = task.metric()
-    for x, targets in batches(images, batch, count):
+    for x, targets in batches(images, batch or at_once(images, BATCH), count):
         metric.update(run(x), targets)
     return metric
 

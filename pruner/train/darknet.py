@@ -8,6 +8,7 @@ Neural Networks in C", pjreddie.com/darknet.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,13 +23,20 @@ from lookup_tables.storage.files import write_whole
 from pruner import ExportError, ModelError
 
 SUFFIX = ".weights"
+OF_A_PART = re.compile(r"\.conv\.\d+$")  # darknet53.conv.74: the first convolutions of a network
 MAJOR, MINOR, REVISION = 0, 2, 5
 WRITTEN = struct.Struct("<3iQ")
 ACTIVATIONS = {"leaky_relu": "leaky", "none": "linear", "relu": "relu", "mish": "mish",
                "silu": "swish"}  # fmt: skip
+LEAKY = 0.1  # slope of Darknet's leaky ReLU
 PER_MAP = 3  # anchors
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d | None]
+
+
+def is_one(path: Path) -> bool:
+    """Whether a file is called as Darknet's weights are."""
+    return path.suffix == SUFFIX or OF_A_PART.search(path.name) is not None
 
 
 def convolutions(model: nn.Module) -> list[Pair]:
@@ -54,7 +62,9 @@ def read_darknet(model: nn.Module, path: Path, part: bool = False) -> str:
     """Fill a model from a .weights file; returns what was read, in words.
 
     A `part` may end with any convolution, as published backbones do: what comes behind stays as it
-    is. Raises ModelError for a file that is cut short, too long, or of another model.
+    is. Nor need its heads, the convolutions without BatchNorm, tell as many classes apart: they
+    stay as they are then. Raises ModelError for a file that is cut short, too long, or of another
+    model.
     """
     content = path.read_bytes()
     header = 20 if len(content) >= 12 and _counts_in_8_bytes(content) else 16
@@ -62,11 +72,17 @@ def read_darknet(model: nn.Module, path: Path, part: bool = False) -> str:
         raise ModelError(f"{path}: not a Darknet weights file, or cut short")
     numbers = torch.from_numpy(np.frombuffer(content, dtype="<f4", offset=header).copy())
     if not numbers.isfinite().all():
-        raise ModelError(f"{path}: holds numbers that are none; it is damaged, or no weights file")
+        raise ModelError(f"{path} holds NaN or infinity; it is damaged, or is not a weights file")
     at, pairs = 0, convolutions(model)
+    read: list[tuple[Tensor, Tensor]] = []
+    other = _other_outputs(pairs, len(numbers)) if part else None
     for done, (conv, norm) in enumerate(pairs):
         if at == len(numbers) and part and done:
+            _fill(read)
             return f"Darknet weights of the first {done} of {len(pairs)} convolutions"
+        if other and norm is None:
+            at += other * (1 + conv.weight[0].numel())
+            continue
         for target in _tensors(conv, norm):
             piece = numbers[at : at + target.numel()]
             if len(piece) < target.numel():
@@ -74,15 +90,32 @@ def read_darknet(model: nn.Module, path: Path, part: bool = False) -> str:
                     f"{path} ends in convolution {done + 1} of {len(pairs)}: it is cut short, or "
                     "of another model or number of classes"
                 )
-            with torch.no_grad():
-                target.copy_(piece.view_as(target))
+            read.append((target, piece))
             at += target.numel()
     if at < len(numbers):
         raise ModelError(
             f"{path} has {len(numbers) - at:,} numbers more than the model's {at:,}; it is of "
             "another model or number of classes"
         )
-    return f"Darknet weights of {len(pairs)} convolutions"
+    _fill(read)
+    heads = f", but for heads of {other} outputs" if other else ""
+    return f"Darknet weights of {len(pairs)} convolutions{heads}"
+
+
+@torch.no_grad()
+def _fill(read: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Once all of the file was seen to fit."""
+    for target, piece in read:
+        target.copy_(piece.view_as(target))
+
+
+def _other_outputs(pairs: Sequence[Pair], numbers: int) -> int | None:
+    """How many outputs the heads of a whole file have, where it is of another number of classes."""
+    heads = [conv for conv, norm in pairs if norm is None]
+    others = sum(t.numel() for pair in pairs if pair[1] for t in _tensors(*pair))
+    each, rest = divmod(numbers - others, sum(1 + conv.weight[0].numel() for conv in heads) or 1)
+    own = {conv.out_channels for conv in heads}
+    return each if rest == 0 and each > 0 and own != {each} else None
 
 
 def _counts_in_8_bytes(content: bytes) -> bool:
@@ -143,7 +176,6 @@ class _Written:
         self._widths = network.widths(network.dense)
         self._number: dict[str, int] = {network.layers[0].inputs[0]: -1}  # layer → Darknet's number
         self._sections: list[str] = []
-        self._maps = 0
 
     def sections(self) -> list[str]:
         channels, height, width = self._network.input_shape
@@ -151,28 +183,30 @@ class _Written:
         outputs = self._outputs()
         for layer in self._network.layers:
             self._write(layer)
-            if layer.name in outputs:
-                self._write_yolo(len(outputs))
+            if layer in outputs:
+                self._write_yolo(layer, outputs)
         return [head, *self._sections]
 
-    def _outputs(self) -> set[str]:
+    def _outputs(self) -> list[Layer]:
         read = {name for layer in self._network.layers for name in layer.inputs}
         read |= {layer.residual for layer in self._network.layers if layer.residual}
-        return {layer.name for layer in self._network.layers if layer.name not in read}
+        return [layer for layer in self._network.layers if layer.name not in read]
 
     def _write(self, layer: Layer) -> None:
-        if layer.kind == "pad":  # Darknet's pools pad themselves
+        if layer.kind == "pad" and self._is_of_a_pool(layer):  # Darknet's pools pad themselves
             self._number[layer.name] = self._number[layer.inputs[0]]
             return
         if layer.kind == "concat":
             found = ",".join(str(self._number[name]) for name in layer.inputs)
+            if "-1" in found.split(","):
+                raise ExportError(f"{layer.name}: Darknet's routes cannot read the images")
             self._add(layer, _section("route", layers=found))
             return
         self._go_to(layer.inputs[0])
         activation = ACTIVATIONS.get(layer.activation)
         if activation is None:
             raise ExportError(f"{layer.name}: Darknet knows no activation {layer.activation}")
-        if layer.kind == "conv" and layer.residual is None:
+        if layer.kind == "conv" and layer.residual is None and self._is_square(layer):
             norm = self._pairs.pop(0)[1]
             spec = self._network.spec(layer, self._widths)
             self._add(layer, _convolution(spec, norm is not None, activation))
@@ -181,15 +215,35 @@ class _Written:
             self._add(layer, _section("shortcut", **{"from": back, "activation": activation}))
         elif layer.kind == "upsample":
             self._add(layer, _section("upsample", stride=layer.stride[0]))
-        elif layer.kind == "max_pool":
+        elif layer.kind == "max_pool" and layer.padding == (0, 0) and not layer.ceil_mode:
             self._add(layer, _section("maxpool", size=layer.kernel[0], stride=layer.stride[0]))
         else:
             raise ExportError(f"{layer.name}: Darknet knows no {layer.kind} of this kind")
 
-    def _write_yolo(self, maps: int) -> None:
-        """Reads the layer before; the first map is the coarsest and has the largest anchors."""
-        first = PER_MAP * (maps - 1 - self._maps)
-        self._maps += 1
+    def _is_square(self, layer: Layer) -> bool:
+        """Whether Darknet's three numbers say all of a convolution's form."""
+        (k, wide), stride = layer.kernel, layer.stride
+        return (
+            k == wide
+            and stride[0] == stride[1]
+            and layer.padding in ((k // 2, k // 2), (0, 0))
+            and layer.padding_end is None
+            and layer.dilation == (1, 1)
+        )
+
+    def _is_of_a_pool(self, pad: Layer) -> bool:
+        """Whether a border only lets the pools behind it, of stride 1, keep their size."""
+        readers = [each for each in self._network.layers if pad.name in each.inputs]
+        return all(
+            each.kind == "max_pool" and each.stride == (1, 1) and each.kernel == (2, 2)
+            for each in readers
+        )
+
+    def _write_yolo(self, layer: Layer, outputs: Sequence[Layer]) -> None:
+        """Reads the layer before; the coarsest map has the largest anchors."""
+        sizes = [self._network.geometry[each.name].in_size for each in outputs]
+        finer = sum(size > self._network.geometry[layer.name].in_size for size in sizes)
+        first = PER_MAP * finer
         self._sections.append(
             _section(
                 "yolo",
@@ -203,6 +257,8 @@ class _Written:
     def _go_to(self, name: str) -> None:
         """A route, unless the layer that is read is the one before."""
         number = self._number[name]
+        if number < 0 and self._sections:
+            raise ExportError(f"{name}: Darknet's layers cannot read the images a second time")
         if number != len(self._sections) - 1:
             self._sections.append(_section("route", layers=number))
 

@@ -52,7 +52,7 @@ def load_weights(model: nn.Module, path: str | Path, but_head: bool = False) -> 
     all names begin with is dropped where it is of WRAPPERS, and so are a profiler's counters.
     Half-precision weights are widened. No code of the file is run.
     """
-    if Path(path).suffix == darknet.SUFFIX and Path(path).is_file():
+    if darknet.is_one(Path(path)) and Path(path).is_file():
         return darknet.read_darknet(model, Path(path), part=but_head)
     read, form = _read(Path(path))
     every = model.state_dict()

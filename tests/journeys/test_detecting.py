@@ -18,7 +18,8 @@ from pruner.graph.surgery import cut
 from pruner.graph.trace import trace
 from pruner.run.prune import load_run
 from pruner.train.accuracy import accuracy
-from pruner.train.tasks.detection import Detection
+from pruner.train.tasks.detection import Detection, DetectionSettings
+from pruner.train.weights import made_by
 from tests.commands import command
 from tests.toys import synthetic_table
 
@@ -90,7 +91,8 @@ def test_its_report_shows_what_was_labelled_and_found(pruned):
 
 
 def test_boxes_from_onnx_equal_pytorchs_on_all_test_images(pruned):
-    model, task, test = load_run(pruned), Detection(), few_shapes().test
+    sees = Detection(DetectionSettings(least_score=1e-4))  # after one epoch it is not sure of any
+    model, task, test = load_run(pruned), sees, few_shapes().test
     session = ort.InferenceSession(str(pruned / "model.onnx"))
     for index in range(len(test)):
         images, _ = test.batch(torch.tensor([index]))
@@ -98,6 +100,7 @@ def test_boxes_from_onnx_equal_pytorchs_on_all_test_images(pruned):
             (mine,) = task.found(model(images))
         outputs = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         (theirs,) = task.found([torch.from_numpy(each) for each in outputs])
+        assert len(mine.boxes)
         assert mine.boxes.classes.tolist() == theirs.boxes.classes.tolist()
         assert np.allclose(mine.boxes.corners, theirs.boxes.corners, atol=0.05)
 
@@ -145,6 +148,22 @@ def test_anchors_are_found_and_can_be_given(gallery, tmp_path, pruner, capsys):
     assert pruner(*judge, "--anchors", found) == 0
     assert pruner(*judge, "--anchors", "10x10,20x20,30x30") == 1
     assert "3 maps need 9, found 3" in capsys.readouterr().err
+
+
+def test_a_training_by_a_task_of_ones_own_knows_its_file(gallery, tmp_path, pruner, capsys):
+    file, out = tmp_path / "mine.py", tmp_path / "out.safetensors"
+    file.write_text(
+        "from pruner.train.tasks.detection import Detection\n\n\ndef task():\n"
+        "    return Detection()\n"
+    )
+    train = ["train", "--model", "shapes_yolov3", *DATA, "--task", f"{file}:task"]
+    train += ["--weights", gallery / "dense.safetensors", "--epochs", "1", "--batch", "32"]
+    assert pruner(*train, "--rate", "0.001", "--out", out) == 0
+    assert "task " in made_by(out)
+    assert str(tmp_path) not in made_by(out)
+    file.write_text(file.read_text() + "\n\nX = 1\n")
+    assert pruner(*train, "--rate", "0.001", "--out", out) == 1
+    assert "comes from another training" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_detection_is_refused(gallery, tmp_path, pruner, capsys):

@@ -127,11 +127,12 @@ def test_files_of_older_versions_count_in_four_bytes(tmp_path):
 def test_a_published_backbone_fills_the_first_convolutions(tmp_path):
     model, other = detector("shapes_yolov3"), detector("shapes_yolov3", seed=1)
     first = convolutions(model)[:5]
-    write_darknet(first, tmp_path / "backbone.weights")
+    file = tmp_path / "darknet9.conv.5"
+    write_darknet(first, file)
     with pytest.raises(ModelError, match="ends in convolution 6 of"):
-        load_weights(other, tmp_path / "backbone.weights")
+        load_weights(other, file)
     kept = other.fine.predict.weight.clone()
-    told = load_weights(other, tmp_path / "backbone.weights", but_head=True)
+    told = load_weights(other, file, but_head=True)
     assert told.startswith("Darknet weights of the first 5 of")
     assert torch.equal(first[4][0].weight, convolutions(other)[4][0].weight)
     assert torch.equal(kept, other.fine.predict.weight)
@@ -144,7 +145,7 @@ def test_a_published_backbone_fills_the_first_convolutions(tmp_path):
         (lambda content: content[:-3], "not a Darknet weights file, or cut short"),
         (lambda content: content + bytes(8), "has .* 2 numbers more|numbers more than the model"),
         (lambda content: content[:10], "not a Darknet weights file"),
-        (lambda content: content[:20] + b"\xff" * 4 + content[24:], "holds numbers that are none"),
+        (lambda content: content[:20] + b"\xff" * 4 + content[24:], "holds NaN or infinity"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, told):
@@ -159,7 +160,33 @@ def test_a_damaged_file_is_refused(tmp_path, change, told):
 def test_a_model_that_darknet_cannot_hold_is_refused():
     with pytest.raises(ModelError, match="no weights of Linear"):
         convolutions(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2)))
-    pooled = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AvgPool2d(2), nn.Conv2d(8, 24, 1))
-    traced = trace(pooled, (3, 8, 8), "pooled")
-    with pytest.raises(ExportError, match="Darknet knows no avg_pool"):
-        configuration(traced.network, convolutions(pooled), PUBLISHED[2], CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (nn.AvgPool2d(2), "Darknet knows no avg_pool"),
+        (nn.Conv2d(8, 8, 3, padding=2, dilation=2), "Darknet knows no conv of this kind"),
+        (nn.Conv2d(8, 8, (1, 3), padding=(0, 1)), "Darknet knows no conv of this kind"),
+        (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3)), "Darknet knows no pad"),
+        (nn.MaxPool2d(3, 2, padding=1), "Darknet knows no max_pool"),
+    ],
+)
+def test_a_layer_that_darknet_does_not_know_is_refused(layer, told):
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), layer, nn.Conv2d(8, 24, 1))
+    traced = trace(model, (3, 16, 16), "model")
+    with pytest.raises(ExportError, match=told):
+        configuration(traced.network, convolutions(model), PUBLISHED[2], CLASSES)
+
+
+def test_weights_for_other_classes_start_a_training_without_their_heads(tmp_path):
+    of_many = models.build("shapes_yolov3", 80)
+    write_darknet(convolutions(of_many), tmp_path / "coco.weights")
+    model = detector("shapes_yolov3")
+    kept = model.coarse.predict.weight.clone()
+    with pytest.raises(ModelError, match="numbers more than the model"):
+        load_weights(model, tmp_path / "coco.weights")
+    told = load_weights(model, tmp_path / "coco.weights", but_head=True)
+    assert told.endswith("but for heads of 255 outputs")
+    assert torch.equal(model.fine.widen.conv.weight, of_many.fine.widen.conv.weight)
+    assert torch.equal(model.coarse.predict.weight, kept)

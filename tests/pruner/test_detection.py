@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pruner import DataError, RunError, models
 from pruner.data import load_data
 from pruner.data.detection.boxes import Boxes
+from pruner.data.own import from_datasets
 from pruner.graph.trace import trace
 from pruner.train.accuracy import details_of, judged
 from pruner.train.finetune import Recipe, fine_tune
@@ -31,6 +32,7 @@ CLASSES = 3
 CHANNELS = PER_MAP * (5 + CLASSES)
 SHAPES = [(SIDE // stride, SIDE // stride) for stride in (32, 16, 8)]
 ANCHORS = tuple((w * SIDE / 416, h * SIDE / 416) for w, h in PUBLISHED[3])
+TASK = Detection(DetectionSettings(anchors=told(ANCHORS)))
 
 
 def empty(images=1):
@@ -83,7 +85,7 @@ def test_a_map_of_zeros_is_anchors_in_the_middle_of_their_cells():
 
 def test_what_is_there_is_found_where_it_is():
     target = objects((0, 4, 4, 20, 24), (2, 30, 30, 60, 60))
-    (found,) = Detection().found(seen(empty(), [target]))
+    (found,) = TASK.found(seen(empty(), [target]))
     assert sorted(found.boxes.classes.tolist()) == [0, 2]
     order = found.boxes.classes.argsort()
     assert torch.allclose(found.boxes.corners[order], target.corners, atol=0.1)
@@ -111,7 +113,7 @@ def test_overlapping_boxes_of_one_class_are_one_and_of_two_classes_are_two():
 
 def test_a_right_answer_costs_next_to_nothing_and_scores_1():
     target = [objects((0, 4, 4, 20, 24)), objects((2, 30, 30, 60, 60), (1, 2, 40, 20, 60))]
-    answer, task = seen(empty(2), target), Detection()
+    answer, task = seen(empty(2), target), TASK
     assert task.loss(answer, target) < 0.05 < task.loss(empty(2), target)
     assert task.batch_score(answer, target) == pytest.approx(1.0, abs=0.01)
     metric = task.metric()
@@ -136,8 +138,8 @@ def test_distillation_is_least_where_student_and_teacher_agree():
     torch.manual_seed(0)
     teacher = [torch.randn(2, CHANNELS, h, w) for h, w in SHAPES]
     others = [[raw + 0.3 * k * torch.randn_like(raw) for raw in teacher] for k in (0, 1, 2)]
-    far = [float(Detection().distillation(other, teacher, 4.0)) for other in others]
-    assert far == sorted(far)
+    near, away, farther = (float(TASK.distillation(other, teacher, 4.0)) for other in others)
+    assert near < away < farther
 
 
 @given(st.integers(1, 6), st.integers(0, 100))
@@ -185,7 +187,10 @@ class _Maps(torch.nn.Module):
     [
         (100, [], "images of 100×100: .* --image-size 96 is one"),
         (64, [(18, 2, 2), (18, 4, 4)], r"maps have 18 channels, but 3 classes .* = 24"),
-        (64, [(24, 4, 4), (24, 2, 2)], "must come coarse to fine"),
+        (64, [(24, 4, 4), (24, 2, 2)], "maps are 4×4, 2×2 .* expected 2×2, 4×4: coarse to fine"),
+        (64, [(24, 4, 4)], "maps are 4×4 for images of 64×64; expected 2×2"),
+        (64, [(24, 2, 4)], "maps are 2×4 for images of 64×64; expected 2×2"),
+        (64, [], "maps are none for images of 64×64; expected 2×2"),
         (64, [(24, 2, 2)], "--anchors: none are published for 1 maps"),
         (64, [(24,)], "detection expects raw maps"),
     ],
@@ -196,10 +201,39 @@ def test_a_model_or_size_that_does_not_fit_is_refused(side, shapes, why):
         Detection().check(_Maps(*shapes), data.shape, data)
 
 
-def test_data_without_boxes_are_refused():
-    digits = load_data("digits")
-    with pytest.raises(DataError, match="images of 8×8"):
-        Detection().check(_Maps(), digits.shape, digits)
+def test_data_without_boxes_are_refused(tmp_path):
+    pixels, labels = torch.rand(30, 3, 32, 32), torch.arange(30) % 3
+    images = torch.utils.data.TensorDataset(pixels, labels)
+    classified = from_datasets("pictures", images, images)
+    with pytest.raises(DataError, match="pictures has no boxes; --task detection needs"):
+        Detection().check(_Maps(), classified.shape, classified)
+
+
+def test_the_anchors_are_those_of_the_model_s_number_of_maps():
+    both = Detection(DetectionSettings(anchors="1x1,2x2,3x3/1x1,2x2,3x3,4x4,5x5,6x6"))
+    assert len(both.anchors(1)) == 3
+    assert len(both.anchors(2)) == 6
+    with pytest.raises(ValueError, match="3 maps need 9, found 3, 6"):
+        both.anchors(3)
+    with pytest.raises(ValueError, match="two sets are for one number of maps"):
+        DetectionSettings(anchors="1x1,2x2,3x3/4x4,5x5,6x6")
+
+
+@pytest.mark.parametrize("count", [0, 1, 16, 64])
+def test_a_batch_pushes_objectness_alike_however_much_it_shows(count):
+    """At the start of a training, of 16 images with so many objects in all."""
+    every = [objects(*[(0, 8, 8, 24, 24)] * (count // 16 + (i < count % 16))) for i in range(16)]
+    start = [torch.zeros(16, CHANNELS, h, w) for h, w in SHAPES]
+    for raw in start:
+        raw.view(16, PER_MAP, 5 + CLASSES, *raw.shape[2:])[:, :, 4] = -4.6
+    assert TASK.loss(start, every) < 20
+
+
+def test_what_cannot_be_a_box_still_has_a_loss():
+    teacher = [torch.randn(1, CHANNELS, h, w) for h, w in SHAPES]
+    student = [torch.full((1, CHANNELS, h, w), -40.0) for h, w in SHAPES]
+    assert TASK.distillation(student, teacher, 1.0).isfinite()
+    assert TASK.loss(student, [objects((0, 8, 8, 24, 24))]).isfinite()
 
 
 @pytest.mark.parametrize("name", ["yolov3", "tiny_yolov3", "shapes_yolov3"])

@@ -126,7 +126,7 @@ def test_coco_categories_are_numbered_in_order_and_crowds_are_left_out(coco):
 def test_a_box_without_area_is_left_out_and_that_is_said(voc):
     voc_label(voc / "Annotations" / "b.xml", [("cat", (5, 5, 5, 5)), ("cat", (1, 1, 9, 9))])
     data = read("voc", voc)
-    assert data.notes == ("1 boxes without area are left out (b.jpg)",)
+    assert data.notes == ("1 box without area is left out (b.jpg)",)
     _, targets = data.train.batch(torch.arange(2))
     assert len(targets[1]) == 1
 
@@ -135,6 +135,74 @@ def test_a_box_one_pixel_beyond_its_picture_is_clipped(voc):
     voc_label(voc / "Annotations" / "b.xml", [("cat", (30, 10, 41, 21))])
     _, targets = read("voc", voc, side=20).train.batch(torch.arange(2))
     assert targets[1].corners.tolist() == [[15, 10, 20, 20]]
+
+
+def test_of_a_box_beyond_its_picture_s_corner_nothing_is_left(voc):
+    outside = [("cat", (40, 20, 41, 21)), ("cat", (40.3, 5, 40.8, 9)), ("cat", (1, 1, 9, 9))]
+    voc_label(voc / "Annotations" / "b.xml", outside)
+    data = read("voc", voc)
+    assert data.notes == ("2 boxes without area are left out (b.jpg)",)
+    _, targets = data.train.batch(torch.arange(2))
+    assert (targets[1].sides > 0).all()
+
+
+def test_a_picture_that_is_to_be_turned_is_read_as_it_is_seen(yolo):
+    turned = Image.new("RGB", (20, 40), (9, 9, 9))
+    turned.paste((250, 250, 250), (0, 0, 20, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned clockwise
+    turned.save(yolo / "images" / "train" / "a.png", exif=exif)
+    data = read("yolo", yolo)
+    everything, _ = torch.stack([*data.train.batch(torch.arange(2))[0]]), None
+    bright = everything.mean(1).amax((1, 2)) > 0.9
+    pixels = everything[bright] if bright.any() else data.held_out.batch(torch.arange(1))[0]
+    assert pixels[0, 0, 16, 28] > 0.9 > 0.1 > pixels[0, 0, 16, 4], "the bright half is on the right"
+
+
+def test_a_picture_of_16_bits_is_refused(voc):
+    Image.fromarray(np.zeros((20, 40), dtype=np.uint16)).save(voc / "JPEGImages" / "a.png")
+    (voc / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits a pixel"):
+        read("voc", voc).train.batch(torch.arange(1))
+
+
+def test_coco_files_that_number_classes_otherwise_are_refused(coco):
+    path = coco / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 17, "name": "dog"}, {"id": 18, "name": "cat"}]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="category 17 is dog, but cat in instances_train2017"):
+        read("coco", coco)
+    (coco / "annotations" / "instances_train2014.json").write_text("{}")
+    with pytest.raises(DataError, match=r"instances_train2014.json and instances_train2017.json"):
+        read("coco", coco)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("names: cat", "a list of the classes"),
+        ("names: {1: cat, 2: dog}", "their numbers from 0"),
+        ("nc: 2", "found None"),
+        ("names: [", "is no YAML"),
+    ],
+)
+def test_classes_that_are_no_list_are_refused(yolo, named, told):
+    (yolo / "data.yaml").write_text(named)
+    with pytest.raises(DataError, match=told):
+        read("yolo", yolo)
+
+
+def test_names_by_number_and_a_labelling_tool_s_list_among_the_labels_are_read(yolo):
+    (yolo / "data.yaml").write_text("names: {0: cat, 1: dog}")
+    (yolo / "labels" / "train" / "classes.txt").write_text("cat\ndog\n")
+    assert read("yolo", yolo).class_names == ("cat", "dog")
+
+
+def test_a_label_that_is_no_utf8_is_refused(yolo):
+    (yolo / "labels" / "train" / "a.txt").write_bytes("0 0.5 0.5 0.1 0.1".encode("utf-16"))
+    with pytest.raises(DataError, match=r"a\.txt is no text in UTF-8"):
+        read("yolo", yolo)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +276,9 @@ def test_coco_annotations_of_unknown_pictures_and_categories_are_refused(coco):
     for change, told in (
         ({"image_id": 77}, "annotation 9 is of picture 77, which is not listed"),
         ({"category_id": 3}, "annotation 9: category 3 is unknown; the training file has 17, 18"),
-        ({"bbox": [1, 2, 3]}, r"annotations\[0\] has a bbox of 3 numbers"),
+        ({"bbox": [1, 2, 3]}, r"annotations\[0\] has the bbox \[1, 2, 3\]; expected four"),
+        ({"bbox": None}, r"annotations\[0\] has the bbox None; expected four numbers"),
+        ({"image_id": "7"}, r"annotations\[0\] has image_id '7'; expected a whole number"),
     ):
         broken = json.loads(json.dumps(content))
         broken["annotations"][0] |= change

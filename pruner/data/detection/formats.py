@@ -3,8 +3,9 @@
 Every loader returns pictures with boxes and the classes' names. What is held out of the training
 images are those of `val`, where there is a `test` too; else a tenth of `train`, and `val` is the
 test set. Raises DataError naming the file for: a picture without a label or a label without a
-picture, a class that is not named, a box outside its picture or beyond it by more than a pixel. A
-box without area (BCCD has two) is left out, and `Data.notes` says how many were.
+picture (COCO lists its pictures: others are not read), a class that is not named, a box outside its
+picture or beyond it by more than a pixel. A box without area (BCCD has two) is left out, and
+`Data.notes` says how many were.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from xml.etree import ElementTree
 
 import torch
 import yaml
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pruner import DataError
 from pruner.data.detection.boxes import Boxes
 from pruner.data.detection.pictures import Picture, Pictures, held_out
 from pruner.data.images import Data
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BEYOND = 1.0  # pixels that a box may leave its picture: people count from 0 and from 1
+TURNED = (5, 6, 7, 8)  # EXIF orientations whose width is the file's height
 LEAST_VARIETY = 2  # pictures of a part
 
 
@@ -74,10 +76,11 @@ class _Reader:
                     f"{where}: the box {_told(corners)} {what} of {width}×{height} pixels; mend "
                     "the label: corners are x1, y1, x2, y2 in pixels from the upper left"
                 )
-            if x2 == x1 or y2 == y1:
+            x1, y1, x2, y2 = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+            if x2 <= x1 or y2 <= y1:
                 self.without_area.append(file.name)
                 continue
-            kept.append((max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)))
+            kept.append((x1, y1, x2, y2))
             classes.append(number)
         boxes = Boxes(
             torch.tensor(kept, dtype=torch.float32).reshape(-1, 4),
@@ -110,7 +113,9 @@ class _Reader:
     def _notes(self) -> Iterable[str]:
         if self.without_area:
             some = ", ".join(sorted(set(self.without_area))[:3])
-            yield f"{len(self.without_area)} boxes without area are left out ({some})"
+            count = len(self.without_area)
+            what = "box without area is" if count == 1 else "boxes without area are"
+            yield f"{count} {what} left out ({some})"
 
 
 # -- Pascal VOC --------------------------------------------------------------------------------
@@ -216,7 +221,8 @@ def yolo(folder: Path, seed: int, side: int) -> Data:
     parts = {}
     for part, place in present.items():
         files = _by_stem(place)
-        labels = {path.stem: path for path in sorted((folder / "labels" / part).glob("*.txt"))}
+        beside = sorted((folder / "labels" / part).glob("*.txt"))
+        labels = {path.stem: path for path in beside if path.name != "classes.txt"}  # LabelImg's
         _require_pairs(folder, files, labels)
         parts[part] = [_yolo_picture(reader, files[name], labels[name]) for name in files]
     return reader.data(parts, side, seed)
@@ -225,7 +231,7 @@ def yolo(folder: Path, seed: int, side: int) -> Data:
 def _yolo_picture(reader: _Reader, file: Path, label: Path) -> Picture:
     width, height = _size_of(file)
     objects = []
-    for number, line in enumerate(label.read_text().splitlines(), 1):
+    for number, line in enumerate(_text_of(label).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{label}, line {number}"
@@ -250,12 +256,18 @@ def _yolo_classes(folder: Path) -> list[str]:
     listed, described = folder / "classes.txt", folder / "data.yaml"
     if described.exists():
         try:
-            names = yaml.safe_load(described.read_text())["names"]
-            return [str(names[key]) for key in sorted(names)] if isinstance(names, dict) else (
-                [str(name) for name in names]
-            )  # fmt: skip
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise DataError(f"{described}: expected `names:` and a list; {error}") from None
+            content = yaml.safe_load(_text_of(described))
+        except yaml.YAMLError as error:
+            raise DataError(f"{described} is no YAML: {error}") from None
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
+            names = [names[number] for number in range(len(names))]
+        if not isinstance(names, list) or not names:
+            raise DataError(
+                f"{described}: expected `names:`, a list of the classes, or their numbers from 0 "
+                f"with a name each; found {names!r}"
+            )
+        return [str(name) for name in names]
     if listed.exists():
         return _names_in(listed)
     raise DataError(f"{folder} names no classes: it has neither data.yaml nor classes.txt")
@@ -274,14 +286,25 @@ def coco(folder: Path, seed: int, side: int) -> Data:
     files = {part: _first(folder / "annotations", f"instances_{part}*.json") for part in _PARTS}
     present = _require_parts("coco", folder, files, "annotations/instances_train….json")
     described = {part: _json(path) for part, path in present.items()}
-    classes = {row["id"]: str(row["name"]) for row in described["train"]["categories"]}
+    classes = _categories(described["train"])
     order = sorted(classes)
+    for part, content in described.items():
+        for number, name in _categories(content).items():
+            if classes.get(number, name) != name:
+                raise DataError(
+                    f"{present[part]}: category {number} is {name}, but {classes[number]} in "
+                    f"{present['train'].name}; export both with the same categories"
+                )
     reader = _Reader("coco", [classes[number] for number in order])
     parts = {
         part: _coco_pictures(reader, folder, present[part], described[part], order)
         for part in present
     }
     return reader.data(parts, side, seed)
+
+
+def _categories(described: dict) -> dict[int, str]:
+    return {row["id"]: str(row["name"]) for row in described["categories"]}
 
 
 def _coco_pictures(
@@ -321,7 +344,7 @@ def _json(path: Path) -> dict:
         "categories": ("id", "name"),
     }
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(_text_of(path))
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from None
     for part, fields in needed.items():
@@ -329,14 +352,26 @@ def _json(path: Path) -> dict:
         if not isinstance(rows, list):
             raise DataError(f"{path} has no list of {part}")
         for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise DataError(f"{path}: {part}[{number}] is no object with fields")
             if missing := [name for name in fields if name not in row]:
                 raise DataError(f"{path}: {part}[{number}] has no {missing[0]}")
-            if part == "annotations" and len(row["bbox"]) != 4:
+            for name in ("id", "image_id", "category_id", "width", "height"):
+                if name in fields and not isinstance(row[name], int):
+                    raise DataError(
+                        f"{path}: {part}[{number}] has {name} {row[name]!r}; expected a whole "
+                        "number"
+                    )
+            if part == "annotations" and not _are_four_numbers(row["bbox"]):
                 raise DataError(
-                    f"{path}: {part}[{number}] has a bbox of {len(row['bbox'])} numbers; expected "
-                    "x, y, width, height"
+                    f"{path}: {part}[{number}] has the bbox {row['bbox']!r}; expected four "
+                    "numbers: x, y, width, height"
                 )
     return content
+
+
+def _are_four_numbers(box: object) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
 
 
 # -- what they share ---------------------------------------------------------------------------
@@ -380,19 +415,32 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _names_in(path: Path) -> list[str]:
     """The lines that are not empty."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in _text_of(path).splitlines() if line.strip()]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is no text in UTF-8; save it as such") from None
 
 
 def _size_of(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as opened:
-            return opened.size
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in TURNED
+            return opened.size[::-1] if turned else opened.size
     except (OSError, SyntaxError) as error:
         raise DataError(f"{file} cannot be read as an image ({error}); restore it") from None
 
 
 def _first(folder: Path, pattern: str) -> Path | None:
-    return next(iter(sorted(folder.glob(pattern))), None)
+    """The one file of that pattern."""
+    found = sorted(folder.glob(pattern))
+    if len(found) > 1:
+        told = " and ".join(path.name for path in found)
+        raise DataError(f"{folder} holds {told}; keep the one that is meant there")
+    return found[0] if found else None
 
 
 def _told(corners: Sequence[float]) -> str:

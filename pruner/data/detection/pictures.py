@@ -5,8 +5,8 @@ after, so a score does not depend on it. Pixels are divided by 255 and not norma
 Darknet's are.
 
 Augmentation, drawn anew for every picture: one in two is a mosaic of four pictures (Bochkovskiy et
-al. 2020, "YOLOv4", arXiv 2004.10934, section 3.3), the others are zoomed into; then either is
-mirrored, and brightness, contrast and saturation change.
+al. 2020, "YOLOv4", arXiv 2004.10934, section 3.3), the others are zoomed into by up to about two;
+then either is mirrored, and brightness, contrast and saturation change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -27,7 +27,7 @@ from pruner.data.images import a_tenth
 
 MOST_BYTES = 1e9  # of decoded pictures that are kept
 MOSAICS = 0.5  # share of the augmented pictures
-MOST_ZOOM = 2.0  # one side of a zoomed picture is a window of 1/2 to 1 of it
+MOST_ZOOM = 2.0  # a zoomed picture is a window of 1/2 to 1 of its sides, before it is stretched
 MOST_STRETCH = 1.25  # of a window's sides to each other
 LIGHT = 0.3  # brightness, contrast and saturation change by at most so much
 GREY = 114  # what a mosaic has where its pictures end
@@ -139,7 +139,13 @@ class Pictures:
             return known.pixels
         try:
             with Image.open(known.file) as opened:
-                pixels = F.pil_to_tensor(opened.convert("RGB"))
+                if opened.mode.startswith("I"):  # converted, it would be white
+                    raise DataError(
+                        f"{known.file} has more than 8 bits a pixel; save it with 8 (the brightest "
+                        "as 255)"
+                    )
+                upright = ImageOps.exif_transpose(opened)  # as those who labelled it saw it
+                pixels = F.pil_to_tensor(upright.convert("RGB"))
         except (OSError, SyntaxError) as error:  # PIL's, of files it cannot make sense of
             raise DataError(
                 f"{known.file} cannot be read as an image ({error}); restore that file, then run "

@@ -220,11 +220,17 @@ def _training(epochs: Sequence[dict], metric: str) -> list[str]:
         ),
         page.paragraph(
             f"{len(epochs)} epochs, {spent_s / 60:.1f} minutes in training steps: loss "
-            f"{first['loss']:.3f} → {last['loss']:.3f}, of training images "
-            f"{'right' if metric == 'accuracy' else 'a quick stand-in for ' + metric} "
-            f"{first['accuracy']:.1%} → {last['accuracy']:.1%}."
+            f"{first['loss']:.3f} → {last['loss']:.3f}, "
+            f"{_of_training(metric)}: {first['accuracy']:.1%} → {last['accuracy']:.1%}."
         ),
     ]
+
+
+def _of_training(metric: str) -> str:
+    """What training tells of its own images."""
+    if metric == "accuracy":
+        return "training images right"
+    return f"a quick stand-in for {metric} on training images"
 
 
 def _deploy(latency: LatencyModel) -> list[str]:

@@ -19,8 +19,9 @@ Deviations:
 4. A ratio becomes the nearest width on the table's menu.
 5. Where the network with all its drawn blocks cannot meet the budget, those the controller is least
    sure of go as well; what is left of the budget is spent as by all other methods.
-6. With `--imagined` the controller also learns, between two scores, from candidates whose score is
-   foretold by the additive model that `thompson` has; of the last of them the best is scored. Ours.
+6. Filters are kept by `--criterion`, of which the published one is `batch_norm`. A candidate's
+   weights are refitted to what is left and its BatchNorms measured anew; published, its heads are
+   trained for an epoch.
 7. With --no-depth, or on a table without blocks, only ratios are drawn; with --no-widths only
    blocks.
 """
@@ -34,13 +35,10 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Normal
 
 from lookup_tables.registry import OwnSettings
-from pruner.search.knapsack import worth
-from pruner.search.methods.additive import AdditiveLosses
 from pruner.search.methods.base import Method
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
@@ -54,9 +52,7 @@ LOGIT_SCALE = 1.5  # tanh constant of the categories
 MOST_PRUNED = 0.9
 BASELINE = 0.99
 ENTROPY_BONUS = 1e-4
-IMAGINED_AT_ONCE = 32  # candidates
-TEMPERATURES, REFIT = (0.0, 0.25, 0.5, 1.0), 10  # as `thompson.py` has them
-SCALES, HALVINGS = (0.01, 20.0), 12  # by which drawn shares are multiplied to meet a budget
+SCALES, HALVINGS = (0.01, 20.0), 9  # by which drawn shares are multiplied to meet a budget
 
 
 class AbcpSettings(OwnSettings):
@@ -68,43 +64,33 @@ class AbcpSettings(OwnSettings):
         "of the reward.",
     )
     controller_rate: float = Field(1e-3, gt=0, description="Learning rate of the controller.")
-    samples: int = Field(1, ge=1, description="Candidates for one update of the controller.")
-    imagined: int = Field(
-        0,
-        ge=0,
-        description="Updates between two scores on candidates whose score is imagined; 0, as "
-        "published, learns of scored ones only.",
-    )
 
 
 def search_by_abcp(problem: SearchProblem, settings: AbcpSettings) -> Search:
-    """Score `problem.episodes` architectures; the last one meets the budget."""
+    """Score `problem.episodes` architectures, `problem.at_once` for every update of the controller.
+
+    The last one meets the budget.
+    """
     walk = Walk(problem)
     learner = _Learner(walk, settings.controller_rate, problem.seed)
-    imagination = _Imagination(walk, problem) if settings.imagined else None
     best, best_reward = None, -np.inf
-    left = problem.episodes
+    in_reward = settings.price == "reward"
+    left = problem.episodes - in_reward  # what is best then need not be fast enough
     while left > 0:
-        if imagination is not None and imagination.has_seen:
-            drawn = imagination.teach(learner, settings, min(settings.samples, left))
-        else:
-            drawn = walk.draw(learner.controller, learner.random, min(settings.samples, left))
-        found = walk.positions(drawn, settings.price)
-        if settings.price == "budget":
-            found = [walk.completion.spend(each, problem.budget_s) for each in found]
+        count = min(problem.at_once, left)
+        drawn = walk.draw(learner.controller, learner.random, count)
+        found = walk.meant(drawn) if in_reward else walk.spent(walk.scaled(drawn))
         scored = yield [walk.completion.architecture(positions) for positions in found]
         left -= len(found)
         rewards = np.array([each.accuracy - 1.0 for each in scored])
-        if settings.price == "reward":
+        if in_reward:
             rewards -= [each.latency_s / problem.cost.dense_s for each in scored]
         learner.learn(drawn, rewards, learner.moving_baseline(rewards))
         if rewards.max() > best_reward:
             best, best_reward = drawn.only([int(rewards.argmax())]), float(rewards.max())
-        if imagination is not None:
-            imagination.see(found, [each.accuracy for each in scored])
-    if settings.price == "reward" and best is not None:  # what is best need not be fast enough
-        (positions,) = walk.positions(best, "budget")
-        yield [walk.completion.architecture(walk.completion.spend(positions, problem.budget_s))]
+    if in_reward:
+        best = walk.draw(learner.controller, learner.random, 1) if best is None else best
+        yield [walk.completion.architecture(each) for each in walk.spent(walk.scaled(best))]
 
 
 # -- the walk, and the networks that samples mean ----------------------------------------------
@@ -163,11 +149,18 @@ class Walk:
             told = controller.told(value, torch.tensor(step.is_block))
         return _Samples(values.numpy(), keeps.numpy())
 
-    def positions(self, samples: _Samples, price: str) -> list[list[int]]:
-        """The options that samples mean; scaled to the budget where that is the price."""
+    def meant(self, samples: _Samples) -> list[list[int]]:
+        """The options that samples mean, whatever they take."""
         shares, options = self._meant(samples)
-        if price == "reward":
-            return self._at(shares, options, np.ones(len(samples)))
+        return self._at(shares, options, np.ones(len(samples)))
+
+    def spent(self, found: Sequence[list[int]]) -> list[list[int]]:
+        """The same with the rest of the budget spent."""
+        return [self.completion.spend(positions, self.budget_s) for positions in found]
+
+    def scaled(self, samples: _Samples) -> list[list[int]]:
+        """The options that samples mean, all shares of one multiplied so that the budget is met."""
+        shares, options = self._meant(samples)
         narrowest = np.full(len(samples), SCALES[0])
         slow = self._too_slow(self._at(shares, options, narrowest))
         while sum(self._give_up_a_block(samples, options, row) for row in slow):
@@ -304,7 +297,7 @@ class _Learner:
         self._baseline: float | None = None
 
     def moving_baseline(self, rewards: np.ndarray) -> float:
-        """What rewards were until now."""
+        """The moving mean of rewards, these included."""
         mean = float(np.mean(rewards))
         before = mean if self._baseline is None else self._baseline
         self._baseline = BASELINE * before + (1 - BASELINE) * mean
@@ -318,52 +311,6 @@ class _Learner:
         self._optimizer.zero_grad()
         (-gain.mean()).backward()
         self._optimizer.step()
-
-
-class _Imagination:
-    """What scores are expected to be: the additive model that `thompson` has, of all scores."""
-
-    def __init__(self, walk: Walk, problem: SearchProblem) -> None:
-        self._walk = walk
-        self._losses = AdditiveLosses(walk.completion, worth(walk.completion, problem))
-        self._rng = np.random.default_rng(problem.seed)
-        self._seen: set[tuple[int, ...]] = set()
-
-    @property
-    def has_seen(self) -> bool:
-        return bool(self._seen)
-
-    def see(self, found: Sequence[list[int]], accuracies: Sequence[float]) -> None:
-        for positions, accuracy in zip(found, accuracies, strict=True):
-            if tuple(positions) not in self._seen:
-                self._seen.add(tuple(positions))
-                self._losses.observe(positions, accuracy)
-
-    def teach(self, learner: _Learner, settings: AbcpSettings, count: int) -> _Samples:
-        """Updates on imagined candidates; of the last ones, those imagined to be the best."""
-        with threadpool_limits(1):  # small matrices
-            if len(self._seen) % REFIT == 1:
-                self._losses.fit()
-            values = self._losses.draw(self._rng, TEMPERATURES[len(self._seen) % len(TEMPERATURES)])
-            for _ in range(settings.imagined):
-                drawn = self._drawn(learner)
-                _, rewards = self._foretold(drawn, settings.price, values)
-                learner.learn(drawn, rewards, float(np.mean(rewards)))
-            drawn = self._drawn(learner)
-            found, rewards = self._foretold(drawn, settings.price, values)
-        best_first = np.argsort(-rewards, kind="stable").tolist()
-        new = [i for i in best_first if tuple(found[i]) not in self._seen]
-        return drawn.only([*new, *best_first][:count])
-
-    def _drawn(self, learner: _Learner) -> _Samples:
-        return self._walk.draw(learner.controller, learner.random, IMAGINED_AT_ONCE)
-
-    def _foretold(
-        self, drawn: _Samples, price: str, values: Sequence[np.ndarray]
-    ) -> tuple[list[list[int]], np.ndarray]:
-        found = self._walk.positions(drawn, price)
-        options = np.array(found)
-        return found, np.sum([value[options[:, i]] for i, value in enumerate(values)], axis=0)
 
 
 METHOD = Method(

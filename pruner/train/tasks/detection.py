@@ -20,7 +20,6 @@ from pruner.train.tasks.base import Task, answer_to
 from pruner.train.tasks.yolo import (
     PER_MAP,
     PUBLISHED,
-    PUBLISHED_SIDE,
     Anchors,
     Found,
     Maps,
@@ -43,8 +42,9 @@ class DetectionSettings(OwnSettings):
     anchors: str = Field(
         "published",
         description="Widths and heights in pixels of the network's input, as 10x13,16x30,…: three "
-        "for each map, the smallest first; `pruner anchors` finds them. `published` are YOLOv3's "
-        "for COCO.",
+        "for each map, the smallest first; `pruner anchors` finds them. Several sets, for models "
+        "with other numbers of maps, are parted by a slash. `published` are YOLOv3's for COCO, "
+        "made for images of about 416 pixels.",
     )
     least_score: float = Field(
         0.005, gt=0, lt=1, description="Boxes of a lower score are dropped before they are judged."
@@ -57,8 +57,17 @@ class DetectionSettings(OwnSettings):
     @classmethod
     def _are_anchors(cls, text: str) -> str:
         if text != "published":
-            parsed(text)
+            sets_of(text)
         return text
+
+
+def sets_of(text: str) -> dict[int, Anchors]:
+    """Anchors in words → those for every number of maps; raises ValueError."""
+    sets = [parsed(part) for part in text.split("/")]
+    found = {len(each) // PER_MAP: each for each in sets}
+    if len(found) < len(sets):
+        raise ValueError(f"two sets are for one number of maps in {text!r}")
+    return found
 
 
 def parsed(text: str) -> Anchors:
@@ -117,6 +126,8 @@ class Detection:
 
     def __init__(self, settings: DetectionSettings | None = None) -> None:
         self.settings = settings or DetectionSettings()
+        own = self.settings.anchors
+        self._sets = None if own == "published" else sets_of(own)
 
     def loss(self, answer: Sequence[Tensor], targets: list[Boxes]) -> Tensor:
         side, anchors = self._read_by(answer)
@@ -207,8 +218,14 @@ class Detection:
                     f"the model's maps have {raw.shape[1]} channels, but {data.classes} classes of "
                     f"{data.name} need {PER_MAP} · (5 + {data.classes}) = {channels}"
                 )
-        if [raw.shape[-1] for raw in answer] != sorted(raw.shape[-1] for raw in answer):
-            raise DataError("the model's maps must come coarse to fine")
+        sizes = [tuple(raw.shape[2:]) for raw in answer]
+        expected = [(2**n * side // STRIDE,) * 2 for n in range(len(sizes))]
+        if not sizes or sizes != expected:
+            raise DataError(
+                f"the model's maps are {_told(sizes) or 'none'} for images of {side}×{side}; "
+                f"expected {_told(expected) or f'{side // STRIDE}×{side // STRIDE}'}: coarse to "
+                f"fine, the first of one cell for {STRIDE} pixels, each twice as fine"
+            )
         try:
             self._read_by(answer)
         except ValueError as error:
@@ -221,19 +238,21 @@ class Detection:
     def _read_by(self, answer: Sequence[Tensor]) -> tuple[int, Anchors]:
         """(side of the images, anchors)."""
         side = STRIDE * answer[0].shape[-1]
-        return side, self.anchors(len(answer), side)
+        return side, self.anchors(len(answer))
 
-    def anchors(self, maps: int, side: int) -> Anchors:
-        """Of a detector with so many maps for images of that side; raises ValueError."""
-        if self.settings.anchors == "published":
-            if maps not in PUBLISHED:
-                raise ValueError(f"none are published for {maps} maps; give your own")
-            scale = side / PUBLISHED_SIDE
-            return tuple((w * scale, h * scale) for w, h in PUBLISHED[maps])
-        anchors = parsed(self.settings.anchors)
-        if len(anchors) != PER_MAP * maps:
-            raise ValueError(f"{maps} maps need {PER_MAP * maps}, found {len(anchors)}")
-        return anchors
+    def anchors(self, maps: int) -> Anchors:
+        """Of a detector with so many maps; raises ValueError."""
+        known = PUBLISHED if self._sets is None else self._sets
+        if maps in known:
+            return known[maps]
+        if self._sets is None:
+            raise ValueError(f"none are published for {maps} maps; give your own")
+        found = ", ".join(str(len(each)) for each in known.values())
+        raise ValueError(f"{maps} maps need {PER_MAP * maps}, found {found}")
+
+
+def _told(sizes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join("×".join(map(str, size)) for size in sizes)
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:

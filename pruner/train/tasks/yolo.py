@@ -9,8 +9,8 @@ Deviations:
    2020, arXiv 1911.08287, equation 10), as later versions of YOLO have it.
 2. Published, one anchor learns of an object, the best. Here so does every anchor whose shape
    overlaps the object's by more than IGNORED: small data sets have few positives.
-3. All three terms are divided by the number of positives in the batch, so that the rate does not
-   depend on the batch and on how much the images show.
+3. All three terms are divided by the number of positives in the batch, or of images where those are
+   fewer: the rate depends neither on the batch nor on how much its images show.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from torch import Tensor
 
 from pruner.data.detection.boxes import Boxes
 
+Anchors = tuple[tuple[float, float], ...]  # widths and heights in pixels, smallest first
 PER_MAP = 3  # anchors
-# Of 416×416 images, smallest first, as published for COCO with three maps and, for tiny, with two.
-PUBLISHED_SIDE = 416
-PUBLISHED = {
+# Smallest first, as published for COCO with three maps and, for tiny, with two. Darknet does not
+# scale them with its images, and its weights expect them as they are.
+PUBLISHED: dict[int, Anchors] = {
     3: ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198),
         (373, 326)),
     2: ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319)),
 }  # fmt: skip
 IGNORED = 0.5  # where a prediction overlaps an object by more, no objectness is learned (2.1)
 BOX_WEIGHT = 2.0  # of the boxes' term, beside objectness and classes
-MOST_GROWTH = 4.0  # e to the power of this times an anchor is the largest box
+MOST_GROWTH = 4.0  # a box's sides are those of its anchor times e to the power of ± this at most
 CANDIDATES = 1000  # of an image, before overlapping ones are removed
 
 
@@ -56,9 +57,6 @@ class Found:
     scores: Tensor  # (n,)
 
 
-Anchors = tuple[tuple[float, float], ...]  # widths and heights in pixels, smallest first
-
-
 def read_maps(answer: Sequence[Tensor], anchors: Anchors, side: int) -> Maps:
     """Raw maps as boxes (section 2.1). `side`: of the images, in pixels."""
     corners, objectness, classes = [], [], []
@@ -70,7 +68,7 @@ def read_maps(answer: Sequence[Tensor], anchors: Anchors, side: int) -> Maps:
         stride = torch.tensor([side / width, side / height]).to(raw)
         cells = _cells(height, width).to(raw)
         centre = (parts[..., :2].sigmoid() + cells) * stride
-        size = parts[..., 2:4].clamp(max=MOST_GROWTH).exp() * of_map[:, None, None]
+        size = parts[..., 2:4].clamp(-MOST_GROWTH, MOST_GROWTH).exp() * of_map[:, None, None]
         corners.append(torch.cat([centre - size / 2, centre + size / 2], dim=-1).flatten(1, 3))
         objectness.append(parts[..., 4].flatten(1))
         classes.append(parts[..., 5:].flatten(1, 3))
@@ -132,12 +130,12 @@ def _overlap_of_shapes(one: Tensor, other: Tensor) -> Tensor:
 
 
 def loss_of(maps: Maps, matched: Matched, targets: Sequence[Boxes]) -> Tensor:
-    """Boxes, objectness and classes (section 2.1 and 2.2), each divided by the positives."""
+    """Boxes, objectness and classes (section 2.1 and 2.2), by deviation 3."""
     from torchvision.ops import box_iou, complete_box_iou_loss
 
     device = maps.corners.device
     image, prediction, corners, classes = (part.to(device) for part in matched)
-    count = max(1, len(image))
+    count = max(len(image), len(targets))
     of_box = complete_box_iou_loss(maps.corners[image, prediction], corners, reduction="sum")
     wanted = F.one_hot(classes, maps.classes.shape[-1]).to(maps.classes)
     chosen = maps.classes[image, prediction]
