@@ -15,6 +15,10 @@ METHOD  ?= thompson
 SPEEDUP ?= 1.6
 EPOCHS  ?= 40
 
+# Of the demonstration of detectors; the anchors are what `pruner anchors --data shapes --image-size 96` finds.
+SHAPES := --data shapes --image-size 96 --task detection --batch 8 --rate 0.02 \
+  --anchors 9x10,13x11,14x15,17x17,20x19,22x24,28x27,35x37,49x48
+
 .PHONY: help setup demo demo-detect test check fuzz oldest gpu-check kernels-check page-check format profile prune bench picture figures networks \
   docs notebooks clean
 
@@ -45,11 +49,10 @@ demo: setup ## Profile this CPU for a small network, prune it to a latency budge
 
 demo-detect: setup ## The same for a small detector, on pictures that are drawn here, by ABCP
 	$(BIN)/latprof profile --network shapes_yolov3 --budget 60s --out runs/demo-detect/table
-	$(BIN)/pruner train --model shapes_yolov3 --data shapes --image-size 96 --task detection \
-	  --epochs 15 --batch 16 --rate 0.02 --out runs/demo-detect/dense.safetensors
-	$(BIN)/pruner prune --model shapes_yolov3 --weights runs/demo-detect/dense.safetensors --data shapes \
-	  --image-size 96 --task detection --table runs/demo-detect/table --speedup 1.8 --method abcp --depth \
-	  --episodes 40 --epochs 8 --batch 16 --rate 0.02 --out runs/demo-detect/run
+	$(BIN)/pruner train --model shapes_yolov3 $(SHAPES) --epochs 25 --out runs/demo-detect/dense.safetensors
+	$(BIN)/pruner prune --model shapes_yolov3 $(SHAPES) --weights runs/demo-detect/dense.safetensors \
+	  --table runs/demo-detect/table --speedup 1.8 --method abcp --depth --episodes 40 --epochs 10 \
+	  --out runs/demo-detect/run
 
 test: setup ## All tests that need neither a GPU nor a browser
 	$(BIN)/pytest -n 2 --dist worksteal

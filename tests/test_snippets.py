@@ -75,7 +75,7 @@ ONLY_PARSED = ("latprof repeat", "latprof transfer", "pruner recommend")
 OF_DETECTORS = {"anchors", "detection", "yolov3", "yolov3.json"}  # as are these; test_detecting.py
 LEFT_OUT = ("latprof kernels build",)  # compiles for a while; test_kernels.py does
 SMALLER = {
-    "epochs=20, batch=16": "epochs=1, batch=60",
+    "epochs=20, batch=8": "epochs=1, batch=60",
     "goal=Goal(budget_s=90)": "goal=Goal(samples=4), levels=2",
     'Network.load("digits_resnet")': 'Network.load("small_resnet.json")',
     'model="digits_resnet"': f'model="{FACTORY}"',
