@@ -656,10 +656,11 @@ def detectors() -> Iterator[Row]:
     rows = _read("detectors")["rows"]
     for row in rows:
         own = row if "ms" in row else {"ms": rows[-1].get("first_ms"), "speedup": 1.0}
+        known = own["ms"] is not None
         yield [
             f"`{row['model']}`", f"{row['parameters'] / 1e6:.1f}", f"{row['macs'] / 1e9:.2f}",
             f"**{row['map_50']:.2%}**", f"{row['mAP@0.5:0.95']:.2%}",
-            _three(own["ms"]) if own["ms"] else "", f"{own['speedup']:.1f}×",
+            _three(own["ms"]) if known else "", f"{own['speedup']:.1f}×" if known else "",
         ]  # fmt: skip
 
 

@@ -76,6 +76,7 @@ OF_DETECTORS = {"anchors", "detection", "yolov3", "yolov3.json"}  # as are these
 LEFT_OUT = ("latprof kernels build",)  # compiles for a while; test_kernels.py does
 SMALLER = {
     "epochs=20, batch=8": "epochs=1, batch=60",
+    "image_size=96": "image_size=64",
     "goal=Goal(budget_s=90)": "goal=Goal(samples=4), levels=2",
     'Network.load("digits_resnet")': 'Network.load("small_resnet.json")',
     'model="digits_resnet"': f'model="{FACTORY}"',
