@@ -167,8 +167,8 @@ def export(
         return
     if out.suffix != ".onnx":
         raise RunError(
-            f"--out {out}: networks are written as ONNX (.onnx), detectors also as Darknet's files "
-            f"({darknet.SUFFIX})"
+            f"--out {out}: networks are written as ONNX; end it in .onnx, or for a detector in "
+            f"Darknet's {darknet.SUFFIX}"
         )
     shape = tuple(RunFolder.open(run).origin()["input_shape"])
     difference = export_onnx(load_run(run), shape, out, batch, "fp16" if half else "fp32")

@@ -10,9 +10,10 @@ import torch
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.network import Network
+from pruner import SearchError, models
 from pruner import cli as pruner_cli
-from pruner import models
 from pruner.criteria.dynamic import Phase, select
+from pruner.criteria.layers import LAYER_CRITERIA
 from pruner.data import load_data
 from pruner.graph.surgery import cut
 from pruner.graph.trace import trace
@@ -120,12 +121,19 @@ def test_a_pruned_detector_is_judged_again_and_written_for_darknet(
     assert listed.count("[yolo]") == 3
 
 
-def test_layers_of_a_detector_are_removed_by_a_criterion_of_layers(gallery, tmp_path, pruner):
-    more = ["--method", "layerprune", "--layer-criterion", "batch_norm", "--epochs", "0"]
-    options = asked(gallery, tmp_path / "run", *more)
-    options[options.index("--speedup") + 1] = "1.1"
-    assert pruner(*options) == 0
-    assert Architecture.load(tmp_path / "run" / "architecture.json").removed
+@pytest.mark.parametrize("criterion", ["batch_norm", "weight_taylor", "gate_taylor"])
+def test_layers_of_a_detector_are_scored_by_its_own_loss(criterion):
+    model = models.build("shapes_yolov3").eval()
+    traced = trace(model, (3, SIDE, SIDE), "detector")
+    scores = LAYER_CRITERIA[criterion](traced, few_shapes().train, Detection())
+    assert set(scores) == {block.name for block in traced.network.blocks}
+    assert all(np.isfinite(value) and value > 0 for value in scores.values())
+
+
+def test_the_criterion_that_needs_classes_of_images_says_so():
+    traced = trace(models.build("shapes_yolov3").eval(), (3, SIDE, SIDE), "detector")
+    with pytest.raises(SearchError, match="imprinting"):
+        LAYER_CRITERIA["imprinting"](traced, few_shapes().train, Detection())
 
 
 def test_filters_of_a_detector_are_chosen_while_it_trains():

@@ -94,7 +94,7 @@ def test_the_joint_probability_is_that_of_every_step_that_was_drawn():
                 )
                 expected += float(density.detach())  # of 1.4 as it was drawn, not as it is clipped
             told = controller.told(value, torch.tensor(step == 0))
-        assert float(found[column]) == pytest.approx(expected, abs=1e-4)
+        assert float(found[column].detach()) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_probability_hears_every_step(tiny):
