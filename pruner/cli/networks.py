@@ -11,7 +11,6 @@ import torch
 import typer
 from torch import nn
 
-from lookup_tables.storage.files import write_whole
 from pruner import RunError, TraceError, models
 from pruner.cli.options import (
     DataDirOption,
@@ -20,23 +19,24 @@ from pruner.cli.options import (
     JsonOption,
     ModelOption,
     NormalisationOption,
+    read_data,
     task_by,
 )
 from pruner.cli.progress import console
-from pruner.data import IMAGE_SIZE, load_data
+from pruner.data import IMAGE_SIZE
 from pruner.data.images import Images
 from pruner.graph.capture import drop_paths
 from pruner.graph.check import require_right_cuts
 from pruner.graph.trace import trace as trace_model
+from pruner.run.darknet import export_darknet
 from pruner.run.folder import RunFolder
 from pruner.run.kernels import judged_file, library
 from pruner.run.prune import load_run
 from pruner.train import darknet
 from pruner.train.accuracy import details_of, judged, onnx_accuracy
-from pruner.train.export import export_onnx, tensors_of
+from pruner.train.export import export_onnx
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.base import VisionTask
-from pruner.train.tasks.detection import Detection
 from pruner.train.weights import load_weights
 
 
@@ -121,9 +121,7 @@ def evaluate(
                 f"{told.image_size or IMAGE_SIZE}; leave it out"
             )
         image_size = told.image_size
-    images = load_data(data, data_dir, normalisation=normalisation, image_size=image_size)
-    for note in images.notes:
-        console.print(f"{data}: {note}", highlight=False, soft_wrap=True)
+    images = read_data(data, data_dir, normalisation, image_size)
     if run is not None:
         built, shape = load_run(run), tuple(RunFolder.open(run).origin()["input_shape"])
     else:
@@ -163,7 +161,8 @@ def export(
     FILE.weights writes FILE.cfg beside it.
     """
     if out.suffix == darknet.SUFFIX:
-        _export_darknet(run, out)
+        count = export_darknet(run, out)
+        print(f"{out}: {count} convolutions; {out.with_suffix('.cfg')} lists the layers")
         return
     if out.suffix != ".onnx":
         raise RunError(
@@ -178,34 +177,6 @@ def export(
         print("not in INT8: only the run's own files are calibrated")
     elif block and not half:
         print(f"for its kernels: latprof kernels convert {out} --block {block} --out FILE.onnx")
-
-
-def _export_darknet(run: Path, out: Path) -> None:
-    """A detector's list of layers and its weights."""
-    opened = RunFolder.open(run)
-    task = task_by(opened.settings.task, opened.settings.task_settings)
-    if not isinstance(task, Detection):
-        raise RunError(f"--out {out}: Darknet's files are for detectors; end it in .onnx")
-    shape = tuple(opened.origin()["input_shape"])
-    traced = trace_model(load_run(run), shape, "pruned")
-    modules = dict(traced.module.named_modules())
-    pairs: list[darknet.Pair] = []
-    for layer in traced.network.layers:
-        conv, norm = modules.get(layer.name), modules.get(traced.batch_norms.get(layer.name, ""))
-        if isinstance(conv, nn.Conv2d):
-            pairs.append((conv, norm if isinstance(norm, nn.BatchNorm2d) else None))
-    maps = len(tensors_of(traced.module(torch.zeros(1, *shape))))
-    anchors = task.anchors(maps)
-    for path, module in modules.items():
-        if isinstance(module, nn.LeakyReLU) and module.negative_slope != darknet.LEAKY:
-            raise RunError(
-                f"--out {out}: {path} has the slope {module.negative_slope:g}; Darknet's leaky "
-                f"ReLU has {darknet.LEAKY:g}"
-            )
-    listed = darknet.configuration(traced.network, pairs, anchors, opened.origin()["classes"])
-    darknet.write_darknet(pairs, out)
-    write_whole(out.with_suffix(".cfg"), listed)
-    print(f"{out}: {len(pairs)} convolutions; {out.with_suffix('.cfg')} lists the layers")
 
 
 def _onnx_accuracy(
