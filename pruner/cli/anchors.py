@@ -8,12 +8,12 @@ import torch
 import typer
 
 from pruner import DataError
-from pruner.cli.options import DataDirOption, DataOption, ImageSizeOption
-from pruner.cli.progress import console, progress
-from pruner.data import load_data
+from pruner.cli.options import DataDirOption, DataOption, ImageSizeOption, read_data
+from pruner.cli.progress import progress
 from pruner.data.detection.boxes import Boxes
+from pruner.models.yolov3 import PER_MAP
 from pruner.train.tasks.detection import told
-from pruner.train.tasks.yolo import PER_MAP, cluster
+from pruner.train.tasks.yolo import cluster
 
 ROUNDS = 4  # over the training images, each augmented otherwise
 AT_ONCE = 32  # images
@@ -29,10 +29,7 @@ def anchors(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the clustering.")] = 0,
 ) -> None:
     """Find anchors by k-means over the boxes that training shows, augmented as it shows them."""
-    images = load_data(data, data_dir, image_size=image_size)
-    for note in images.notes:
-        console.print(f"{data}: {note}", highlight=False, soft_wrap=True)
-    train, sides = images.train, []
+    train, sides = read_data(data, data_dir, "imagenet", image_size).train, []
     if not _shows_boxes(train.batch(torch.arange(1))[1]):
         raise DataError(f"{data} has no boxes; anchors are for detection")
     some = torch.arange(len(train)).split(AT_ONCE)

@@ -20,7 +20,9 @@ from pydantic.fields import FieldInfo
 
 from lookup_tables.storage.files import first_fault
 from pruner import RunError, models
-from pruner.data import DATA_SETS, IMAGE_SIZE
+from pruner.cli.progress import console
+from pruner.data import DATA_SETS, IMAGE_SIZE, load_data
+from pruner.data.images import Data
 from pruner.data.memory import NORMALISATIONS
 from pruner.run.settings import CHOICES, Settings, Shown
 from pruner.train.tasks import TASKS
@@ -49,6 +51,14 @@ ImageSizeOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+def read_data(data: str, folder: Path | None, normalisation: str, image_size: int | None) -> Data:
+    """The data set that options name; what reading it left out is told."""
+    found = load_data(data, folder, normalisation=normalisation, image_size=image_size)
+    for note in found.notes:
+        console.print(f"{data}: {note}", highlight=False, soft_wrap=True)
+    return found
 
 
 OTHER = Shown("Other")  # of a setting that does not say where it belongs

@@ -15,10 +15,11 @@ from pruner.cli.options import (
     ImageSizeOption,
     ModelOption,
     NormalisationOption,
+    read_data,
     task_by,
 )
 from pruner.cli.progress import interruptible, progress
-from pruner.data import IMAGE_SIZE, load_data
+from pruner.data import IMAGE_SIZE
 from pruner.run.origin import digests
 from pruner.train.accuracy import accuracy
 from pruner.train.finetune import Recipe, fine_tune
@@ -68,13 +69,9 @@ def train(
         patience=patience, seed=seed,
     )  # fmt: skip
     made = task_by(task, words)
-    how = recipe.told(made)
-    of = "".join(data.rpartition(":")[1:])
-    of += "" if normalisation == "imagenet" else f" normalised by {normalisation}"
-    of += f" at {image_size}" if image_size not in (None, IMAGE_SIZE) else ""
-    of += "" if task == "classification" else f" for {''.join(task.rpartition(':')[1:])}"
+    of = _told(data, normalisation, image_size, task)
     begun = _begun_from(model, data, of, weights, task)
-    trained = f"{begun}, {how}{', fp16' if half else ''}"
+    trained = f"{begun}, {recipe.told(made)}{', fp16' if half else ''}"
     if out.exists():
         before = made_by(out)
         if before not in (None, trained):
@@ -84,9 +81,7 @@ def train(
             )
         print(f"{out} exists already")
         return
-    images = load_data(data, data_dir, normalisation=normalisation, image_size=image_size)
-    for note in images.notes:
-        print(f"{data}: {note}")
+    images = read_data(data, data_dir, normalisation, image_size)
     torch.manual_seed(seed)
     built = models.build(model, images.classes)
     if weights is not None:
@@ -114,9 +109,21 @@ def train(
     print(f"{out}: {score:.2%} on held-out training images")
 
 
+def _told(data: str, normalisation: str, image_size: int | None, task: str) -> str:
+    """What is learned: the data set, as it is read, and the task; usual ones left out."""
+    found = _function(data)
+    found += "" if normalisation == "imagenet" else f" normalised by {normalisation}"
+    found += f" at {image_size}" if image_size not in (None, IMAGE_SIZE) else ""
+    return found + ("" if task == "classification" else f" for {_function(task)}")
+
+
+def _function(name: str) -> str:
+    """A name, of a user's `file.py:function` wherever its file lies."""
+    return "".join(name.rpartition(":")[1:])
+
+
 def _begun_from(model: str, data: str, of: str, weights: Path | None, task: str) -> str:
     """What a training begins from: files by what they hold, wherever they lie."""
-    named = "".join(model.rpartition(":")[1:])
     files = digests(model, data, weights, task)
     found = [f"{name} {sha256[:12]}" for name, sha256 in files.items()]
-    return f"{named} on {of}, {', '.join(found) or 'from scratch'}"
+    return f"{_function(model)} on {of}, {', '.join(found) or 'from scratch'}"
