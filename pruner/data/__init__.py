@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from lookup_tables.registry import Registry
@@ -38,15 +39,11 @@ class DataSet:
     is_resized: bool = False
 
 
-def _of_pictures(layout: str) -> Callable[..., Data]:
-    """A loader of pictures with boxes; torchvision takes a second to import."""
+def _of_pictures(file: str, name: str) -> Callable[..., Data]:
+    """A loader of pictures with boxes, imported when asked for: torchvision takes a second."""
 
-    def load(folder: Path, seed: int, side: int) -> Data:
-        from pruner.data.detection import formats, shapes
-
-        loaders = {"voc": formats.voc, "yolo": formats.yolo, "coco": formats.coco,
-                   "shapes": shapes.shapes}  # fmt: skip
-        return loaders[layout](folder, seed, side)
+    def load(folder: Path | None, seed: int, side: int) -> Data:
+        return getattr(import_module(f"pruner.data.detection.{file}"), name)(folder, seed, side)
 
     return load
 
@@ -59,8 +56,8 @@ DATA_SETS: Registry[DataSet] = Registry(
         DataSet("imagenet", "ImageNet, one folder a class", folders.imagenet),
         DataSet("food101", "Food-101", folders.food101),
         *(
-            DataSet(layout, f"boxes in {told}", _of_pictures(layout), is_resized=True)
-            for layout, told in (
+            DataSet(name, f"boxes in {told}", _of_pictures("formats", name), is_resized=True)
+            for name, told in (
                 ("voc", "Pascal VOC's layout"),
                 ("yolo", "YOLO's text files"),
                 ("coco", "COCO's JSON"),
@@ -69,7 +66,7 @@ DATA_SETS: Registry[DataSet] = Registry(
         DataSet(
             "shapes",
             "boxes around drawn shapes",
-            _of_pictures("shapes"),
+            _of_pictures("shapes", "shapes"),
             needs_folder=False,
             is_resized=True,
         ),

@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-ANCHORS = 3  # per head
+PER_MAP = 3  # anchors
 # Width and number of residual blocks of Darknet-53's stages.
 STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))
 SMALL_STAGES = ((16, 1), (32, 1), (64, 2), (96, 2), (128, 1))  # for drawn shapes
@@ -81,7 +81,7 @@ class YoloV3(nn.Module):
 
     def __init__(self, classes: int, stages: Sequence[tuple[int, int]] = STAGES) -> None:
         super().__init__()
-        outputs = ANCHORS * (5 + classes)
+        outputs = PER_MAP * (5 + classes)
         before = stages[0][0] // 2
         self.stem = ConvNorm(3, before, 3)
         self.stages = nn.ModuleList()
@@ -117,7 +117,7 @@ class TinyYoloV3(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        outputs = ANCHORS * (5 + classes)
+        outputs = PER_MAP * (5 + classes)
         widths = (3, 16, 32, 64, 128, 256)
         self.fine_stages = nn.Sequential()
         for number, (before, width) in enumerate(pairwise(widths)):
@@ -151,7 +151,7 @@ def _predict(in_channels: int, outputs: int) -> nn.Conv2d:
     """A map's last convolution, whose objectness starts low."""
     conv = nn.Conv2d(in_channels, outputs, 1)
     with torch.no_grad():
-        bias = conv.bias.view(ANCHORS, -1)  # type: ignore[union-attr]
+        bias = conv.bias.view(PER_MAP, -1)  # type: ignore[union-attr]
         bias.zero_()
         bias[:, 4] = -math.log((1 - RARE) / RARE)
     return conv

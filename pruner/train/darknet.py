@@ -21,6 +21,7 @@ from lookup_tables.layer import LayerSpec
 from lookup_tables.network import Layer, Network
 from lookup_tables.storage.files import write_whole
 from pruner import ExportError, ModelError
+from pruner.models.yolov3 import PER_MAP
 
 SUFFIX = ".weights"
 OF_A_PART = re.compile(r"\.conv\.\d+$")  # darknet53.conv.74: the first convolutions of a network
@@ -29,7 +30,6 @@ WRITTEN = struct.Struct("<3iQ")
 ACTIVATIONS = {"leaky_relu": "leaky", "none": "linear", "relu": "relu", "mish": "mish",
                "silu": "swish"}  # fmt: skip
 LEAKY = 0.1  # slope of Darknet's leaky ReLU
-PER_MAP = 3  # anchors
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d | None]
 

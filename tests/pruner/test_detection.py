@@ -12,12 +12,12 @@ from pruner.data import load_data
 from pruner.data.detection.boxes import Boxes
 from pruner.data.own import from_datasets
 from pruner.graph.trace import trace
+from pruner.models.yolov3 import PER_MAP
 from pruner.train.accuracy import details_of, judged
 from pruner.train.finetune import Recipe, fine_tune
 from pruner.train.tasks import TASKS
 from pruner.train.tasks.detection import Detection, DetectionSettings, parsed, told
 from pruner.train.tasks.yolo import (
-    PER_MAP,
     PUBLISHED,
     cluster,
     detect,

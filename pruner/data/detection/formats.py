@@ -31,6 +31,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BEYOND = 1.0  # pixels that a box may leave its picture: people count from 0 and from 1
 TURNED = (5, 6, 7, 8)  # EXIF orientations whose width is the file's height
 LEAST_VARIETY = 2  # pictures of a part
+WHOLE_NUMBERS = ("id", "image_id", "category_id", "width", "height")  # of a COCO file
 
 
 @dataclass
@@ -352,22 +353,23 @@ def _json(path: Path) -> dict:
         if not isinstance(rows, list):
             raise DataError(f"{path} has no list of {part}")
         for number, row in enumerate(rows):
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: {part}[{number}] is no object with fields")
-            if missing := [name for name in fields if name not in row]:
-                raise DataError(f"{path}: {part}[{number}] has no {missing[0]}")
-            for name in ("id", "image_id", "category_id", "width", "height"):
-                if name in fields and not isinstance(row[name], int):
-                    raise DataError(
-                        f"{path}: {part}[{number}] has {name} {row[name]!r}; expected a whole "
-                        "number"
-                    )
-            if part == "annotations" and not _are_four_numbers(row["bbox"]):
-                raise DataError(
-                    f"{path}: {part}[{number}] has the bbox {row['bbox']!r}; expected four "
-                    "numbers: x, y, width, height"
-                )
+            if wrong := _wrong_in(row, fields):
+                raise DataError(f"{path}: {part}[{number}] {wrong}")
     return content
+
+
+def _wrong_in(row: object, fields: Sequence[str]) -> str | None:
+    """What is wrong with an entry of a COCO file; None where nothing is."""
+    if not isinstance(row, dict):
+        return "is no object with fields"
+    for name in fields:
+        if name not in row:
+            return f"has no {name}"
+        if name in WHOLE_NUMBERS and not isinstance(row[name], int):
+            return f"has {name} {row[name]!r}; expected a whole number"
+        if name == "bbox" and not _are_four_numbers(row[name]):
+            return f"has the bbox {row[name]!r}; expected four numbers: x, y, width, height"
+    return None
 
 
 def _are_four_numbers(box: object) -> bool:

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pruner.data.detection.boxes import Boxes
+from pruner.models.yolov3 import PER_MAP
 
 Anchors = tuple[tuple[float, float], ...]  # widths and heights in pixels, smallest first
-PER_MAP = 3  # anchors
 # Smallest first, as published for COCO with three maps and, for tiny, with two. Darknet does not
 # scale them with its images, and its weights expect them as they are.
 PUBLISHED: dict[int, Anchors] = {
