@@ -148,8 +148,8 @@ def _let_go(handle: int) -> None:
 def first_fault(error: ValidationError) -> str:
     """The first thing wrong with a file's content: which field, and what was expected."""
     detail = error.errors()[0]
-    where = ".".join(map(str, detail["loc"]))
-    return f"{where}: {detail['msg']}" if where else detail["msg"]
+    where, said = ".".join(map(str, detail["loc"])), detail["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
 
 
 def refuse_newer(

@@ -16,9 +16,9 @@ from lookup_tables.registry import OwnSettings
 from pruner import DataError
 from pruner.data.detection.boxes import Boxes
 from pruner.data.images import Data
+from pruner.models.yolov3 import PER_MAP
 from pruner.train.tasks.base import Task, answer_to
 from pruner.train.tasks.yolo import (
-    PER_MAP,
     PUBLISHED,
     Anchors,
     Found,
@@ -167,7 +167,7 @@ class Detection:
         cells = []
         for row, image in enumerate(images):
             for column in columns:
-                boxes, pixels = column[row], (image * 255).round().to(torch.uint8)
+                boxes, pixels = column[row], (image.clamp(0, 1) * 255).round().to(torch.uint8)
                 colours = [COLOURS[number % len(COLOURS)] for number in boxes.classes.tolist()]
                 cells.append(
                     draw_bounding_boxes(pixels, boxes.corners, colors=colours, width=2)
@@ -191,17 +191,17 @@ class Detection:
         return detect(maps, side, own.least_score, own.nms, MOST_FOUND)
 
     def check(self, model: nn.Module, shape: tuple[int, int, int], data: Data) -> None:
-        side = shape[-1]
-        if shape[1] != side or side % STRIDE:
-            raise DataError(
-                f"images of {shape[1]}×{side}: a detector reads squares whose side is a multiple "
-                f"of {STRIDE}; --image-size {max(STRIDE, round(side / STRIDE) * STRIDE)} is one"
-            )
         _, targets = data.train.batch(torch.arange(1))
         if not (isinstance(targets, list) and isinstance(targets[0], Boxes)):
             raise DataError(
                 f"{data.name} has no boxes; --task detection needs voc, yolo or coco data, or a "
                 "function of yours whose targets are lists of pruner.data.detection.boxes.Boxes"
+            )
+        side = shape[-1]
+        if shape == data.shape and (shape[1] != side or side % STRIDE):
+            raise DataError(
+                f"images of {shape[1]}×{side}: a detector reads squares whose side is a multiple "
+                f"of {STRIDE}; --image-size {max(STRIDE, round(side / STRIDE) * STRIDE)} is one"
             )
         answer = answer_to(model, shape, data)
         channels = PER_MAP * (5 + data.classes)
