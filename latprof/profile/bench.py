@@ -284,7 +284,7 @@ class Bench:
         round_s = dense.run().seconds + run_pruned().seconds
         for _ in range(self._warm_up(round_s) - 1):
             dense.run(), run_pruned()
-        planned = math.ceil(share * self._planned(round_s))
+        planned = max(math.ceil(share * self._planned(round_s)), FEWEST_KEPT)
         rounds = run_rounds(
             dense.run, run_pruned, planned, self._quiet_s(), self._cores, self._monitor,
             self._pace, enough=max(min(planned, FEWEST), math.ceil(COUNTED * planned)),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from latprof import Disturbed, Throttled
-from latprof.profile.bench import WAIT_FOR_CORE_S, WAIT_S, Bench
+from latprof.profile.bench import FEWEST_KEPT, LAYERS, WAIT_FOR_CORE_S, WAIT_S, WHOLE, Bench
 from latprof.profile.rounds import FOR_A_CORE, PATIENCE, PATIENCE_IN_PLACE
 from latprof.runtimes.here import this_device
 from lookup_tables.architecture import Architecture
@@ -62,6 +62,15 @@ def test_a_quiet_series_ends_when_three_fifths_of_the_planned_rounds_counted(ben
     monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(0.01))
     series = bench._rounds(bench._dense[0], lambda: Timing(0.01))
     assert len(series.pruned) == math.ceil(0.6 * bench._planned(0.02))
+
+
+@pytest.mark.parametrize("share", (WHOLE, LAYERS))
+def test_a_slow_network_gets_as_many_rounds_as_must_count(bench, monkeypatch, share):
+    monkeypatch.setattr(bench, "_dense_medians", [])
+    monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(0.2))
+    monkeypatch.setattr(bench._pace, "now", lambda: 1.0)
+    series = bench._rounds(bench._dense[0], lambda: Timing(0.2), share)
+    assert series.calm().sum() >= FEWEST_KEPT
 
 
 def test_a_neighbour_on_the_core_is_waited_for_and_named(bench, monkeypatch):
