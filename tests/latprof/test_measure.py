@@ -64,7 +64,7 @@ def test_a_quiet_series_ends_when_three_fifths_of_the_planned_rounds_counted(ben
     assert len(series.pruned) == math.ceil(0.6 * bench._planned(0.02))
 
 
-@pytest.mark.parametrize("share", (WHOLE, LAYERS))
+@pytest.mark.parametrize("share", [WHOLE, LAYERS])
 def test_a_slow_network_gets_as_many_rounds_as_must_count(bench, monkeypatch, share):
     monkeypatch.setattr(bench, "_dense_medians", [])
     monkeypatch.setattr(bench._dense[0], "run", lambda: Timing(0.2))
