@@ -11,8 +11,6 @@ import typer
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.storage.files import write_whole
-from lookup_tables.table.store import LatencyTable
-from pruner import models
 from pruner.run.journey import Journey
 from pruner.run.origin import digest
 from pruner.run.settings import Settings
@@ -38,10 +36,10 @@ def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) ->
 
 def problem(base: Settings) -> dict[str, str]:
     """What results follow from beside their options: the table's rows and the dense weights."""
-    table = LatencyTable.open(base.table)
+    run = Journey(base, lambda *_: None)
     return {
-        "device": table.device.name,
-        "rows_sha256": table.digest(models.short_name(base.model)),
+        "device": run.table.device.name,
+        "rows_sha256": run.table.digest(run.priced.name),
         **({"weights_sha256": digest(base.weights)} if base.weights else {}),
     }
 
