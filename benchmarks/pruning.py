@@ -11,6 +11,7 @@ import typer
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.storage.files import write_whole
+from pruner import models
 from pruner.run.journey import Journey
 from pruner.run.origin import digest
 from pruner.run.settings import Settings
@@ -37,9 +38,10 @@ def journey(model: str, weights: Path, data_dir: Path, table: Path, **others) ->
 def problem(base: Settings) -> dict[str, str]:
     """What results follow from beside their options: the table's rows and the dense weights."""
     run = Journey(base, lambda *_: None)
+    name = run.priced.name if base.weights else models.short_name(base.model)
     return {
         "device": run.table.device.name,
-        "rows_sha256": run.table.digest(run.priced.name),
+        "rows_sha256": run.table.digest(name),
         **({"weights_sha256": digest(base.weights)} if base.weights else {}),
     }
 

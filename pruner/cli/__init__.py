@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from lookup_tables.errors import ContractError
-from pruner.cli import anchors, networks, options, prune, train
+from pruner.cli import anchors, front, networks, options, prune, train
 from pruner.cli.progress import console
+from pruner.run.pick import OF_FINISHING, WHERE
 from pruner.train.compute import keep_freed_memory
 
 
@@ -33,6 +34,13 @@ def build_app() -> typer.Typer:
         *options.own(["method", "criterion", "task"]),
     ]
     app.command()(options.with_settings(prune.recommend, iter(for_ways)))
+    for_search = [
+        *options.common((*OF_FINISHING, *front.NOT_SEARCHED), method=front.METHOD),
+        *options.own(["method", "criterion", "task"]),
+    ]
+    app.command()(options.with_settings(front.search, iter(for_search)))
+    app.command()(front.front)
+    app.command()(options.with_settings(front.pick, options.changes((*OF_FINISHING, *WHERE))))
     app.command()(options.with_settings(networks.evaluate, options.own(["task"])))
     app.command()(networks.export)
     app.command()(anchors.anchors)

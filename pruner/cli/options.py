@@ -6,6 +6,7 @@ called with is given to `Settings.of`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import types
 import typing
@@ -99,8 +100,20 @@ def task_by(name: str, words: Mapping[str, Any]) -> VisionTask:
         raise RunError(f"--{first_fault(error)}") from None
 
 
-def common(left_out: Collection[str] = ()) -> Iterator[inspect.Parameter]:
-    """An option for every setting that all runs have."""
+def plain(words: dict[str, Any]) -> dict[str, Any]:
+    """Options as settings have them: paths as text, lists as tuples."""
+    found = dict(words)
+    for name, value in words.items():
+        if isinstance(value, Path):
+            found[name] = str(value)
+        elif isinstance(value, list):
+            found[name] = tuple(value)
+    several = ("keep_width", "keep_layer")
+    return found | {name: found.get(name) or () for name in several}
+
+
+def common(left_out: Collection[str] = (), **usually: Any) -> Iterator[inspect.Parameter]:
+    """An option for every setting that all runs have; `usually`: defaults of this command alone."""
     for name, field in Settings.model_fields.items():
         if name in left_out or name.endswith("_settings"):
             continue
@@ -109,7 +122,18 @@ def common(left_out: Collection[str] = ()) -> Iterator[inspect.Parameter]:
         if name in CHOICES:
             text = f"{text.removesuffix('.')}: {'; '.join(_entries(name))}."
         default = field.default if not field.is_required() else inspect.Parameter.empty
+        default = usually.get(name, default)
         yield _parameter(name, field, default, text, shown)
+
+
+def changes(names: Collection[str]) -> Iterator[inspect.Parameter]:
+    """An option for each of these settings, to change what a run was begun with."""
+    for parameter in common():
+        if parameter.name in names:
+            kind, option = parameter.annotation.__origin__, parameter.annotation.__metadata__[0]
+            option = copy.copy(option)
+            option.show_default = False
+            yield parameter.replace(default=None, annotation=Annotated[kind | None, option])
 
 
 def own(choices: Collection[str]) -> Iterator[inspect.Parameter]:

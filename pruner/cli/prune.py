@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pruner import RunError
-from pruner.cli.options import JsonOption
+from pruner.cli.options import JsonOption, plain
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.compare import Member, compare_methods
 from pruner.run.prune import prune as run_prune
@@ -29,6 +29,7 @@ NOT_RECOMMENDED_BY = (  # what `recommend` decides for itself, or has several of
     "speedup", "latency_ms", "table", "epochs", "widths", "density", "architecture", "patience",
     "schedule",
 )  # fmt: skip
+FOR_ONE_BUDGET = [name for name, each in METHODS.items() if not each.gives_front]
 SEVERAL = ("speedup", "latency_ms", "method", "seed", "architecture")
 
 
@@ -38,7 +39,7 @@ def prune(
     **words: Any,
 ) -> None:
     """Search, cut, fine-tune, export and check a smaller network within a latency budget."""
-    settings = Settings.of(**_plain(words))
+    settings = Settings.of(**plain(words))
     if settings.depth and not settings.removes_blocks:
         raise RunError(f"--depth: {settings.method} never removes a block; leave it out")
     with interruptible(out), progress() as bar:
@@ -60,7 +61,8 @@ def compare(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Search method. Repeatable; default: all methods. A method's own settings follow "
+            help="Search method. Repeatable; default: all but those that search all budgets "
+            "at once. A method's own settings follow "
             "a colon, as in rl:agent=td3,reward=error."
         ),
     ] = None,
@@ -99,11 +101,11 @@ def compare(
         "speedup": speedup[0] if speedup else None,
         "latency_ms": latency_ms[0] if latency_ms and not speedup else None,
     }
-    base = Settings.of(**_plain(words), **first)
+    base = Settings.of(**plain(words), **first)
     members = [Member.parse(text) for text in member or []]
     with interruptible(out), progress() as bar:
         found = compare_methods(
-            base, method or list(METHODS), speedup or [], seed or [0], members, out, Stages(bar),
+            base, method or FOR_ONE_BUDGET, speedup or [], seed or [0], members, out, Stages(bar),
             latency_ms or [], asks,
         )  # fmt: skip
     for row in found["rows"]:
@@ -157,7 +159,7 @@ def recommend(
     if not speedup and not latency_ms:
         raise RunError("give at least one budget: --speedup or --latency-ms")
     first = {"table": str(table[0]), "epochs": epochs, "speedup": 1.0}
-    base = Settings.of(**_plain(words), **first)
+    base = Settings.of(**plain(words), **first)
     with interruptible(out), progress() as bar:
         found = try_all(base, [str(t) for t in table], speedup or [], latency_ms or [], out,
                         Stages(bar))  # fmt: skip
@@ -177,18 +179,6 @@ def recommend(
                 f"--table {row['table']} --out NEW_FOLDER"
             )
     print(f"{out}: recommend.json, recommend.svg, report.html, and a run's folder for every way")
-
-
-def _plain(words: dict[str, Any]) -> dict[str, Any]:
-    """Options as settings have them: paths as text, lists as tuples."""
-    found = dict(words)
-    for name, value in words.items():
-        if isinstance(value, Path):
-            found[name] = str(value)
-        elif isinstance(value, list):
-            found[name] = tuple(value)
-    several = ("keep_width", "keep_layer")
-    return found | {name: found.get(name) or () for name in several}
 
 
 def _print_result(result: dict, out: Path, json_: bool) -> None:

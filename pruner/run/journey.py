@@ -251,7 +251,7 @@ class Journey:
             self.space,
             self.latency,
             self.limit_s,
-            episodes=1 if settings.searched_by.scores_one else settings.episodes,
+            episodes=settings.scored,
             at_once=settings.at_once,
             seed=settings.seed,
             importance=lambda: _kept(

@@ -23,6 +23,7 @@ from pruner.graph.surgery import load_shrunk
 from pruner.graph.trace import trace
 from pruner.run.confirm import confirmed
 from pruner.run.folder import RunFolder, read_json, write_json
+from pruner.run.front import front
 from pruner.run.journey import Journey, Report, require_reachable
 from pruner.run.kernels import convert
 from pruner.run.measured import NotTimed, measure_pair
@@ -34,7 +35,7 @@ from pruner.search.log import SearchLog
 from pruner.search.methods.filters import FilterSettings
 from pruner.search.methods.knapsack import KnapsackSettings
 from pruner.search.methods.layerprune import LayerPruneSettings
-from pruner.search.searcher import Scored, evaluated_here, front_of
+from pruner.search.searcher import evaluated_here
 from pruner.train.export import export_onnx, largest_difference, require_alike
 from pruner.train.finetune import fine_tune
 from pruner.train.weights import save_weights
@@ -57,10 +58,10 @@ def prune(
     journey = Journey(settings, report)
     if data is not None:
         journey.data = data
-    _require_possible(journey)  # before a folder exists: what is wrong leaves nothing behind
+    require_possible(journey)  # before a folder exists: what is wrong leaves nothing behind
     if not (Path(out) / "settings.json").exists():
         require_repeatable(journey.data)
-    run = RunFolder.begin(out, settings, _origin(journey))
+    run = RunFolder.begin(out, settings, origin_of(journey))
     with only_writer(run.path):
         if run.result.exists():
             result = read_json(run.result)
@@ -82,7 +83,7 @@ def prune(
         return result
 
 
-def _require_possible(journey: Journey) -> None:
+def require_possible(journey: Journey) -> None:
     """Raise for a table, model, data set or budget that no run can be made with."""
     if journey.settings.may_remove and not journey.trace.network.blocks:
         model, given = journey.settings.model, "--depth"
@@ -134,7 +135,7 @@ def _require_criterion(journey: Journey) -> None:
         )
 
 
-def _origin(journey: Journey) -> dict:
+def origin_of(journey: Journey) -> dict:
     """What a run begins with, written down to be compared when it is continued."""
     return {
         "versions": versions(),
@@ -193,6 +194,14 @@ def _timed_untrained(
 
 def search(journey: Journey, run: RunFolder) -> Architecture:
     """The best architecture within the limit that the method finds."""
+    log = explore(journey, run)
+    if journey.settings.searched_by.gives_front:
+        write_front(journey, run, log)
+    return choose(journey, log)
+
+
+def explore(journey: Journey, run: RunFolder) -> SearchLog:
+    """Everything that the method scores; continues where it was interrupted."""
     settings, problem = journey.settings, journey.problem(run.path)
 
     def progress(log: SearchLog) -> None:
@@ -210,20 +219,16 @@ def search(journey: Journey, run: RunFolder) -> Architecture:
         progress,
         journey.limit_s,
     )
-    method = settings.searched_by
-    log.run(method.make(problem, settings.own("method")), problem.at_once)
-    if method.gives_front:
-        write_json(run.front, [_point(each) for each in front_of(log.scored())])
-    return choose(journey, log)
+    log.run(settings.searched_by.make(problem, settings.own("method")), problem.at_once)
+    return log
 
 
-def _point(scored: Scored) -> dict:
-    """One network of a front, as its file has it."""
-    return {
-        "latency_ms": scored.latency_s * 1e3,
-        "accuracy": scored.accuracy,
-        "architecture": scored.architecture.model_dump(exclude_defaults=True),
-    }
+def write_front(journey: Journey, run: RunFolder, log: SearchLog) -> dict:
+    """What of a search nothing faster surpasses, as a file: the content of front.json."""
+    settings = journey.settings
+    found = front(log.scored(), journey.latency, settings.model, settings.method)
+    write_json(run.front, found)
+    return found
 
 
 def choose(journey: Journey, log: SearchLog) -> Architecture:

@@ -57,7 +57,7 @@ def summarise(
             "pruned": before.macs_of(architecture),
         },
         "confirmed": read_json(run.confirmed) if run.confirmed.exists() else None,
-        "front": len(read_json(run.front)) if run.front.exists() else None,
+        "front": len(read_json(run.front)["points"]) if run.front.exists() else None,
         "bought": bought(latency, architecture),
         "table_error": table_error(journey.table, journey.priced.name),
         "parameters": {"dense": _count(journey.trace.module), "pruned": _count(models.fine_tuned)},

@@ -135,7 +135,8 @@ class Settings(BaseModel):
         300,
         ge=1,
         description="How many candidates the search may score. These methods score one: "
-        f"{', '.join(name for name, method in METHODS.items() if method.scores_one)}.",
+        f"{', '.join(name for name, method in METHODS.items() if method.scores_one)}; jcw scores "
+        "--population times --generations.",
     )
     at_once: Annotated[int, Shown(_SEARCH)] = Field(
         1,
@@ -290,6 +291,12 @@ class Settings(BaseModel):
     @property
     def searched_by(self) -> Method:
         return METHODS[self.method]
+
+    @property
+    def scored(self) -> int:
+        """How many candidates its search may score."""
+        scores = self.searched_by.scores
+        return scores(self.own("method")) if scores else self.episodes
 
     @property
     def removes_blocks(self) -> bool:

@@ -13,12 +13,14 @@ from pruner.search.methods import (
     baselines,
     filters,
     greedy,
+    jcw,
     knapsack,
     lap,
     layerprune,
     magnitude,
     rl,
     thompson,
+    thompson_front,
 )
 from pruner.search.methods.base import Method
 
@@ -26,8 +28,10 @@ METHODS: Registry[Method] = Registry(
     "method",
     (
         thompson.METHOD,
+        thompson_front.METHOD,
         lap.METHOD,
         abcp.METHOD,
+        jcw.METHOD,
         layerprune.METHOD,
         amc.METHOD,
         rl.METHOD,

@@ -12,6 +12,11 @@ from pruner.search.searcher import Search
 from pruner.search.space import Kind
 
 
+def one(_settings: OwnSettings) -> int:
+    """Of methods that score their answer alone."""
+    return 1
+
+
 @dataclass(frozen=True)
 class Method:
     """A search method. `make(problem, settings)` proposes candidates that meet the budget."""
@@ -21,8 +26,13 @@ class Method:
     make: Callable[[SearchProblem, Any], Search]
     settings: type[OwnSettings] = OwnSettings
     decides: frozenset[Kind] = frozenset(Kind)
-    scores_one: bool = False  # however many candidates it may score
+    scores: Callable[[Any], int] | None = None  # how many candidates, whatever --episodes says
     gives_front: bool = False  # what it scored is a front, beside the best within the budget
+
+    @property
+    def scores_one(self) -> bool:
+        """Whether it scores one candidate, however many it may."""
+        return self.scores is one
 
     @property
     def only_blocks(self) -> bool:

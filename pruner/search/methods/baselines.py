@@ -6,7 +6,7 @@ import numpy as np
 
 from lookup_tables.registry import OwnSettings
 from pruner.search.completion import Completion
-from pruner.search.methods.base import Method
+from pruner.search.methods.base import Method, one
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
 from pruner.search.space import KEPT, REMOVED, Kind
@@ -63,6 +63,6 @@ UNIFORM = Method(
     "the widest uniform share of all groups, and of all weights",
     search_uniform,
     decides=frozenset({Kind.WIDTH, Kind.DENSITY}),
-    scores_one=True,
+    scores=one,
 )
 RANDOM = Method("random", "random networks within the budget", search_randomly)

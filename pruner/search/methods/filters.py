@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lookup_tables.registry import OwnSettings
-from pruner.search.methods.base import Method
+from pruner.search.methods.base import Method, one
 from pruner.search.methods.magnitude import above_a_threshold
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
@@ -38,5 +38,5 @@ METHOD = Method(
     search_by_filters,
     FilterSettings,
     decides=frozenset({Kind.WIDTH}),
-    scores_one=True,
+    scores=one,
 )

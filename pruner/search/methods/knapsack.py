@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lookup_tables.registry import OwnSettings
 from pruner.search.knapsack import solve, worth
-from pruner.search.methods.base import Method
+from pruner.search.methods.base import Method, one
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
 
@@ -42,5 +42,5 @@ METHOD = Method(
     "the exact knapsack of channel importance, in the manner of HALP",
     search_knapsack,
     KnapsackSettings,
-    scores_one=True,
+    scores=one,
 )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lookup_tables.registry import OwnSettings
-from pruner.search.methods.base import Method
+from pruner.search.methods.base import Method, one
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
 from pruner.search.space import REMOVED, Kind
@@ -58,5 +58,5 @@ METHOD = Method(
     search_by_layers,
     LayerPruneSettings,
     decides=frozenset({Kind.BLOCK}),
-    scores_one=True,
+    scores=one,
 )

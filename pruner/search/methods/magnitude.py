@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from lookup_tables.architecture import Architecture
 from lookup_tables.registry import OwnSettings
 from pruner.search.completion import Completion
-from pruner.search.methods.base import Method
+from pruner.search.methods.base import Method, one
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
 from pruner.search.space import Kind
@@ -88,5 +88,5 @@ METHOD = Method(
     "one threshold on channel magnitude for the whole network, as Torch-Pruning's default",
     search_by_magnitude,
     decides=frozenset({Kind.WIDTH}),
-    scores_one=True,
+    scores=one,
 )

@@ -37,33 +37,33 @@ def search_by_thompson(problem: SearchProblem, settings: OwnSettings) -> Search:
 
     Where nothing new is found, known ones are scored again.
     """
-    completion, sampler = problem.completion, _Sampler(problem)
+    completion, sampler = problem.completion, Sampler(problem)
     episode = 0
     while episode < problem.episodes:
         count = min(problem.at_once, problem.episodes - episode)
         batch: list[list[int]] = []
         for number in range(episode, episode + count):
-            batch.append(sampler.propose(number, batch))
+            batch.append(sampler.propose(number, batch, problem.budget_s))
         scored = yield [completion.architecture(positions) for positions in batch]
         for positions, each in zip(batch, scored, strict=True):
             sampler.observe(positions, each.accuracy)
         episode += count
 
 
-class _Sampler:
+class Sampler:
     """What was learned so far, and the next proposal that follows from it."""
 
     def __init__(self, problem: SearchProblem) -> None:
-        self._completion, self._budget_s = problem.completion, problem.budget_s
+        self._completion = problem.completion
         self._rng = np.random.default_rng(problem.seed)
         self._values = worth(self._completion, problem)
         self._losses = AdditiveLosses(self._completion, self._values)
         self._seen: set[tuple[int, ...]] = set()
 
-    def propose(self, episode: int, beside: Collection[list[int]]) -> list[int]:
+    def propose(self, episode: int, beside: Collection[list[int]], budget_s: float) -> list[int]:
         """The positions to score next; not those that are scored `beside`, if others are found."""
         if not self._seen:
-            return solve_nearly(self._completion, self._values, self._budget_s)
+            return solve_nearly(self._completion, self._values, budget_s)
         with threadpool_limits(1):  # small matrices: more threads only wait for PyTorch's
             if episode % REFIT == 0:
                 self._losses.fit()
@@ -71,7 +71,7 @@ class _Sampler:
             taken = self._seen | {tuple(positions) for positions in beside}
             for hotter_by in HOTTER_BY:
                 values = self._losses.draw(self._rng, temperature + hotter_by)
-                positions = solve_nearly(self._completion, values, self._budget_s)
+                positions = solve_nearly(self._completion, values, budget_s)
                 if tuple(positions) not in taken:
                     break
         return positions

@@ -1,0 +1,60 @@
+"""Thompson sampling for every budget at once, ours: one model of the losses, many knapsacks.
+
+What options cost in accuracy does not depend on the budget: the additive model that `thompson`
+learns within one answers for all of them. Every episode takes the next of several budgets, draws
+what options may be worth, and scores the architecture of the greatest worth within it. What was
+scored is the front; no candidate is a prediction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from lookup_tables.registry import OwnSettings
+from pruner.search.methods.base import Method
+from pruner.search.methods.thompson import TEMPERATURES, Sampler
+from pruner.search.problem import SearchProblem
+from pruner.search.searcher import Search
+
+LARGEST = 0.95  # of the dense network's latency: the largest budget
+GOLDEN = (5**0.5 - 1) / 2  # steps of this share of a range fill it evenly, however many there are
+
+
+class ThompsonFrontSettings(OwnSettings):
+    """How many budgets there are."""
+
+    budgets: int = Field(24, ge=2, description="Budgets, from the one that is asked for to dense.")
+
+
+def search_all_budgets(problem: SearchProblem, settings: ThompsonFrontSettings) -> Search:
+    """Scores `problem.episodes` architectures, by turns within one of the budgets."""
+    sampler, completion = Sampler(problem), problem.completion
+    largest_s = max(LARGEST * completion.model.dense_s, problem.budget_s)
+    budgets_s = np.geomspace(problem.budget_s, largest_s, settings.budgets)
+    episode = 0
+    while episode < problem.episodes:
+        count = min(problem.at_once, problem.episodes - episode)
+        batch: list[list[int]] = []
+        for number in range(episode, episode + count):
+            budget_s = budgets_s[turn(number, settings.budgets)]
+            batch.append(sampler.propose(number, batch, float(budget_s)))
+        scored = yield [completion.architecture(positions) for positions in batch]
+        for positions, each in zip(batch, scored, strict=True):
+            sampler.observe(positions, each.accuracy)
+        episode += count
+
+
+def turn(episode: int, budgets: int) -> int:
+    """Which budget an episode has: every one gets each temperature, neighbours lie far apart."""
+    cycle = 1 + episode // len(TEMPERATURES)
+    return int((cycle * GOLDEN) % 1.0 * budgets)
+
+
+METHOD = Method(
+    "thompson_front",
+    "Thompson sampling for all budgets at once; ours",
+    search_all_budgets,
+    ThompsonFrontSettings,
+    gives_front=True,
+)
