@@ -33,6 +33,7 @@ def build_app() -> typer.Typer:
     app.command("list")(share.list_command)
     app.command("verify")(share.verify_command)
     app.command("merge")(share.merge_command)
+    app.command("convert")(share.convert_command)
     app.command("card")(share.card_command)
     app.command("plot")(share.plot_command)
     app.add_typer(

@@ -1,4 +1,4 @@
-"""The commands that share and show tables: push, pull, list, verify, merge, card, plot."""
+"""The commands that share and show tables: push, pull, list, verify, merge, convert, card, plot."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table
 from latprof import OptionError
 from latprof.cli.options import HOME_HELP, JsonOption, NetworkOption, TableOption, network_beside
 from latprof.share.card import drawing, write_card
+from latprof.share.foreign import UNITS, convert_jcw
 from latprof.share.merge import merge
 from latprof.share.place import Place
 from latprof.share.pull import pull
@@ -224,6 +225,32 @@ def merge_command(
     """Join two tables of one device."""
     merged = merge(LatencyTable.open(first), LatencyTable.open(second), out)
     print(f"{out}: {', '.join(merged.networks())}")
+
+
+def convert_command(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="JCW's array as .npy: convolutions × output widths × input widths × densities."
+        ),
+    ],
+    network: NetworkOption,
+    unit: Annotated[str, typer.Option(help=f"Of its values: {', '.join(UNITS)}. It has none.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    json_: JsonOption = False,
+) -> None:
+    """Make a table of one that JCW published, so that pruning can read it; its gaps are named."""
+    if unit not in UNITS:
+        raise OptionError(f"--unit {unit!r}: expected one of {', '.join(UNITS)}")
+    found = convert_jcw(file, Network.load(network), out, unit)
+    facts = {"dense_ms": found.dense_s * 1e3, "rmspe": found.rmspe, "gaps": found.gaps}
+    if json_:
+        print(json.dumps(facts, indent=1))
+        return
+    print(f"{out}: the dense network takes {facts['dense_ms']:.4g} ms; the table answers to within "
+          f"{found.rmspe:.1%} of the array")  # fmt: skip
+    print(f"without a time in the array, and free in the table: {', '.join(found.gaps)}")
+    print("density 1 is the array's sparse kernel with all weights: speedups are over that one")
 
 
 def card_command(

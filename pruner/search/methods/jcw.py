@@ -11,7 +11,7 @@ Deviations:
 1. A share is snapped to the nearest candidate of the table's menu, where the paper has steps of
    0.1; a duplicate is what decodes to the same network.
 2. Accuracy is the score that all methods use, of refitted weights; the paper trains shared weights
-   in each generation. `benchmarks/candidates.py` compares the two.
+   in each generation.
 3. The first generation has the fastest network within the limits and the dense one; each of the
    others is drawn around a level of its own. Shares drawn evenly have all the same latency, in a
    network of many layers.

@@ -47,7 +47,7 @@ def search_all_budgets(problem: SearchProblem, settings: ThompsonFrontSettings) 
 
 def turn(episode: int, budgets: int) -> int:
     """Which budget an episode has: every one gets each temperature, neighbours lie far apart."""
-    cycle = 1 + episode // len(TEMPERATURES)
+    cycle = episode // len(TEMPERATURES)  # the first one is the smallest
     return int((cycle * GOLDEN) % 1.0 * budgets)
 
 
