@@ -36,15 +36,15 @@ SPEEDUPS = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
 WIDE = "least_width=0,least_width_first=0,least_width_strided=0,least_width_shortcut=0"
 DEFAULT = (
     "thompson_front", "thompson", "random", "greedy", "knapsack", "uniform",
-    f"jcw:generations=28,{WIDE}", f"jcw:{WIDE}",
+    f"jcw:generations=9,{WIDE}", f"jcw:{WIDE}",
 )  # fmt: skip
 
 
 def main(
     table: Table,
     method: Annotated[list[str] | None, typer.Option()] = None,
-    scores: int = 1800,  # of one front
-    seeds: int = 2,
+    scores: int = 600,  # of one front
+    seeds: int = 3,
     depth: bool = True,
 ) -> None:
     """Methods and their variants are named as `pruner compare` names them."""

@@ -3,11 +3,17 @@
 from lookup_tables.model.latency_model import LatencyModel
 from pruner.search.completion import Completion
 from pruner.search.methods import METHODS
+from pruner.search.methods.jcw import JcwSettings
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Scored, Searcher
 from pruner.search.space import Kind, SearchSpace
 
 WIDTHS = frozenset({Kind.WIDTH})
+# What methods are set to where their usual size takes minutes.
+QUICK = {
+    "jcw": {"population": 8, "generations": 4}
+    | {name: 0.0 for name in JcwSettings.model_fields if name.startswith("least_")}
+}
 WIDTHS_AND_BLOCKS = frozenset({Kind.WIDTH, Kind.BLOCK})
 
 

@@ -64,7 +64,7 @@ def test_a_run_by_them_ends_in_a_report_that_names_them(workshop, tmp_path, prun
     for more, expected in (([], result["accuracy"]["fine_tuned"]), (["--slack", 9], 1.0)):
         assert pruner(*evaluate, *more) == 0
         assert json.loads(capsys.readouterr().out)["accuracy"] == expected, "the run's own slack"
-    front = json.loads((tmp_path / "run" / "front.json").read_text())
+    front = json.loads((tmp_path / "run" / "front.json").read_text())["points"]
     assert [point["latency_ms"] for point in front] == sorted(p["latency_ms"] for p in front)
     assert f"front of {len(front)} networks" in report
 

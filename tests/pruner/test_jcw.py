@@ -9,15 +9,15 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.model.latency_model import LatencyModel
 from pruner import SearchError
 from pruner.run.front import hypervolume
-from pruner.search.methods.jcw import Genome, JcwSettings, select
+from pruner.search.methods.jcw import Genome, select
 from pruner.search.methods.thompson_front import turn
 from pruner.search.searcher import Scored, front_of
 from tests.pruner.test_thompson import Truth
-from tests.searching import completion_of, problem_of, search
+from tests.searching import QUICK, completion_of, problem_of, search
 from tests.toys import synthetic_table, tiny_network
 
 NETWORK = tiny_network()
-ANY_WIDTH = {name: 0.0 for name in JcwSettings.model_fields if name.startswith("least_width")}
+ANY_WIDTH = {name: value for name, value in QUICK["jcw"].items() if name.startswith("least")}
 SMALL = {"population": 8, "generations": 4}
 
 

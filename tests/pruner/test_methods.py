@@ -18,7 +18,7 @@ from pruner.search.methods.agents import AGENTS
 from pruner.search.methods.amc import matching_budget
 from pruner.search.methods.baselines import walk_randomly
 from pruner.search.methods.env import ENVIRONMENTS
-from tests.searching import completion_of, problem_of, search, space_of
+from tests.searching import QUICK, completion_of, problem_of, search, space_of
 from tests.toys import Merging, chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
@@ -102,7 +102,7 @@ def test_every_method_scores_a_network_within_the_budget(latency, name):
         return 0.5 + sum(architecture.widths.values()) / 1000
 
     problem = problem_for(latency, 1.7, episodes=12)
-    asked = search(name, problem, score)
+    asked = search(name, problem, score, **QUICK.get(name, {}))
     assert asked
     latency_s = latency.predict_architectures(asked).latency_s
     assert (latency_s <= problem.budget_s * (1 + 1e-9)).any()

@@ -39,6 +39,7 @@ from pruner.train.sparsity import (
     places_of,
 )  # fmt: skip
 from pruner.train.tasks.classification import CLASSIFIED
+from tests.searching import QUICK
 from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network, tiny_resnet
 
 NETWORK = tiny_network()
@@ -96,6 +97,7 @@ SPARSE = [name for name, method in METHODS.items() if Kind.DENSITY in method.dec
 @pytest.mark.parametrize("speedup", [1.3, 1.7])
 def test_every_method_that_leaves_out_weights_meets_the_budget(latency, name, speedup):
     method = METHODS[name]
+    own = method.settings(**QUICK.get(name, {}))
     densities = Staircase(latency).densities()
     space = SearchSpace.of(NETWORK, method.kinds(depth=True, density=True), densities)
     rng = np.random.default_rng(0)
@@ -108,7 +110,7 @@ def test_every_method_that_leaves_out_weights_meets_the_budget(latency, name, sp
         weights_importance=lambda: {n: rng.random(100) for n in NETWORK.sparse_layers},
         magnitudes=lambda: {g.name: np.ones(g.width) for g in NETWORK.groups},
     )  # fmt: skip
-    searcher, asked = Searcher(method.make(problem, method.settings())), []
+    searcher, asked = Searcher(method.make(problem, own)), []
     while batch := searcher.ask(1):
         asked += batch
         searcher.tell([Scored(a, 0.5, latency.latency_s(a)) for a in batch])
