@@ -415,6 +415,40 @@ def regret(label: str = "") -> Iterator[Row]:
         yield row
 
 
+def fronts() -> Iterator[Row]:
+    """Ways to a front where each budget's optimum is known: what it misses, means of all seeds."""
+    content = _read("fronts_resnet56_depth")
+    yield ["search", "scored", "hypervolume", *(f"{s:g}×" for s in content["speedups"])]
+    found = content["methods"].items()
+    for name, one in sorted(found, key=lambda entry: -np.mean(entry[1]["hypervolume"])):
+        missed = []
+        for within in zip(*one["missed"], strict=True):
+            known = [share for share in within if share is not None]
+            missed.append(_percent(float(np.mean(known)), 2) if known else "none fits")
+        shown = re.sub(",?least_[a-z_]*=0", "", name).rstrip(":").replace(":,", ":")
+        scored = f"{np.mean(one['scored']):,.0f}"
+        yield [f"`{shown}`", scored, f"**{np.mean(one['hypervolume']):.3f}**", *missed]
+
+
+def front_error() -> Iterator[Row]:
+    """A front of ResNet-56 with widths, blocks and densities: some of its networks, measured."""
+    content = _read("front_error_resnet56_amd_epyc_zen4_1t_sparse16")
+    yield [
+        "predicted",
+        "measured",
+        "before fine-tuning",
+        "MACs kept",
+        "blocks gone",
+        "sparse layers",
+    ]
+    rows = content["rows"]
+    for row in rows[:: max(1, len(rows) // 10)]:
+        yield [
+            f"{row['predicted']:.2f}×", f"**{row['measured']:.2f}×**", _percent(row["accuracy"]),
+            _percent(row["macs_kept"]), str(row["removed"]), str(row["sparse_layers"]),
+        ]  # fmt: skip
+
+
 def score_found() -> Iterator[Row]:
     """How scores rank what searches found as fine-tuning did, comparison by comparison."""
     ways = {
@@ -744,6 +778,8 @@ MAKERS = {
         transfer_replayed,
         anchors,
         regret,
+        fronts,
+        front_error,
         score_found,
         filter_selection,
         null_test,

@@ -110,16 +110,16 @@ def pick(
 
 def _print(fronts: dict[str, dict], title: str) -> None:
     """Every front's networks, some of them where there are many, and what it dominates."""
-    table = Table(
-        "method", "predicted, ms", "speedup", "accuracy", "MACs kept", "blocks gone",
-        title=f"{title}, before fine-tuning",
-    )  # fmt: skip
+    columns = ("predicted, ms", "speedup", "accuracy", "MACs kept", "blocks gone")
+    several = ("method",) if len(fronts) > 1 else ()
+    table = Table(*several, *columns, title=f"{title}, before fine-tuning")
     for name, front in fronts.items():
         points = front["points"]
         step = max(1, -(-len(points) // SHOWN))
         for point in points[::step]:
             table.add_row(
-                name, f"{point['latency_ms']:.3f}", f"{point['speedup']:.2f}×",
+                *([name] if several else []),
+                f"{point['latency_ms']:.3f}", f"{point['speedup']:.2f}×",
                 f"{point['accuracy']:.2%}", f"{point['macs_kept']:.1%}",
                 str(len(point["architecture"].get("removed", ()))),
             )  # fmt: skip
