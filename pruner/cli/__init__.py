@@ -10,7 +10,7 @@ import typer
 from lookup_tables.errors import ContractError
 from pruner.cli import anchors, front, networks, options, prune, train
 from pruner.cli.progress import console
-from pruner.run.pick import OF_FINISHING, WHERE
+from pruner.run.settings import OF_FINISHING, WHERE
 from pruner.train.compute import keep_freed_memory
 
 

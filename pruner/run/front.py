@@ -9,6 +9,7 @@ from lookup_tables.model.latency_model import LatencyModel
 from lookup_tables.table.store import LatencyTable
 from pruner import RunError
 from pruner.run.folder import RunFolder
+from pruner.run.settings import OF_FINISHING, WHERE, Settings
 from pruner.search.log import read_log
 from pruner.search.searcher import Scored, front_of
 
@@ -41,8 +42,9 @@ def front(scored: Iterable[Scored], latency: LatencyModel, model: str, method: s
 def fronts_in(paths: Sequence[Path]) -> dict[str, dict]:
     """The fronts of runs, by what they are called: a folder may hold several runs of one method.
 
-    Runs of one comparison that differ in budget and seed alone are one front. Raises RunError for
-    a folder without a search, and for fronts of different networks or devices.
+    Runs of one method that differ in budget and seed alone are one front. Raises RunError for a
+    folder without a search, for runs of one method that differ in more, and for fronts of
+    different networks or devices.
     """
     runs = [folder for path in paths for folder in _runs_in(path)]
     together: dict[str, list[Path]] = {}
@@ -98,6 +100,8 @@ def _called(folder: Path) -> str:
 def _joined(folders: Sequence[Path]) -> dict:
     """One front of several runs' logs."""
     first = RunFolder.open(folders[0])
+    for folder in folders[1:]:
+        _require_same_search(first, RunFolder.open(folder))
     table = LatencyTable.open(first.settings.table)
     network = table.load_network(first.origin()["priced_by"])
     scored = [
@@ -105,5 +109,24 @@ def _joined(folders: Sequence[Path]) -> dict:
         for folder in folders
         for row in read_log(folder / "search.jsonl")
     ]
+    if not scored:
+        raise RunError(f"{first.path}: its search has scored nothing yet; continue it first")
     latency = LatencyModel(network, table)
     return front(scored, latency, first.settings.model, first.settings.method)
+
+
+def _require_same_search(one: RunFolder, other: RunFolder) -> None:
+    """Raise RunError where two runs' scores do not belong into one front."""
+    free = {"speedup", "latency_ms", "seed", *OF_FINISHING, *WHERE}
+    differing = [
+        name
+        for name in Settings.model_fields
+        if name not in free and getattr(one.settings, name) != getattr(other.settings, name)
+    ]
+    before, now = one.origin(), other.origin()
+    differing += [name for name in ("table", "files_sha256") if before.get(name) != now.get(name)]
+    if differing:
+        raise RunError(
+            f"{one.path} and {other.path} are runs of one method, but not of one search: "
+            f"{', '.join(differing)} differ. Show one of them"
+        )

@@ -16,13 +16,6 @@ from pruner.run.settings import OF_SEARCH, Settings, usual
 from pruner.search.log import SearchLog, read_log
 from pruner.search.searcher import evaluated_here
 
-# What decides how a network that was found is finished; the rest decides what is found.
-OF_FINISHING = (
-    "epochs", "batch", "learning_rate", "weight_decay", "distill", "patience", "schedule",
-    "calibration", "calibration_images", "repair_above", "repair_epochs",
-)  # fmt: skip
-WHERE = ("table", "weights", "data_dir")  # files that may lie elsewhere by now
-
 
 def search_front(settings: Settings, out: str | Path, report: Report = lambda *_: None) -> dict:
     """Run or continue a search, and finish nothing; returns the content of front.json.

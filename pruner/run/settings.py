@@ -36,6 +36,13 @@ OF_SEARCH = (
     "at_once", "score_images",
 )  # fmt: skip
 
+# What decides how a network that was found is finished; the rest decides what is found.
+OF_FINISHING = (
+    "epochs", "batch", "learning_rate", "weight_decay", "distill", "patience", "schedule",
+    "calibration", "calibration_images", "repair_above", "repair_epochs",
+)  # fmt: skip
+WHERE = ("table", "weights", "data_dir")  # files that may lie elsewhere by now
+
 
 @dataclass(frozen=True)
 class Shown:

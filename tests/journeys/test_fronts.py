@@ -104,6 +104,20 @@ def test_our_search_for_all_budgets_is_the_usual_one(workshop, tmp_path, pruner,
     assert found["points"][-1]["accuracy"] > 0.5
 
 
+def test_runs_of_one_method_that_scored_otherwise_are_not_one_front(
+    uniform_run, workshop, tmp_path, pruner, capsys
+):
+    options = prune_arguments(workshop, tmp_path / "o", method="uniform", epochs=0, score_images=50)
+    assert pruner("prune", *options) == 0
+    capsys.readouterr()
+    assert pruner("front", uniform_run, tmp_path / "o") == 1
+    assert "score_images differ" in capsys.readouterr().err
+    log = tmp_path / "o" / "search.jsonl"
+    log.write_text(log.read_text()[:20])
+    assert pruner("front", tmp_path / "o") == 1
+    assert "has scored nothing yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
