@@ -15,7 +15,7 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -37,20 +37,25 @@ def search_by_thompson(problem: SearchProblem, settings: OwnSettings) -> Search:
 
     Where nothing new is found, known ones are scored again.
     """
-    completion, sampler = problem.completion, Sampler(problem)
+    return sampled(problem, lambda _: problem.budget_s)
+
+
+def sampled(problem: SearchProblem, budget_s: Callable[[int], float]) -> Search:
+    """The same, each episode within a budget of its own: `budget_s` of its number."""
+    completion, sampler = problem.completion, _Sampler(problem)
     episode = 0
     while episode < problem.episodes:
         count = min(problem.at_once, problem.episodes - episode)
         batch: list[list[int]] = []
         for number in range(episode, episode + count):
-            batch.append(sampler.propose(number, batch, problem.budget_s))
+            batch.append(sampler.propose(number, batch, budget_s(number)))
         scored = yield [completion.architecture(positions) for positions in batch]
         for positions, each in zip(batch, scored, strict=True):
             sampler.observe(positions, each.accuracy)
         episode += count
 
 
-class Sampler:
+class _Sampler:
     """What was learned so far, and the next proposal that follows from it."""
 
     def __init__(self, problem: SearchProblem) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lookup_tables.registry import OwnSettings
 from pruner.search.methods.base import Method
-from pruner.search.methods.thompson import TEMPERATURES, Sampler
+from pruner.search.methods.thompson import TEMPERATURES, sampled
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search
 
@@ -29,20 +29,9 @@ class ThompsonFrontSettings(OwnSettings):
 
 def search_all_budgets(problem: SearchProblem, settings: ThompsonFrontSettings) -> Search:
     """Scores `problem.episodes` architectures, by turns within one of the budgets."""
-    sampler, completion = Sampler(problem), problem.completion
-    largest_s = max(LARGEST * completion.model.dense_s, problem.budget_s)
-    budgets_s = np.geomspace(problem.budget_s, largest_s, settings.budgets)
-    episode = 0
-    while episode < problem.episodes:
-        count = min(problem.at_once, problem.episodes - episode)
-        batch: list[list[int]] = []
-        for number in range(episode, episode + count):
-            budget_s = budgets_s[turn(number, settings.budgets)]
-            batch.append(sampler.propose(number, batch, float(budget_s)))
-        scored = yield [completion.architecture(positions) for positions in batch]
-        for positions, each in zip(batch, scored, strict=True):
-            sampler.observe(positions, each.accuracy)
-        episode += count
+    largest_s = max(LARGEST * problem.cost.dense_s, problem.budget_s)
+    budgets_s = np.geomspace(problem.budget_s, largest_s, settings.budgets).tolist()
+    return sampled(problem, lambda episode: budgets_s[turn(episode, settings.budgets)])
 
 
 def turn(episode: int, budgets: int) -> int:
