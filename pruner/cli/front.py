@@ -11,7 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pruner import RunError
-from pruner.cli.options import JsonOption, plain
+from pruner.cli.options import (
+    JsonOption,
+    LatenciesOption,
+    SpeedupsOption,
+    plain,
+    require_budget,
+)
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.front import fronts_in, hypervolume
 from pruner.run.pick import pick as pick_of
@@ -76,13 +82,8 @@ def front(
 
 def pick(
     front: Annotated[Path, typer.Option(help="The folder of a search: its --out.")],
-    speedup: Annotated[
-        list[float] | None,
-        typer.Option(help="Latency budget as a speedup over the dense network. Repeatable."),
-    ] = None,
-    latency_ms: Annotated[
-        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
-    ] = None,
+    speedup: SpeedupsOption = None,
+    latency_ms: LatenciesOption = None,
     out: Annotated[
         Path | None,
         typer.Option(help="A folder for the finished networks. Usually picks, inside --front."),
@@ -94,11 +95,9 @@ def pick(
 
     What is not given is as it was in the search.
     """
-    if not speedup and not latency_ms:
-        raise RunError("give at least one budget: --speedup or --latency-ms")
+    require_budget(speedup, latency_ms)
     folder = out or front / "picks"
     changes = {name: value for name, value in plain(words).items() if value is not None}
-    changes.pop("keep_width"), changes.pop("keep_layer")
     with interruptible(folder), progress() as bar:
         results = pick_of(front, speedup or [], latency_ms or [], folder, changes, Stages(bar))
     if json_:

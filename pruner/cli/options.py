@@ -51,6 +51,16 @@ ImageSizeOption = Annotated[
         f"Usually {IMAGE_SIZE}.",
     ),
 ]
+SpeedupsOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--speedup", help="Latency budget as a speedup over the dense network. Repeatable."
+    ),
+]
+LatenciesOption = Annotated[
+    list[float] | None,
+    typer.Option("--latency-ms", help="Latency budget in milliseconds. Repeatable."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
 
@@ -108,8 +118,14 @@ def plain(words: dict[str, Any]) -> dict[str, Any]:
             found[name] = str(value)
         elif isinstance(value, list):
             found[name] = tuple(value)
-    several = ("keep_width", "keep_layer")
-    return found | {name: found.get(name) or () for name in several}
+    several = [name for name in ("keep_width", "keep_layer") if name in words]
+    return found | {name: found[name] or () for name in several}
+
+
+def require_budget(speedup: list[float] | None, latency_ms: list[float] | None) -> None:
+    """Raise RunError where neither was given."""
+    if not speedup and not latency_ms:
+        raise RunError("give at least one budget: --speedup or --latency-ms")
 
 
 def common(left_out: Collection[str] = (), **usually: Any) -> Iterator[inspect.Parameter]:

@@ -12,7 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pruner import RunError
-from pruner.cli.options import JsonOption, plain
+from pruner.cli.options import (
+    JsonOption,
+    LatenciesOption,
+    SpeedupsOption,
+    plain,
+    require_budget,
+)
 from pruner.cli.progress import Stages, interruptible, progress
 from pruner.run.compare import Member, compare_methods
 from pruner.run.prune import prune as run_prune
@@ -51,19 +57,13 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="The comparison's folder. An existing one is continued.")
     ],
-    speedup: Annotated[
-        list[float] | None,
-        typer.Option(help="Latency budget as a speedup over the dense network. Repeatable."),
-    ] = None,
-    latency_ms: Annotated[
-        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
-    ] = None,
+    speedup: SpeedupsOption = None,
+    latency_ms: LatenciesOption = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Search method. Repeatable; default: all but those that search all budgets "
-            "at once. A method's own settings follow "
-            "a colon, as in rl:agent=td3,reward=error."
+            help="Search method. Repeatable; default: all but those that search all budgets at "
+            "once. A method's own settings follow a colon, as in rl:agent=td3,reward=error."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed. Repeatable.")] = None,
@@ -95,8 +95,7 @@ def compare(
     asks = _question(question, layer_criterion)
     if asks:
         method = [*methods_of(*asks), *(method or [])]
-    if not speedup and not latency_ms:
-        raise RunError("give at least one budget: --speedup or --latency-ms")
+    require_budget(speedup, latency_ms)
     first = {
         "speedup": speedup[0] if speedup else None,
         "latency_ms": latency_ms[0] if latency_ms and not speedup else None,
@@ -146,9 +145,7 @@ def recommend(
             help="Latency budget as a speedup over the dense network in fp32. Repeatable."
         ),
     ] = None,
-    latency_ms: Annotated[
-        list[float] | None, typer.Option(help="Latency budget in milliseconds. Repeatable.")
-    ] = None,
+    latency_ms: LatenciesOption = None,
     epochs: Annotated[
         int, typer.Option(min=0, help="Epochs of fine-tuning for every way that is tried.")
     ] = 2,
@@ -156,8 +153,7 @@ def recommend(
     **words: Any,
 ) -> None:
     """Prune, quantise, leave out weights, or several: which keeps the most accuracy in a budget?"""
-    if not speedup and not latency_ms:
-        raise RunError("give at least one budget: --speedup or --latency-ms")
+    require_budget(speedup, latency_ms)
     first = {"table": str(table[0]), "epochs": epochs, "speedup": 1.0}
     base = Settings.of(**plain(words), **first)
     with interruptible(out), progress() as bar:
