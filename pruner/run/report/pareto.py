@@ -27,9 +27,14 @@ def save(
     dense_ms: float | None = None,
 ) -> None:
     """The picture as a file: SVG or PNG, by the path's suffix."""
-    plt.rcParams["svg.hashsalt"] = "pruner"  # the same results give the same file
     figure = draw(summary, dense_accuracy, dense_ms)
     figure.suptitle(title)
+    write(figure, path)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """A figure as a file, closed then; the same results give the same file."""
+    plt.rcParams["svg.hashsalt"] = "pruner"
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
@@ -58,14 +63,19 @@ def draw(summary: Sequence[dict], dense_accuracy: float, dense_ms: float | None 
     _best(axis, [entry for entry in (*shown, dense) if entry["measured"]], unit)
     axis.set(xlabel="latency, ms" if dense_ms else "latency, share of the dense network's")
     axis.set(ylabel="test accuracy, %")
+    speedups_on_top(axis, unit)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def speedups_on_top(axis: Axes, dense: float) -> None:
+    """A second scale, of speedups over a dense latency in the units of the first one."""
 
     def either_way(x: ArrayLike) -> ArrayLike:
         """A latency's speedup, and a speedup's latency."""
-        return unit / np.maximum(x, 1e-9)
+        return dense / np.maximum(x, 1e-9)
 
     axis.secondary_xaxis("top", functions=(either_way, either_way)).set_xlabel("speedup")
-    axis.legend(frameon=False, fontsize=8)
-    return figure
 
 
 def _series(

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from pruner.run.report import page, pictures
-from pruner.run.report.pareto import GREY, MARKERS, pareto_front
+from pruner.run.report.pareto import GREY, MARKERS, pareto_front, write
 
 HEADING = ["way", "budget", "predicted", "measured", "over dense FP32", "held out", "test"]
 
@@ -26,11 +26,9 @@ def recommendation_rows(content: dict) -> list[list[str]]:
 
 def write_recommendation(out: Path, title: str, content: dict) -> None:
     """Write recommend.svg and report.html of `content`, which is that of recommend.json."""
-    plt.rcParams["svg.hashsalt"] = "pruner"  # the same results give the same file
     figure = draw(content["rows"], content["budgets_ms"])
     figure.suptitle(title)
-    figure.savefig(out / "recommend.svg", metadata={"Date": None})
-    plt.close(figure)
+    write(figure, out / "recommend.svg")
     rows = [[html.escape(cell) for cell in cells] for cells in recommendation_rows(content)]
     for row, cells in zip(content["rows"], rows, strict=True):
         if row["folder"] and (out / row["folder"] / "report.html").exists():
