@@ -19,18 +19,13 @@ import typer
 
 from benchmarks.pruning import Table, problem
 from benchmarks.results import RESULTS, save
-from benchmarks.surrogate import RECORDED, Surrogate
-from lookup_tables.model.latency_model import PREDICTOR, LatencyModel
-from lookup_tables.model.staircase import Staircase
-from lookup_tables.network import Network
+from benchmarks.surrogate import Surrogate, known, opened, scored_by
+from lookup_tables.model.latency_model import PREDICTOR
 from pruner.run.compare import variant
 from pruner.run.front import front, hypervolume
 from pruner.run.settings import Settings
-from pruner.search.completion import Completion
 from pruner.search.knapsack import solve
-from pruner.search.problem import SearchProblem
-from pruner.search.searcher import Scored, Searcher
-from pruner.search.space import Kind, SearchSpace
+from pruner.search.searcher import Scored
 
 SPEEDUPS = (1.2, 1.5, 2.0, 2.5, 3.0, 4.0)
 WIDE = "least_width=0,least_width_first=0,least_width_strided=0,least_width_shortcut=0"
@@ -48,24 +43,19 @@ def main(
     depth: bool = True,
 ) -> None:
     """Methods and their variants are named as `pruner compare` names them."""
-    recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
-    network = Network.load(recorded["network"])
-    measured = LatencyModel.load(network, table)
-    latency = measured.with_menu(Staircase(measured).menu())
-    kinds = [Kind.WIDTH, Kind.BLOCK] if depth else [Kind.WIDTH]
-    completion = Completion(latency, SearchSpace.of(latency.network, kinds))
-    surrogate = Surrogate.load(recorded, completion)
+    recorded, surrogate = opened(table, depth)
+    network = surrogate.completion.model.network
     best = optima(surrogate)
     base = Settings(
         model=network.name, weights="", data="", table=str(table), speedup=SPEEDUPS[-1],
         depth=depth, episodes=scores,
     )  # fmt: skip
     asked = {
-        "of": problem(base) | {"predictor": PREDICTOR}, "speedups": SPEEDUPS, "scores": scores,
+        "of": problem(base) | {"predictor": PREDICTOR}, "speedups": [*SPEEDUPS], "scores": scores,
         "dense": surrogate.dense, "optimum": best,
     }  # fmt: skip
     label = f"fronts_{network.name}_{'depth' if depth else 'widths'}"
-    rows = _known(label, asked)
+    rows = known(label, asked)
     for name in method or DEFAULT:
         found = [
             searched(name, base.varied(seed=seed), surrogate, recorded) for seed in range(seeds)
@@ -114,31 +104,6 @@ def searched(name: str, base: Settings, surrogate: Surrogate, recorded: dict) ->
         "hypervolume": hypervolume(of_it, fastest_ms=dense_s / SPEEDUPS[-1] * 1e3),
         "accuracy": [max(each, default=None) for each in within],
     }
-
-
-def scored_by(settings: Settings, surrogate: Surrogate, importance: dict) -> list[Scored]:
-    """Everything that one search scores."""
-    latency, method = surrogate.completion.model, settings.searched_by
-    asked = SearchProblem(
-        SearchSpace.of(latency.network, method.kinds(settings.depth)), latency,
-        latency.dense_s / settings.speedup, episodes=settings.scored, seed=settings.seed,
-        importance=lambda: importance,
-    )  # fmt: skip
-    searcher = Searcher(method.make(asked, settings.own("method")))
-    found: list[Scored] = []
-    while batch := searcher.ask(64):
-        scored = [Scored(each, surrogate(each), latency.latency_s(each)) for each in batch]
-        found += scored
-        searcher.tell(scored)
-    return found
-
-
-def _known(label: str, asked: dict) -> dict:
-    """Methods that were asked the same before, of the same table read alike: a file may grow."""
-    path = RESULTS / f"{label}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    same = all(json.dumps(before.get(k)) == json.dumps(v) for k, v in asked.items())
-    return before["methods"] if same else {}
 
 
 if __name__ == "__main__":

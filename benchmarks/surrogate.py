@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -115,6 +116,16 @@ class Surrogate:
         return [np.log(list(self.shares[d.name].values())) for d in self.completion.decisions]
 
 
+def opened(table: Path, depth: bool) -> tuple[dict, Surrogate]:
+    """What was recorded, and the accuracy of all that a table offers."""
+    recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
+    measured = LatencyModel.load(Network.load(recorded["network"]), table)
+    latency = measured.with_menu(Staircase(measured).menu())
+    kinds = [Kind.WIDTH, Kind.BLOCK] if depth else [Kind.WIDTH]
+    completion = Completion(latency, SearchSpace.of(latency.network, kinds))
+    return recorded, Surrogate.load(recorded, completion)
+
+
 @app.command()
 def regret(
     table: Table,
@@ -126,14 +137,9 @@ def regret(
     label: Annotated[str, typer.Option(help="of a result file of its own")] = "",
 ) -> None:
     """Methods and their variants are named as `pruner compare` names them."""
-    recorded = json.loads((RESULTS / f"{RECORDED}.json").read_text())
-    network = Network.load(recorded["network"])
-    measured = LatencyModel.load(network, table)
-    latency = measured.with_menu(Staircase(measured).menu())
-    kinds = [Kind.WIDTH, Kind.BLOCK] if depth else [Kind.WIDTH]
-    completion = Completion(latency, SearchSpace.of(latency.network, kinds))
-    surrogate = Surrogate.load(recorded, completion)
-    budget_s = latency.dense_s / speedup
+    recorded, surrogate = opened(table, depth)
+    completion = surrogate.completion
+    network, budget_s = completion.model.network, completion.model.dense_s / speedup
     values = surrogate.values()
     best = completion.architecture(solve(completion, values, budget_s))
     base = Settings(
@@ -145,7 +151,7 @@ def regret(
         "dense": surrogate.dense, "optimum": surrogate(best),
     }  # fmt: skip
     label = f"regret{label}_{network.name}_{'depth' if depth else 'widths'}_{speedup:g}x"
-    results = _known(label, asked)
+    results = known(label, asked)
     for name in method or DEFAULT:
         chosen, found = variant(base, name), []
         _require_simulated(base, chosen, name)
@@ -179,21 +185,28 @@ def best_found(
     settings: Settings, surrogate: Surrogate, importance: dict, budget_s: float
 ) -> float:
     """The highest accuracy of what a search scored within the budget."""
+    found = scored_by(settings, surrogate, importance)
+    return max((s.accuracy for s in found if s.latency_s <= budget_s * (1 + 1e-9)), default=0.0)
+
+
+def scored_by(settings: Settings, surrogate: Surrogate, importance: dict) -> list[Scored]:
+    """Everything that one search scores within the settings' speedup."""
     latency, method = surrogate.completion.model, settings.searched_by
     problem = SearchProblem(
-        SearchSpace.of(latency.network, method.kinds(settings.depth)), latency, budget_s,
-        episodes=settings.episodes, seed=settings.seed, importance=lambda: importance,
+        SearchSpace.of(latency.network, method.kinds(settings.depth)), latency,
+        latency.dense_s / settings.speedup, episodes=settings.scored, seed=settings.seed,
+        importance=lambda: importance,
     )  # fmt: skip
     searcher = Searcher(method.make(problem, settings.own("method")))
-    best = 0.0
+    found: list[Scored] = []
     while batch := searcher.ask():
         scored = [Scored(each, surrogate(each), latency.latency_s(each)) for each in batch]
-        best = max([best, *(s.accuracy for s in scored if s.latency_s <= budget_s * (1 + 1e-9))])
+        found += scored
         searcher.tell(scored)
-    return best
+    return found
 
 
-def _known(label: str, asked: dict) -> dict:
+def known(label: str, asked: dict) -> dict:
     """Methods that were asked the same before, of the same table read alike: a file may grow."""
     path = RESULTS / f"{label}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
