@@ -36,6 +36,7 @@ OF_SEARCH = (
     "at_once", "score_images",
 )  # fmt: skip
 
+_COUNT_THEIR_OWN = [n for n, m in METHODS.items() if m.scores and not m.scores_one]
 # What decides how a network that was found is finished; the rest decides what is found.
 OF_FINISHING = (
     "epochs", "batch", "learning_rate", "weight_decay", "distill", "patience", "schedule",
@@ -142,8 +143,8 @@ class Settings(BaseModel):
         300,
         ge=1,
         description="How many candidates the search may score. These methods score one: "
-        f"{', '.join(name for name, method in METHODS.items() if method.scores_one)}; jcw scores "
-        "--population times --generations.",
+        f"{', '.join(name for name, method in METHODS.items() if method.scores_one)}. Settings of "
+        f"its own decide of {', '.join(_COUNT_THEIR_OWN)}.",
     )
     at_once: Annotated[int, Shown(_SEARCH)] = Field(
         1,

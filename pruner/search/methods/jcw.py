@@ -48,11 +48,10 @@ from pruner.search.searcher import Search
 from pruner.search.space import Decision, Kind, SearchSpace
 
 SPREAD = 0.25  # of a first share around its individual's level
-GOES = 0.5  # a block's gene below this removes it
 
 
 class JcwSettings(OwnSettings):
-    """How large the evolution is, and how little a layer may keep: the paper's section 4.1."""
+    """How large the evolution is, and how little a layer may keep: the paper's numbers."""
 
     population: int = Field(64, ge=4, description="Candidates of a generation.")
     generations: int = Field(128, ge=1, description="How many generations there are.")
@@ -191,7 +190,7 @@ class Selected:
 def select(objectives: np.ndarray, targets_s: Sequence[float], count: int) -> list[Selected]:
     """Which of (n, 2) losses and latencies go on: the targets take turns, front after front.
 
-    The paper's algorithm 1. Of a front that no longer fits whole the least crowded go on.
+    The paper's selection. Of a front that no longer fits whole the least crowded go on.
     """
     crowding_of = get_crowding_function("cd").do
     loss, latency_s = objectives.T
@@ -239,9 +238,7 @@ class _ToCandidates(Repair):
 
 
 def _shares(decision: Decision) -> np.ndarray:
-    """The genes of a decision's options; a block's lie on both sides of GOES."""
-    if decision.is_block:
-        return np.array([0.0, 2 * GOES])
+    """The genes of a decision's options; a block's are 0, where it goes, and 1."""
     return np.array(decision.options) / decision.full
 
 
