@@ -57,7 +57,8 @@ def test_a_front_is_searched_listed_drawn_and_two_networks_of_it_are_finished(
     pick = ["pick", "--front", searched, *budgets, "--epochs", "1"]
     assert pruner(*pick, "--json") == 0
     results = json.loads(capsys.readouterr().out)
-    assert [each["predicted"]["speedup"] for each in results] >= [1.3, 1.1]
+    for result, asked in zip(results, (1.3, 1.1), strict=True):
+        assert result["predicted"]["speedup"] >= asked * (1 - 1e-6)
     assert {folder.name for folder in (searched / "picks").glob("*/")} >= {"1.3x"}
     for result in results:
         assert result["accuracy"]["exported"] == result["accuracy"]["fine_tuned"]
