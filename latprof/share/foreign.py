@@ -145,8 +145,10 @@ def _read(path: Path, network: Network) -> np.ndarray:
     """The array, checked; raises TableError saying what of it is wrong."""
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"{path}: not a NumPy array in a .npy file ({error})") from None
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file") from None
+    except (ValueError, EOFError):  # NumPy's own words advise to unpickle it, which runs its code
+        raise TableError(f"{path}: not an array of numbers in a .npy file") from None
     if not isinstance(values, np.ndarray):
         raise TableError(f"{path}: several arrays; save the one of latencies as .npy")
     axes = (len(WIDTH_SHARES), len(WIDTH_SHARES), len(DENSITY_SHARES))

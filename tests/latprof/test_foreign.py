@@ -102,7 +102,7 @@ def test_convolutions_are_in_the_order_of_a_models_modules():
         (lambda a: -a, "below 0"),
         (lambda a: np.where(a > 0, np.nan, a), "below 0"),
         (lambda a: 0 * a, "all its values are 0"),
-        (lambda _: None, "not a NumPy array"),
+        (lambda _: None, "not an array of numbers"),
     ],
 )
 def test_an_array_that_cannot_be_one_of_the_network_leaves_nothing(tmp_path, spoil, says):
