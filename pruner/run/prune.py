@@ -119,6 +119,9 @@ def require_possible(journey: Journey) -> None:
         )
     journey.task.check(journey.dense, journey.shape, journey.data)
     require_reachable(journey)
+    if journey.given is None:
+        method = journey.settings.searched_by
+        method.check(journey.problem(), journey.settings.own("method"))
 
 
 def _require_criterion(journey: Journey) -> None:

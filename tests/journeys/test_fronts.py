@@ -70,6 +70,15 @@ def test_a_front_is_searched_listed_drawn_and_two_networks_of_it_are_finished(
     assert "a run's folder for every network" in capsys.readouterr().out
 
 
+def test_a_budget_beyond_jcw_s_least_shares_leaves_nothing_behind(
+    workshop, tmp_path, pruner, capsys
+):
+    options = search_arguments(workshop, tmp_path / "x", method="jcw", episodes=None, speedup=1.5)
+    assert pruner("-q", "search", *options, "--least-width", "1") == 1
+    assert "Lower --least-width" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_search_that_was_killed_goes_on_and_ends_with_the_same_front(
     searched, workshop, tmp_path, pruner
 ):

@@ -9,7 +9,8 @@ from lookup_tables.architecture import Architecture
 from lookup_tables.model.latency_model import LatencyModel
 from pruner import SearchError
 from pruner.run.front import hypervolume
-from pruner.search.methods.jcw import Genome, select
+from pruner.search.methods import METHODS
+from pruner.search.methods.jcw import Genome, JcwSettings, select
 from pruner.search.methods.thompson_front import turn
 from pruner.search.searcher import Scored, front_of
 from tests.pruner.test_thompson import Truth
@@ -141,7 +142,7 @@ def test_no_layer_is_narrower_than_its_kind_may_be(latency):
 def test_a_budget_that_the_limits_do_not_allow_is_told(latency):
     problem = problem_of(latency, latency.dense_s / 3)
     with pytest.raises(SearchError, match="Lower --least-width"):
-        search("jcw", problem, lambda _: 0.5, **SMALL, least_width=0.9)
+        METHODS["jcw"].check(problem, JcwSettings(least_width=0.9))
 
 
 def test_one_model_of_the_losses_answers_for_every_budget(latency):

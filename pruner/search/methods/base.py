@@ -19,7 +19,10 @@ def one(_settings: OwnSettings) -> int:
 
 @dataclass(frozen=True)
 class Method:
-    """A search method. `make(problem, settings)` proposes candidates that meet the budget."""
+    """A search method. `make(problem, settings)` proposes candidates that meet the budget.
+
+    `check(problem, settings)` raises where its settings do not allow that.
+    """
 
     name: str
     summary: str  # one line of --help
@@ -27,6 +30,7 @@ class Method:
     settings: type[OwnSettings] = OwnSettings
     decides: frozenset[Kind] = frozenset(Kind)
     scores: Callable[[Any], int] | None = None  # how many candidates, whatever --episodes says
+    check: Callable[[SearchProblem, Any], None] = lambda *_: None  # before a run has a folder
     gives_front: bool = False  # what it scored is a front, beside the best within the budget
 
     @property
