@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def tiny_resnet() -> nn.Module:
     return CifarResNet(2, widths=(16, 24), colours=1)
 
 
+@cache
 def tiny_network() -> Network:
     return trace(tiny_resnet(), (1, 8, 8), "tiny").network
 
