@@ -183,6 +183,18 @@ def macs(layer: Window, in_channels, out_channels, in_size: Size):
         return 0 * out_channels
     places = math.prod(in_size if layer.kind == "conv_transpose" else output_size(layer, in_size))
     per_output = layer.kernel[0] * layer.kernel[1] * places
+    return _connections(layer, in_channels, out_channels) * per_output
+
+
+def weights(layer: Window, in_channels, out_channels, in_size: Size):
+    """How many weights, biases not counted; as `macs`, whatever the size of the maps."""
+    if layer.kind not in WEIGHTED:
+        return 0 * out_channels
+    return _connections(layer, in_channels, out_channels) * layer.kernel[0] * layer.kernel[1]
+
+
+def _connections(layer: Window, in_channels, out_channels):
+    """Pairs of channels that a tap of the kernel connects."""
     if layer.kind == "depthwise":
-        return out_channels * per_output
-    return in_channels * out_channels * per_output // layer.groups
+        return out_channels
+    return in_channels * out_channels // layer.groups

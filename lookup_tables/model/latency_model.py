@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,7 +20,7 @@ import numpy as np
 
 from lookup_tables.architecture import Architecture
 from lookup_tables.errors import NotMeasured, TableError
-from lookup_tables.layer import LayerSpec, macs
+from lookup_tables.layer import LayerSpec, macs, weights
 from lookup_tables.model.calibration import Calibration, calibrate, layer_shares
 from lookup_tables.model.prior import corrected
 from lookup_tables.model.sparse_surface import SparseSurface
@@ -146,7 +146,11 @@ class LatencyModel:
 
     def in_macs(self) -> LatencyModel:
         """The same questions about multiply-accumulates, scaled to the dense network's seconds."""
-        return _MacsModel(self)
+        return _CountingModel(self, macs)
+
+    def in_weights(self) -> LatencyModel:
+        """The same questions about how many weights there are, scaled in the same way."""
+        return _CountingModel(self, weights)
 
     # -- questions -----------------------------------------------------------------------------
 
@@ -557,24 +561,32 @@ class LatencyModel:
         raise AssertionError("every layer is measured, yet the sum is not")
 
 
-class _MacsModel(LatencyModel):
-    """A layer costs its multiply-accumulates; nothing is interpolated."""
+Count = Callable[..., int | np.ndarray]  # `macs` or `weights`
 
-    def __init__(self, model: LatencyModel) -> None:
+
+class _CountingModel(LatencyModel):
+    """A layer costs what is counted of it; nothing is interpolated."""
+
+    def __init__(self, model: LatencyModel, count: Count) -> None:
         self.__dict__.update(model.__dict__)
         for derived in ("terms", "_positions"):
             self.__dict__.pop(derived, None)
         self.calibration = Calibration(1.0, 0.0, 0.0, 0.0)
         self._measured = {}
-        self._seconds_each = self.dense_s / self.network.macs(
-            self.network.widths(self.network.dense)
-        )
+        self._count = count
+        dense = [spec for _, spec in self.network.layer_specs(self.network.dense)]
+        self._seconds_each = self.dense_s / sum(map(self._counted, dense))
+
+    def _counted(self, spec: LayerSpec) -> float:
+        """Of one layer, what is left out not counted."""
+        of_all = self._count(spec, spec.in_channels, spec.out_channels, spec.in_size)
+        return float(of_all) * spec.density
 
     def layers(self, architecture: Architecture) -> list[LayerPrediction]:
-        """Every layer's share of the dense latency by its multiply-accumulates."""
+        """Every layer's share of the dense latency by what is counted."""
         self._refuse_density(architecture)
         return [
-            LayerPrediction(layer.name, spec, spec.kept_macs * self._seconds_each, False)
+            LayerPrediction(layer.name, spec, self._counted(spec) * self._seconds_each, False)
             for layer, spec in self.network.layer_specs(architecture)
         ]
 
@@ -589,8 +601,7 @@ class _MacsModel(LatencyModel):
         for layer in layers:
             geometry = self.network.geometry[layer.name]
             forms = (geometry.in_form(widths), geometry.out_form(widths))
-            dense = macs(layer, *forms, geometry.in_size)
-            total += dense * density
+            total += self._count(layer, *forms, geometry.in_size) * density
         return total * self._seconds_each, np.zeros(shape)
 
 

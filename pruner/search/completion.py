@@ -160,9 +160,9 @@ class Completion:
             rest = [0] * (len(self.menus) - decided - 1)
             options = range(len(self.menus[decided]))
             return self.latency_s([[*positions, choice, *rest] for choice in options])
-        return np.array(
-            [self._bound([*positions, choice]) for choice in range(len(self.menus[decided]))]
-        )
+        seconds, factors = self.bound_of(decided)
+        each = range(len(self.menus[decided]))
+        return np.array([seconds + sum(f.at([*positions, o]) for f in factors) for o in each])
 
     def allowed(self, positions: list[int], budget_s: float) -> np.ndarray:
         """Which options of the next decision can still meet the budget: (options,) booleans."""
@@ -313,16 +313,17 @@ class Completion:
             f"smaller speedup{further}"
         )
 
-    def _bound(self, positions: list[int]) -> float:
-        decided = len(positions)
-        total = self._constant_s
-        for group in range(decided):
-            total += sum(factor.at(positions) for factor in self._own[group])
-        for sender in range(decided, len(self.menus)):
-            for message in self._messages[sender]:
-                if not message.scope or message.scope[-1] < decided:
-                    total += message.at(positions)
-        return total
+    def bound_of(self, index: int) -> tuple[float, list[Factor]]:
+        """What bounds a network whose decisions up to `index` are made: seconds, and factors of
+        those decisions; the sum is what its cheapest completion takes."""
+        known = [factor for factors in self._own[: index + 1] for factor in factors]
+        seconds = self._constant_s
+        for message in (m for messages in self._messages[index + 1 :] for m in messages):
+            if not message.scope:
+                seconds += float(message.values)
+            elif message.scope[-1] <= index:
+                known.append(message)
+        return seconds, known
 
     def best(self, worth: Sequence[Factor], price: float) -> list[int]:
         """Positions of the greatest worth less `price` times seconds; exact as the bounds are.

@@ -295,6 +295,15 @@ def test_a_model_in_macs_counts_macs(latency):
     assert found == pytest.approx(share)
 
 
+def test_a_model_in_weights_counts_weights(latency):
+    in_weights = latency.in_weights()
+    # 3×3 convolutions of 3, g0, g1, g2 and 8 channels.
+    dense, half = (9 * (3 * a + a * b + b * c + c * 8) for a, b, c in ((16, 32, 16), (8, 16, 16)))
+    architecture = Architecture(widths={"g0": 8, "g1": 16, "g2": 16})
+    found = in_weights.latency_s(architecture) / in_weights.dense_s
+    assert found == pytest.approx(half / dense)
+
+
 def test_the_layers_of_a_model_in_macs_are_macs_too(latency):
     in_macs = latency.in_macs()
     layers = in_macs.layers(latency.network.dense)
