@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from lookup_tables.errors import ContractError
 
@@ -18,15 +19,27 @@ def call_function(name: str, option: str, error: type[ContractError]) -> object:
 
     Raises `error`, which tells the option and the line at fault.
     """
+    return guarded_function(name, option, error, "without arguments")()
+
+
+def guarded_function(
+    name: str, option: str, error: type[ContractError], given: str
+) -> Callable[..., Any]:
+    """The function that `file.py:function` names; what it raises becomes `error`.
+
+    That tells the option, the line at fault, and what the function is `given`.
+    """
     function = load_function(name, option, error)
-    try:
-        return function()
-    except ContractError:  # says already what is wrong
-        raise
-    except Exception as fault:  # whatever a user's function raises
-        raise error(
-            f"{name} failed: {_told(fault)}; {option} calls it without arguments"
-        ) from fault
+
+    def call(*arguments: object) -> object:
+        try:
+            return function(*arguments)
+        except ContractError:  # says already what is wrong
+            raise
+        except Exception as fault:  # whatever a user's function raises
+            raise error(f"{name} failed: {_told(fault)}; {option} calls it {given}") from fault
+
+    return call
 
 
 def load_function(name: str, option: str, error: type[ContractError]) -> Callable:

@@ -23,7 +23,7 @@ from pruner.search.methods.env import PruningEnv
 from pruner.search.methods.rewards import REWARDS, EpisodeResult
 from pruner.search.searcher import evaluated_here
 from pruner.search.sensitivity import latency_sensitivity, local_slope
-from tests.searching import problem_of
+from tests.searching import QUICK, completion_of, problem_of
 from tests.toys import chain, synthetic_table, tiny_network
 
 CHAIN = chain(16, 32, 16, 8)
@@ -229,30 +229,32 @@ def test_full_actions_without_a_tight_budget_keep_the_dense_network(latency):
     assert info["architecture"].widths == CHAIN.dense.widths
 
 
-def test_every_reward_prefers_the_more_accurate_of_two_equally_fast_networks():
-    kept, sensitivity = np.array([0.5, 1.0]), np.array([1.0, 0.2])
+def ended(completion, accuracy=0.9, latency_s=1e-3, kept=(0.5, 1.0), positions=None):
+    return EpisodeResult(
+        accuracy, latency_s, 2e-3, np.array(kept), np.array([1.0, 0.2]), completion,
+        completion.space.dense if positions is None else positions,
+    )  # fmt: skip
+
+
+def test_every_reward_prefers_the_more_accurate_of_two_equally_fast_networks(latency):
+    completion = completion_of(latency)
     for reward in REWARDS.values():
-        worse, better = (
-            reward(EpisodeResult(a, 1e-3, 2e-3, kept, sensitivity, 1e6)) for a in (0.6, 0.9)
-        )
-        assert better > worse
+        assert reward(ended(completion, 0.9)) > reward(ended(completion, 0.6))
 
 
-def test_a_reward_of_macs_prefers_fewer_macs_and_one_of_seconds_fewer_seconds():
-    def outcome(latency_s, macs):
-        return EpisodeResult(0.9, latency_s, 2e-3, np.array([1.0]), np.array([1.0]), macs)
-
-    slow, heavy = outcome(2e-3, 1e6), outcome(1e-3, 2e6)
+def test_a_reward_of_macs_prefers_fewer_macs_and_one_of_seconds_fewer_seconds(latency):
+    completion = completion_of(latency)
+    slow = ended(completion, latency_s=2e-3, positions=[0] * len(completion.decisions))
+    heavy = ended(completion, latency_s=1e-3)
+    assert slow.macs < heavy.macs == CHAIN.macs_of(CHAIN.dense)
     assert REWARDS["error_log_macs"](slow) > REWARDS["error_log_macs"](heavy)
     assert REWARDS["error_log_latency"](slow) < REWARDS["error_log_latency"](heavy)
 
 
-def test_the_sensitivity_reward_charges_for_sensitive_channels():
-    sensitivity = np.array([1.0, 0.2])
-    reward = REWARDS["error_sensitivity"]
-    wide = reward(EpisodeResult(0.9, 1e-3, 2e-3, np.array([1.0, 0.5]), sensitivity, 1e6))
-    thin = reward(EpisodeResult(0.9, 1e-3, 2e-3, np.array([0.5, 1.0]), sensitivity, 1e6))
-    assert thin > wide
+def test_the_sensitivity_reward_charges_for_sensitive_channels(latency):
+    reward, completion = REWARDS["error_sensitivity"], completion_of(latency)
+    wide, thin = ended(completion, kept=(1.0, 0.5)), ended(completion, kept=(0.5, 1.0))
+    assert reward(thin) > reward(wide)
 
 
 # -- methods and the log ---------------------------------------------------------------------------
@@ -267,8 +269,8 @@ def run_method(method, latency, path, score=wide_is_good, episodes=24, seed=0, a
     )
     name, *agent = method.split("/")
     entry = METHODS[name]
-    own = entry.settings(agent=agent[0]) if agent else entry.settings()
-    log.run(entry.make(problem, own), at_once)
+    own = {"agent": agent[0]} if agent else QUICK.get(name, {})
+    log.run(entry.make(problem, entry.settings(**own)), at_once)
     return log
 
 
@@ -327,7 +329,7 @@ def test_a_finished_search_replays_without_a_single_evaluation(method, resnet_la
     assert run_method(method, resnet_latency, tmp_path / "log.jsonl", never).asked == 24
 
 
-@pytest.mark.parametrize("method", ["thompson", "random", "rl/cma"])
+@pytest.mark.parametrize("method", ["thompson", "lap", "random", "rl/cma"])
 def test_several_candidates_at_once_are_different_ones_within_the_budget(
     method, resnet_latency, tmp_path
 ):
@@ -378,11 +380,11 @@ def test_equal_architectures_are_scored_once(resnet_latency, tmp_path):
     assert len(asked) == len(log.scores) == 1
 
 
-def test_a_gradient_agent_leaves_no_folder_behind(resnet_latency, tmp_path, monkeypatch):
+def test_a_gradient_agent_leaves_no_folder_behind(small_latency, tmp_path, monkeypatch):
     (litter := tmp_path / "litter").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(litter))
     monkeypatch.delenv("SB3_LOGDIR", raising=False)
-    run_method("lap", resnet_latency, tmp_path / "log.jsonl")
+    run_method("rl/ddpg", small_latency, tmp_path / "log.jsonl")
     assert list(litter.iterdir()) == []
 
 

@@ -7,14 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from lookup_tables.registry import OwnSettings
+from pruner.search.methods.rewards import REWARD_HELP, RewardName
 
 
 class AgentSettings(OwnSettings):
     """The parts of an agent's search."""
 
-    reward: Literal[
-        "error", "error_log_latency", "error_log_macs", "error_sensitivity", "accuracy_latency"
-    ] = Field("error_sensitivity", description="How the agent's reward is computed.")
+    reward: RewardName = Field("error_sensitivity", description=REWARD_HELP)
     agent: Literal["ddpg", "td3", "sac", "cma"] = Field(
         "ddpg", description="The agent's learning algorithm."
     )

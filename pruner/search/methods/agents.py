@@ -28,7 +28,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from pruner.search.methods.agent_settings import AgentSettings
 from pruner.search.methods.env import ENVIRONMENTS, PruningEnv
-from pruner.search.methods.rewards import REWARDS
+from pruner.search.methods.rewards import reward_by
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Score
 
@@ -42,7 +42,7 @@ PRIOR_LEVEL, PRIOR_FALL, PRIOR_SPREAD = (0.3, 1.0), 0.2, 0.25
 def run_agent(problem: SearchProblem, settings: AgentSettings, score: Score) -> None:
     """`problem.episodes` episodes of the agent that the settings name."""
     make = ENVIRONMENTS[settings.actions]
-    env = make(problem, score, REWARDS[settings.reward], settings.sensitivity)
+    env = make(problem, score, reward_by(settings.reward), settings.sensitivity)
     if settings.agent == EVOLUTION:
         evolve(env, problem)
         return

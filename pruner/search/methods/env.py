@@ -7,20 +7,17 @@ still afford. What a finished walk leaves of the budget is spent before it is sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import gymnasium as gym
 import numpy as np
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.layer import WEIGHTED
 from lookup_tables.network import Network
+from pruner.search.facts import static_features
 from pruner.search.knapsack import solve_nearly, worth
 from pruner.search.methods.rewards import EpisodeResult, Reward
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Score
 from pruner.search.sensitivity import latency_sensitivity, local_slope
-from pruner.search.space import Decision
 
 STATE = (
     "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
@@ -51,7 +48,7 @@ class PruningEnv(gym.Env):
         self.network, self.latency = problem.network, problem.cost
         self.decisions = self.completion.decisions
         self.sensitivity = latency_sensitivity(self.completion) * sensitive
-        self._facts = _static_features(self.network, self.decisions)
+        self._facts = static_features(self.network, self.decisions)
         self._fastest_s = problem.cost.latency_s(self.completion.fastest())
         self.observation_space = gym.spaces.Box(0.0, 1.0, (len(STATE),), np.float32)
         self.action_space = gym.spaces.Box(0.0, 1.0, (1,), np.float32)
@@ -114,7 +111,8 @@ class PruningEnv(gym.Env):
             budget_s=self.problem.budget_s,
             kept=np.array(kept),
             sensitivity=self.sensitivity,
-            macs=self.network.macs_of(architecture),
+            completion=self.completion,
+            positions=positions,
         )
         return result, architecture
 
@@ -189,38 +187,6 @@ class ValuingEnv(PruningEnv):
 
 
 ENVIRONMENTS = {"widths": PruningEnv, "values": ValuingEnv}
-
-
-def _static_features(network: Network, decisions: Sequence[Decision]) -> np.ndarray:
-    """(decisions, 8): index, kind and shape of the first layer that each one decides, scaled."""
-    specs = {layer.name: spec for layer, spec in network.layer_specs(network.dense)}
-    blocks = {block.name: block.layers for block in network.blocks}
-    rows = []
-    for index, decision in enumerate(decisions):
-        if decision.is_block:
-            inside = [layer for layer in network.layers if layer.name in blocks[decision.name]]
-            layer = next((layer for layer in inside if layer.kind in WEIGHTED), inside[0])
-        else:
-            layer = next(layer for layer in network.layers if layer.group == decision.name)
-        spec = specs[layer.name]
-        feeds_depthwise = any(
-            other.kind == "depthwise" and layer.name in other.inputs for other in network.layers
-        )
-        parameters = spec.in_channels * spec.out_channels * spec.kernel[0] * spec.kernel[1]
-        rows.append(
-            [
-                index,
-                float(decision.is_block),
-                float(feeds_depthwise),
-                spec.in_channels,
-                spec.out_channels,
-                spec.kernel[0],
-                spec.stride[0],
-                parameters,
-            ]
-        )
-    table = np.array(rows, dtype=float)
-    return table / np.maximum(table.max(axis=0), 1.0)
 
 
 def _parameters(network: Network, architecture: Architecture) -> float:
