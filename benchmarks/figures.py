@@ -415,6 +415,19 @@ def regret(label: str = "") -> Iterator[Row]:
         yield row
 
 
+def scores_until_near() -> Iterator[Row]:
+    """What the searches of `regret_lap` miss, and how many scores each seed took to come near."""
+    found = {s: _read(f"regret_lap_resnet56_depth_{s}x")["methods"] for s in (2, 3)}
+    heads = ("regret, mean (worst)", "scores to within 1 %")
+    yield ["search", *(f"{speedup}×: {head}" for speedup in found for head in heads)]
+    for method in sorted(found[2], key=lambda name: found[2][name]["mean"]):
+        row = [f"`{method}`"]
+        for one in (methods[method] for methods in found.values()):
+            needed = ", ".join("–" if n is None else str(n) for n in one["scores_until_near"])
+            row += [f"**{_percent(one['mean'], 2)}** ({_percent(one['worst'], 2)})", needed]
+        yield row
+
+
 def fronts() -> Iterator[Row]:
     """Ways to a front where each budget's optimum is known: what it misses, means of all seeds."""
     content = _read("fronts_resnet56_depth")
@@ -778,6 +791,7 @@ MAKERS = {
         transfer_replayed,
         anchors,
         regret,
+        scores_until_near,
         fronts,
         front_error,
         score_found,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.names
 
-An earlier version called Thompson sampling `lap`. What each row's agent was is in the file, so the
-names follow from it (pruner/run/former.py).
+An earlier version called Thompson sampling `lap`, a later one the agent that is `rl` now. What each
+row's agent was is in the file, so the names follow from it (pruner/run/former.py).
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ def _rewrite(path: Path, of_today) -> None:
 
 def _regret(content: dict) -> dict:
     """Of two that are called alike today the later one counts: it was found on the same machine."""
-    named = {method_of_today(name): found for name, found in content["methods"].items()}
+    names = content.get("names", 1)
+    named = {method_of_today(name, names): found for name, found in content["methods"].items()}
     return content | {"names": NAMES, "methods": named}
 
 
 def _rows(content: dict) -> dict:
-    named = [row | {"method": method_of_today(row["method"])} for row in content["rows"]]
+    names = content.get("names", 1)
+    named = [row | {"method": method_of_today(row["method"], names)} for row in content["rows"]]
     return content | {"names": NAMES, "rows": named}
 
 

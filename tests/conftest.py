@@ -58,7 +58,8 @@ def _reproducible():
 
 @pytest.fixture(scope="session", autouse=True)
 def _less_of_what_takes_long():
-    """Fewer images are measured before a search, and PyTorch's exporter lists what it knows once.
+    """Fewer images are measured before a search, agents imitate for fewer steps, and PyTorch's
+    exporter lists what it knows once.
 
     The list takes it half a second at every export. ONNX Runtime's threads keep a core busy while
     they wait, which is another worker's.
@@ -73,6 +74,8 @@ def _less_of_what_takes_long():
     patch = pytest.MonkeyPatch()
     patch.setattr(ort, "SessionOptions", options)
     patch.setattr("pruner.graph.compensation.IMAGES", 256)
+    for name, steps in (("CLONING", 60), ("IMITATION", 5)):
+        patch.setattr(f"pruner.search.methods.lap.{name}", steps)
     lists = getattr(exporter_registration, "ONNXRegistry", None)
     if hasattr(lists, "from_torchlib"):  # PyTorch's own affair, and other in other versions
         patch.setattr(lists, "from_torchlib", staticmethod(cache(lists.from_torchlib)))

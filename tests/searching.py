@@ -12,7 +12,8 @@ WIDTHS = frozenset({Kind.WIDTH})
 # What methods are set to where their usual size takes minutes.
 QUICK = {
     "jcw": {"population": 8, "generations": 4}
-    | {name: 0.0 for name in JcwSettings.model_fields if name.startswith("least_")}
+    | {name: 0.0 for name in JcwSettings.model_fields if name.startswith("least_")},
+    "lap": {"imagined": 4},
 }
 WIDTHS_AND_BLOCKS = frozenset({Kind.WIDTH, Kind.BLOCK})
 

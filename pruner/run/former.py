@@ -1,16 +1,17 @@
 """What earlier versions called things: their runs and comparisons are read under today's names.
 
 Until version 0.2 `lap` ran Thompson sampling unless another agent was asked for, and every method
-had an agent. `criterion` was `ranking`, `learning_rate` was `rate`.
+had an agent. `criterion` was `ranking`, `learning_rate` was `rate`. Until version 0.3 `lap` was the
+agent that learns from scores alone, which `rl` still is.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-NAMES = 2  # of methods and settings; compare.json says by which it was written
+NAMES = 3  # of methods and settings; compare.json says by which it was written
 _RENAMED = {"ranking": "criterion", "rate": "learning_rate"}
-# What LAP's paper names of its agent; once, every run's settings had these.
+# What LAP's paper names of its agent, and `rl` is by default; once, every run's settings had these.
 PAPER: dict[str, Any] = {
     "agent": "ddpg",
     "actions": "widths",
@@ -41,20 +42,23 @@ def _method_of_today(method: str, own: dict) -> tuple[str, dict]:
     """The method that ran, and what it had of its own."""
     if own.get("agent") == "thompson":
         return ("thompson" if method in ("lap", "amc") else method), {}
-    if method == "lap" and any(own.get(k, v) != v for k, v in PAPER.items()):
+    if method == "lap" and own:
         return "rl", own
     if method == "amc" and any(own.get(k, PAPER[k]) != PAPER[k] for k in _AMCS):
         return "rl", own | {"reward": "error", "sensitivity": False}  # by MACs, once
     return method, (own if method == "rl" else {})
 
 
-def method_of_today(label: str) -> str:
+def method_of_today(label: str, names: int = 1) -> str:
     """A row's method, with the settings of its own, as this version names it.
 
-    `label`: as an earlier version wrote it into compare.json or a benchmark's result.
+    `label`: as an earlier version wrote it into compare.json or a benchmark's result, by `names`.
     """
+    if names > 1:
+        is_lap = label.partition(":")[0] == "lap" and names < NAMES
+        return label.replace("lap", "rl", 1) if is_lap else label
     if label == _FIRST:
-        return "lap"
+        return "rl"
     name, _, rest = label.partition(":")
     own = dict(part.partition("=")[::2] for part in rest.split(",") if part)
     agent = own.pop("agent", "thompson" if name == "lap" else None)
@@ -70,17 +74,18 @@ def method_of_today(label: str) -> str:
         own = {k: v for k, v in own.items() if k not in PAPER or k in varied}
         if agent != PAPER["agent"]:
             own = {"agent": agent} | own
-        name = "rl" if agent != PAPER["agent"] or any(k in PAPER for k in own) else "lap"
+        name = "rl"
     settings = ",".join(f"{_RENAMED.get(k, k)}={v}" for k, v in own.items())
     return f"{name}:{settings}" if settings else name
 
 
 def comparison_of_today(content: dict) -> dict:
     """The content of a compare.json, or of a benchmark's result like it, by today's names."""
-    if content.get("names", 1) == NAMES:
+    names = content.get("names", 1)
+    if names == NAMES:
         return content
     named = {
-        part: [row | {"method": method_of_today(row["method"])} for row in content[part]]
+        part: [row | {"method": method_of_today(row["method"], names)} for row in content[part]]
         for part in ("rows", "summary")
         if part in content
     }

@@ -22,10 +22,11 @@ def row(method, seed, accuracy, measured, asked=2.0):
     }  # fmt: skip
 
 
-def test_only_the_variants_of_ours_take_another_agent_or_reward():
+def test_only_agents_take_a_reward():
     base = Settings(model="resnet56", weights="w", data="cifar10", table="t", speedup=2.0)
     assert variant(base, "rl:agent=td3,reward=error").own("method").reward == "error"
-    for name in ("lap", "amc", "thompson"):
+    assert variant(base, "lap:reward=error").own("method").reward == "error"
+    for name in ("abcp", "amc", "thompson"):
         with pytest.raises(RunError, match=f"--reward has no effect with --method {name}; it appl"):
             variant(base, f"{name}:reward=error")
 

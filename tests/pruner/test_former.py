@@ -21,8 +21,8 @@ FORMER = {
     [
         ("lap", "thompson"),
         ("lap:epochs=20,rate=0.05", "thompson:epochs=20,learning_rate=0.05"),
-        ("lap:agent=ddpg", "lap"),
-        ("lap/ddpg/widths", "lap"),
+        ("lap:agent=ddpg", "rl"),
+        ("lap/ddpg/widths", "rl"),
         ("lap:agent=ddpg,reward=error", "rl:reward=error"),
         ("lap:agent=ddpg,sensitivity=false", "rl:sensitivity=false"),
         ("lap:agent=td3,depth=false", "rl:agent=td3,depth=false"),
@@ -37,13 +37,21 @@ def test_a_row_is_named_for_what_it_ran(former, today):
     assert method_of_today(former) == today
 
 
+@pytest.mark.parametrize(
+    ("names", "former", "today"),
+    [(2, "lap", "rl"), (2, "lap:epochs=20", "rl:epochs=20"), (2, "amc", "amc"), (3, "lap", "lap")],
+)
+def test_an_agent_that_learnt_from_scores_alone_is_called_rl(names, former, today):
+    assert method_of_today(former, names) == today
+
+
 @given(st.sampled_from(AGENTS), st.sampled_from(sorted(REWARDS)), st.booleans())
-def test_only_the_papers_agent_is_called_lap(agent, reward, sensitivity):
+def test_no_agent_of_earlier_versions_is_called_lap(agent, reward, sensitivity):
     label = f"lap:agent={agent},reward={reward},sensitivity={str(sensitivity).lower()}"
-    is_the_papers = (agent, reward, sensitivity) == ("ddpg", "error_sensitivity", True)
-    assert (method_of_today(label) == "lap") == is_the_papers
-    before = FORMER | {"agent": agent, "reward": reward, "sensitivity": sensitivity}
-    assert (settings_of_today(before)["method"] == "lap") == is_the_papers
+    assert method_of_today(label).partition(":")[0] == "rl"
+    own = {"agent": agent, "reward": reward, "sensitivity": sensitivity}
+    now = settings_of_today(FORMER | own)
+    assert (now["method"], now["method_settings"]) == ("rl", own | {"actions": "widths"})
 
 
 def test_a_run_of_an_earlier_version_opens_under_todays_names(tmp_path):

@@ -82,7 +82,15 @@ class AdditiveLosses:
         self._spreads = max(GRID, key=log_likelihood)
 
     def draw(self, rng: np.random.Generator, temperature: float) -> list[np.ndarray]:
-        """What options may be worth, given what was observed: for every decision (options,).
+        """What options may be worth, given what was observed: for every decision (options,)."""
+        losses, _ = self.draw_losses(rng, temperature)
+        return self.worth_of(losses)
+
+    def draw_losses(
+        self, rng: np.random.Generator, temperature: float
+    ) -> tuple[list[np.ndarray], float]:
+        """What options may lose of log accuracy, for every decision (options,), and the dense
+        network's own loss. Losses are never below 0, never smaller where less is kept.
 
         The posterior's mean and, `temperature` times, a draw's distance from it. The draw is one
         from the prior, corrected by what it gets wrong where something was observed (Wilson et
@@ -94,16 +102,16 @@ class AdditiveLosses:
         noise_variance = self._noise_variance(self._spreads)
         wrong = rows @ away + np.sqrt(noise_variance) * rng.standard_normal(len(rows))
         right = self._surprise() - temperature * wrong
-        losses = self._expected() + temperature * away
+        expected = self._expected() + temperature * away
         weights = Conditioned(seen @ seen.T, noise_variance, right).weights
-        return self._values(losses + roots @ (seen.T @ weights))
+        *losses, dense = expected + roots @ (seen.T @ weights)
+        parts = np.split(np.array(losses), self._starts[1:-1])
+        return [np.maximum.accumulate(np.maximum(p, 0.0)[::-1])[::-1] for p in parts], float(dense)
 
-    def _values(self, losses: np.ndarray) -> list[np.ndarray]:
-        """Losses as worth, all of it about 1: never below 0, never smaller where less is kept."""
-        parts = np.split(losses[:-1], self._starts[1:-1])
-        parts = [np.maximum.accumulate(np.maximum(part, 0.0)[::-1])[::-1] for part in parts]
-        total = max(sum(part.max() for part in parts), 1e-12)
-        values = [(part.max() - part) / total for part in parts]
+    def worth_of(self, losses: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Losses as worth, all of it about 1: for every decision (options,)."""
+        total = max(sum(part.max() for part in losses), 1e-12)
+        values = [(part.max() - part) / total for part in losses]
         for index in range(len(values)):
             block = self._completion.space.block_around(index)
             if block is not None:  # it counts only where the block stays
