@@ -140,7 +140,7 @@ def test_a_foreign_table_prunes_but_is_not_measured_here(workshop, tmp_path, pru
         ({"speedup": -1}, "--speedup must be positive"),
         ({"method": "magic"}, "--method 'magic' is unknown; choose one of thompson"),
         ({"criterion": "magic"}, "--criterion 'magic' is unknown"),
-        ({"reward": "error"}, "--reward has no effect with --method thompson; it applies to lap, rl"),
+        ({"reward": "error"}, "--reward has no effect with --method thompson; it applies to lap"),
         ({"method": "greedy", "agent": "cma"}, "--agent has no effect with --method greedy"),
         ({"latency_ms": 1}, "exactly one of --speedup and --latency-ms"),
         ({"speedup": "inf"}, "--speedup must be positive and finite"),
