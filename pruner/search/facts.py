@@ -1,4 +1,4 @@
-"""Facts: what an agent may know of a decision beforehand, whatever was decided so far."""
+"""Facts: what an agent sees of a decision, and what it may know of it beforehand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import numpy as np
 from lookup_tables.layer import WEIGHTED
 from lookup_tables.network import Network
 from pruner.search.space import Decision, Kind
+
+# A state's features, each in [0, 1]; those before `time_saved` are `static_features`.
+STATE = (
+    "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
+    "parameters",
+    "time_saved", "time_open", "previous_action", "latency_sensitivity", "local_slope",
+    "remaining_parameters",
+)  # fmt: skip
 
 
 def static_features(network: Network, decisions: Sequence[Decision]) -> np.ndarray:

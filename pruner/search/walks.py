@@ -6,7 +6,6 @@ What a beginning costs, and at least has to cost, is a sum of few of the complet
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -88,13 +87,13 @@ class Prices:
     def __init__(self, completion: Completion) -> None:
         self.completion = completion
         self.shares = [np.array(d.options) / d.full for d in completion.decisions]
-        self._factors = completion.factors()
+        factors = completion.factors()
         self._touched = [
-            [factor for factor in self._factors if index in factor.scope]
+            [factor for factor in factors if index in factor.scope]
             for index in range(len(completion.decisions))
         ]
         dense = completion.space.dense
-        self.dense_s = completion.constant_s + sum(factor.at(dense) for factor in self._factors)
+        self.dense_s = completion.constant_s + sum(factor.at(dense) for factor in factors)
 
     def walk(self, budget_s: float, count: int) -> Walks:
         """`count` architectures of which nothing is decided yet."""
@@ -105,8 +104,9 @@ class Prices:
         if self.completion.told_by_pairs:
             beginnings = [[*map(int, row[:index])] for row in positions]
             return np.array([self.completion.cheapest_s(each) for each in beginnings])
-        total = np.full((len(positions), len(self.shares[index])), self._bases[index])
-        for factor in self._open[index]:
+        seconds, factors = self._bounds[index]
+        total = np.full((len(positions), len(self.shares[index])), seconds)
+        for factor in factors:
             total = total + self._looked_up(factor, positions, index)
         return total
 
@@ -127,18 +127,3 @@ class Prices:
     @cached_property
     def _bounds(self) -> list[tuple[float, list[Factor]]]:
         return [self.completion.bound_of(index) for index in range(len(self.shares))]
-
-    @cached_property
-    def _bases(self) -> list[float]:
-        return [base for base, _ in self._bounds]
-
-    @cached_property
-    def _open(self) -> list[list[Factor]]:
-        return [factors for _, factors in self._bounds]
-
-
-def walked(walks: Walks, choose: Callable[[Walks], np.ndarray]) -> np.ndarray:
-    """Finish the walks: `choose` gives the share to keep, (count,). Returns the positions."""
-    while not walks.is_over:
-        walks.take(walks.nearest(choose(walks)))
-    return walks.positions

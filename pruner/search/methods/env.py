@@ -11,21 +11,12 @@ import gymnasium as gym
 import numpy as np
 
 from lookup_tables.architecture import Architecture
-from lookup_tables.network import Network
-from pruner.search.facts import static_features
+from pruner.search.facts import STATE, static_features
 from pruner.search.knapsack import solve_nearly, worth
 from pruner.search.methods.rewards import EpisodeResult, Reward
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Score
 from pruner.search.sensitivity import latency_sensitivity, local_slope
-
-STATE = (
-    "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
-    "parameters",
-    "time_saved", "time_open", "previous_action", "latency_sensitivity", "local_slope",
-    "remaining_parameters",
-)  # fmt: skip
-
 
 RANGE = 10.0  # by which an agent may value a decision more or less than its importance says
 
@@ -46,6 +37,7 @@ class PruningEnv(gym.Env):
         self.problem, self.score, self._sensitive = problem, score, sensitive
         self.reward, self.completion = reward, problem.completion
         self.network, self.latency = problem.network, problem.cost
+        self._weights = problem.cost.in_weights()
         self.decisions = self.completion.decisions
         self.sensitivity = latency_sensitivity(self.completion) * sensitive
         self._facts = static_features(self.network, self.decisions)
@@ -131,7 +123,7 @@ class PruningEnv(gym.Env):
             self._previous,
             self.sensitivity[self.next],
             local_slope(self.completion, positions, self.next) * self._sensitive,
-            _parameters(self.network, architecture) / _parameters(self.network, self.network.dense),
+            self._weights.latency_s(architecture) / self._weights.dense_s,
         ]
         return np.clip(values, 0.0, 1.0).astype(np.float32)
 
@@ -187,19 +179,3 @@ class ValuingEnv(PruningEnv):
 
 
 ENVIRONMENTS = {"widths": PruningEnv, "values": ValuingEnv}
-
-
-def _parameters(network: Network, architecture: Architecture) -> float:
-    """Weights of all layers, biases and BatchNorm not counted."""
-    widths, removed = network.widths(architecture), set(architecture.removed)
-    total = 0
-    for layer in network.layers:
-        if network.block_of.get(layer.name) in removed:
-            continue
-        geometry = network.geometry[layer.name]
-        area = layer.kernel[0] * layer.kernel[1]
-        if layer.kind == "depthwise":
-            total += geometry.out_form(widths) * area
-        elif layer.kind in ("conv", "linear"):
-            total += geometry.in_form(widths) * geometry.out_form(widths) * area // layer.groups
-    return float(total)
