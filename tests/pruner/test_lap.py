@@ -14,12 +14,13 @@ from stable_baselines3.common.logger import Logger
 
 from lookup_tables.model.latency_model import LatencyModel
 from pruner import SearchError
+from pruner.models.user_code import load_function
 from pruner.search.completion import Completion
 from pruner.search.methods import METHODS
-from pruner.search.methods.lap import Agent, LapSettings, Step
+from pruner.search.methods.lap import Agent, LapSettings
 from pruner.search.sensitivity import local_slope
 from pruner.search.space import Kind, SearchSpace
-from pruner.search.walks import Prices, walked
+from pruner.search.walks import Prices
 from tests.searching import problem_of, search
 from tests.toys import SPARSE_DEVICE, by_kept_weights, synthetic_table, tiny_network
 
@@ -68,8 +69,9 @@ def fastest(completion):
 
 def test_walks_that_keep_everything_end_in_the_dense_network(every_kind):
     walks = Prices(every_kind).walk(every_kind.model.dense_s, 2)
-    found = walked(walks, lambda at: np.ones(len(at)))
-    assert found.tolist() == [list(every_kind.space.dense)] * 2
+    while not walks.is_over:
+        walks.take(walks.nearest(np.ones(2)))
+    assert walks.positions.tolist() == [list(every_kind.space.dense)] * 2
 
 
 # -- the agent ---------------------------------------------------------------------------------
@@ -224,7 +226,9 @@ def words(result):
     return "much"
 
 def features(step):
-    assert step.decision is step.problem.completion.decisions[step.index]
+    completion = step.problem.completion
+    assert step.decision is completion.decisions[step.index]
+    assert np.allclose(step.now_s, completion.latency_s(step.positions.tolist()))
     return np.stack([step.now_s / step.now_s.max(), step.positions.mean(axis=1) * 0], axis=1)
 
 def flat(step):
@@ -248,6 +252,15 @@ def test_a_users_own_reward_and_features_take_part(problem, mine):
     score = truth(problem)
     own = {"reward": f"{mine}:reward", "features": f"{mine}:features", "imagined": 2}
     assert len(search("lap", problem, score, **own)) == problem.episodes
+    seen = load_function(own["reward"], "--reward", SearchError).__globals__["seen"]
+    assert len(seen) == problem.episodes * 3  # two imagined, and the knapsack's answer
+
+
+@pytest.mark.parametrize("name", ["lap", "rl"])
+def test_a_function_that_is_missing_is_told_before_anything_is_scored(problem, mine, name):
+    method = METHODS[name]
+    with pytest.raises(SearchError, match="has no function 'none'"):
+        method.check(problem, method.settings(reward=f"{mine}:none"))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +270,7 @@ def test_a_users_own_reward_and_features_take_part(problem, mine):
         ({"features": "flat"}, "--features expects finite numbers, (walks, features)"),
         ({"features": "none"}, "has no function 'none'"),
         ({"features": "ragged"}, "expects as many for every decision"),
-        ({"reward": "broken"}, "mine.py, line 24); --reward calls it with an EpisodeResult"),
+        ({"reward": "broken"}, "mine.py, line 26); --reward calls it with an EpisodeResult"),
     ],
 )
 def test_what_a_user_gives_and_cannot_be_used_is_told(problem, mine, own, said):
@@ -271,8 +284,3 @@ def test_a_reward_of_no_known_name_is_refused():
         LapSettings(reward="accuracy")
     with pytest.raises(ValueError, match=r"expected file\.py:function"):
         LapSettings(features="mine")
-
-
-def test_a_step_tells_a_user_where_the_walks_are(problem):
-    assert {*Step.__dataclass_fields__} == {"problem", "index", "decision", "positions", "now_s"}
-    assert METHODS["lap"].settings is LapSettings

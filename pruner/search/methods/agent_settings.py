@@ -1,4 +1,4 @@
-"""The parts of an agent's search: what `lap` and `amc` name, and `rl` lets one choose."""
+"""The parts of an agent's search: what `amc` names, and `rl` lets one choose."""
 
 from __future__ import annotations
 

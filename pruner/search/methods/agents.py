@@ -1,8 +1,8 @@
 """Agents that decide an architecture step by step, and learn from what its accuracy was.
 
 Gradient agents are Stable-Baselines3's: DDPG (Lillicrap et al. 2016, arXiv 1509.02971), TD3 and
-SAC. CMA-ES (Ros and Hansen 2008) learns one action a decision, without networks. `lap`, `amc` and
-`rl` run them; the hyperparameters are AMC's (arXiv 1802.03494, section 4): hidden layers of 300,
+SAC. CMA-ES (Ros and Hansen 2008) learns one action a decision, without networks. `amc` and `rl`
+run them; the hyperparameters are AMC's (arXiv 1802.03494, section 4): hidden layers of 300,
 discount 1, batch 64, 100 warm-up episodes, noise 0.5 decaying by 0.95 per episode.
 
 Deviations from AMC's agent:

@@ -114,16 +114,8 @@ class Step:
     now_s: np.ndarray  # (walks,) seconds that such a network takes
 
 
-STATE = (
-    "index", "is_block", "is_depthwise", "in_channels", "out_channels", "kernel", "stride",
-    "parameters",
-    "time_saved", "time_open", "previous_action", "latency_sensitivity", "local_slope",
-    "remaining_parameters",
-)  # fmt: skip
-
-
 class _Sight:
-    """States: STATE's features, which decision it is (one of all), and a user's own."""
+    """States: the features of `facts.STATE`, which decision it is, and a user's own."""
 
     def __init__(self, problem: SearchProblem, settings: LapSettings) -> None:
         completion = problem.completion
@@ -133,9 +125,7 @@ class _Sight:
         self._fastest_s = completion.model.latency_s(completion.fastest())
         self._own, self._count = None, -1  # how many features a user's function returns
         if settings.features:
-            self._own = guarded_function(
-                settings.features, "--features", SearchError, "with a Step"
-            )
+            self._own = _own_features(settings.features)
 
     def of(self, walks: Walks, previous: np.ndarray, weights_left: np.ndarray) -> np.ndarray:
         """(walks, features) in [0, 1]. `previous`: shares kept; `weights_left`: of all."""
@@ -174,6 +164,10 @@ class _Sight:
             )
         self._count = found.shape[1]
         return [found]
+
+
+def _own_features(name: str) -> Callable[[Step], np.ndarray]:
+    return guarded_function(name, "--features", SearchError, "with a Step")
 
 
 @dataclass(frozen=True)
@@ -301,6 +295,13 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 # -- what it imagines, and the search ----------------------------------------------------------
+
+
+def require_functions(problem: SearchProblem, settings: LapSettings) -> None:
+    """Raise SearchError for functions of a user's that cannot be loaded."""
+    reward_by(settings.reward)
+    if settings.features:
+        _own_features(settings.features)
 
 
 def search_lap(problem: SearchProblem, settings: LapSettings) -> Search:
@@ -482,4 +483,5 @@ METHOD = Method(
     "LAP's agent: DDPG that knows latency sensitivity, and learns from imagined episodes",
     search_lap,
     LapSettings,
+    check=require_functions,
 )

@@ -1,13 +1,14 @@
 """Reinforcement learning with parts to choose from: variants of ours of what LAP does.
 
-Another agent, another kind of action, another reward, or no latency sensitivity. `lap` and `amc`
-are the same search with the parts that their papers name.
+LAP's agent as it learns from scores alone, and with another agent, another kind of action, another
+reward, or no latency sensitivity. `amc` is the same search with the parts that its paper names.
 """
 
 from __future__ import annotations
 
 from pruner.search.methods.agent_settings import AgentSettings
 from pruner.search.methods.base import Method
+from pruner.search.methods.rewards import reward_by
 from pruner.search.problem import SearchProblem
 from pruner.search.searcher import Search, asked_for_scores
 from pruner.search.space import Kind
@@ -20,10 +21,16 @@ def search_by_agent(problem: SearchProblem, settings: AgentSettings) -> Search:
     return asked_for_scores(lambda score: run_agent(problem, settings, score))
 
 
+def require_reward(problem: SearchProblem, settings: AgentSettings) -> None:
+    """Raise SearchError for a reward of a user's that cannot be loaded."""
+    reward_by(settings.reward)
+
+
 METHOD = Method(
     "rl",
     "reinforcement learning, its parts to choose; ours",
     search_by_agent,
     AgentSettings,
     decides=frozenset({Kind.WIDTH, Kind.BLOCK}),
+    check=require_reward,
 )
