@@ -44,7 +44,7 @@ LEAST = 1e-3  # share of the accuracy that is left at worst
 IMAGES = 3000
 NEAR = 0.01  # of the optimum
 DEFAULT = (
-    "thompson", "greedy", "knapsack", "random", "lap", "amc",
+    "thompson", "greedy", "knapsack", "random", "lap", "rl", "amc",
     "rl:agent=cma,actions=values", "rl:agent=td3", "rl:agent=sac", "rl:actions=values",
     "rl:sensitivity=false", "rl:reward=error", "rl:reward=error_log_latency",
     "rl:reward=error_log_macs", "rl:reward=accuracy_latency",
@@ -162,7 +162,9 @@ def regret(
             scored = scored_by(seeded, surrogate, recorded["importance"])
             found.append(1 - best_of(scored, budget_s) / asked["optimum"])
             needed.append(scores_until(scored, budget_s, (1 - NEAR) * asked["optimum"]))
-            print(f"{name} seed {seed}: regret {found[-1]:.2%}, near after {needed[-1]} scores")
+            print(
+                f"{name} seed {seed}: regret {found[-1]:.2%}, near after {needed[-1]}", flush=True
+            )
         results[name] = {
             "commit": COMMIT, "regret": found, "mean": float(np.mean(found)), "worst": max(found),
             "scores_until_near": needed,
